@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the types that every room shares, the exceptions and the exit statuses.
+
+The ground floor: this module imports nothing of the project. Every type is a frozen
+dataclass of plain values, so that it can be written to JSON with :func:`encode` and read
+back with :func:`decode`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+SCHEMA = 1
+"""Version of events.jsonl, results.json and replay files."""
+
+
+class Exit(enum.IntEnum):
+    """Exit statuses of the ``kharness`` command."""
+
+    PASS = 0
+    FAIL = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+    UNJUDGED = 4
+    INTERRUPTED = 130
+
+
+class Outcome(enum.StrEnum):
+    """How one test ended."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    SKIP = "skip"
+
+
+class Verdict(enum.StrEnum):
+    """How one run ended."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    REGRESSED = "regressed"
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def exit(self) -> Exit:
+        return {
+            Verdict.PASS: Exit.PASS,
+            Verdict.FAIL: Exit.FAIL,
+            Verdict.REGRESSED: Exit.FAIL,
+            Verdict.INCONCLUSIVE: Exit.INCONCLUSIVE,
+        }[self]
+
+
+class Role(enum.StrEnum):
+    """Why a kernel takes part in a run."""
+
+    TREE = "tree"
+    BASE = "base"
+    PATCHED = "patched"
+
+
+# --- exceptions -------------------------------------------------------------------------
+
+
+class KharnessError(Exception):
+    """One clear line: what failed and why, and in `step` what to do next.
+
+    `detail` holds longer evidence (compiler output, the console's last lines) for those who
+    show it; it never belongs in the line itself.
+    """
+
+    exit: Exit = Exit.UNJUDGED
+
+    def __init__(self, what: str, *, step: str = "", detail: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.step = step
+        self.detail = detail
+
+    def line(self) -> str:
+        """The error as one line for a terminal."""
+        return f"{self.what}; {self.step}" if self.step else self.what
+
+
+class UsageError(KharnessError):
+    """The caller's mistake: a bad flag, no such tree, a patch that does not apply."""
+
+    exit = Exit.USAGE
+
+
+class HarnessError(KharnessError):
+    """The harness or its host could not do its work: disk full, tool missing, QEMU killed."""
+
+    exit = Exit.UNJUDGED
+
+
+class MachineLost(HarnessError):
+    """QEMU itself went away (killed, crashed, refused to start): says nothing of the kernel."""
+
+
+class GuestError(KharnessError):
+    """What runs inside the guest (agent, BPF object, workload) failed; the kernel still stands."""
+
+    exit = Exit.INCONCLUSIVE
+
+
+class KernelFailure(KharnessError):
+    """The kernel under test failed: it did not build, did not boot, crashed or hung.
+
+    `kind` is ``build``, ``boot``, ``panic``, ``oops``, ``hang`` or ``reset`` (the guest ended by itself).
+    """
+
+    exit = Exit.FAIL
+
+    def __init__(self, kind: str, what: str, *, step: str = "", detail: str = "") -> None:
+        super().__init__(what, step=step, detail=detail)
+        self.kind = kind
+
+
+class How(enum.StrEnum):
+    """What is known of QEMU when a machine is judged."""
+
+    RUNNING = "running"
+    EXITED = "exited"
+    KILLED = "killed"
+    GUEST_PANIC = "guest-panic"
+    """QMP said GUEST_PANICKED (pvpanic)."""
+    SILENT = "silent"
+    """QEMU is gone and neither its status nor an event says how."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How QEMU ended: `status` with EXITED, `signal` with KILLED (a number, positive)."""
+
+    how: How
+    status: int | None = None
+    signal: int | None = None
+
+
+class MachineEnded(KharnessError):
+    """A machine stopped answering: raw, for the crash oracle to say whose fault it was.
+
+    `lines` is the console since the machine started, `expired` tells that a deadline ran out while
+    QEMU still ran.
+    """
+
+    def __init__(self, what: str, ended: Ended, lines: Sequence[str], expired: bool) -> None:
+        super().__init__(what, detail="\n".join(lines[-20:]))
+        self.ended = ended
+        self.lines = tuple(lines)
+        self.expired = expired
+
+
+# --- what is tested ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A built kernel. Paths are host paths into the cache.
+
+    `tree` is the content hash of the source, `config_sha256` of the final .config. `path` is the
+    cache entry that holds ``image``, ``vmlinux``, ``System.map`` and ``config``.
+    """
+
+    id: str
+    arch: str
+    role: Role
+    release: str
+    source: str
+    commit: str
+    tree: str
+    dirty: bool
+    patches: tuple[str, ...]
+    config: str
+    config_sha256: str
+    toolchain: str
+    image: str
+    vmlinux: str
+    path: str
+    build_seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """The shape of a guest: CPUs are counts, memory is MiB."""
+
+    arch: str
+    name: str = "default"
+    possible_cpus: int = 2
+    online_cpus: int = 2
+    nodes: int = 1
+    memory_mib: int = 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine as it was measured when its snapshot was made (seconds of wall time)."""
+
+    kernel: str
+    arch: str
+    spec: MachineSpec
+    accelerator: str
+    why: str
+    boot_seconds: float
+    restore_seconds: float
+    scale: float
+    snapshot: str
+
+
+# --- what is done -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What to make fail, where, and which occurrence.
+
+    `what` is ``failslab``, ``page``, ``function`` or ``any`` (fail-nth does not choose); `within` names
+    the functions under which a site must lie; exactly one of `nth`, `every`, `probability` is set
+    (probability in per cent).
+    """
+
+    what: str = "any"
+    within: tuple[str, ...] = ()
+    task: str = "self"
+    nth: int | None = None
+    every: int | None = None
+    probability: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One request to the agent: a verb and its arguments, with the fault armed for it."""
+
+    verb: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True)
+class OpResult:
+    """What an operation answered: `value` is the agent's JSON answer, seconds are guest time."""
+
+    operation: Operation
+    value: Mapping[str, Any]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Operations on one machine; with a Kernel and the seed it is all that replay needs."""
+
+    machine: str
+    operations: tuple[Operation, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Injection:
+    """One injected fault: at which site, the how-manieth, whether it fired, how it ended."""
+
+    site: str
+    occurrence: int
+    fired: bool
+    outcome: str
+
+
+@dataclass(frozen=True)
+class FaultSite:
+    """One allocation site, keyed by operation, fault type and chain of functions (no offsets).
+
+    `stack` is innermost first. `size` is bytes (failslab) or order (page); `gfp` the flags as a number.
+    `outcome` tells how injected faults ended: ``handled``, ``absorbed``, ``mixed`` or ``none``.
+    """
+
+    operation: str
+    type: str
+    stack: tuple[str, ...]
+    size: int = 0
+    gfp: int = 0
+    reached: int = 0
+    injected: int = 0
+    outcome: str = "none"
+
+
+@dataclass(frozen=True)
+class FaultSummary:
+    """Faults of one test, counted only under the functions under test."""
+
+    reached: int = 0
+    injected: int = 0
+    handled: int = 0
+    sites: tuple[FaultSite, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """How many operations a test did, how many answers the model judged, the first it disputes."""
+
+    operations: int = 0
+    compared: int = 0
+    first_disagreement: str | None = None
+
+
+# --- what was seen ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One line of the kernel log.
+
+    `seq` is the record's sequence number from /dev/kmsg, or None if the line came from the console;
+    `time` is seconds since boot, None if the line carries no timestamp; `caller` is ``T123`` or ``C1``
+    (CONFIG_PRINTK_CALLER) or empty; `level` is 0..7, or None from the console. A record of several lines
+    is several LogRecords with the same seq.
+    """
+
+    text: str
+    seq: int | None = None
+    time: float | None = None
+    caller: str = ""
+    level: int | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One stack frame. `offset` and `size` are bytes within the function as the splat prints them.
+
+    `inlined` marks a frame that was inlined into the next one. `file` is relative to the source tree.
+    """
+
+    function: str
+    offset: int | None = None
+    size: int | None = None
+    file: str | None = None
+    line: int | None = None
+    inlined: bool = False
+    module: str | None = None
+    reliable: bool = True
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an oracle looked at. `watched` is False when the watch itself broke; `lost` counts lost records."""
+
+    oracle: str
+    payload: Any = None
+    watched: bool = True
+    lost: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or would be had it not been expected.
+
+    `signature` is stable between runs and builds: no addresses, offsets, pids or CPUs. `expected` tells
+    that the test itself provoked it; `allowed_by` names the allow-list entry.
+    """
+
+    oracle: str
+    kind: str
+    title: str
+    signature: str
+    function: str | None = None
+    file: str | None = None
+    line: int | None = None
+    frames: tuple[Frame, ...] = ()
+    operation: str | None = None
+    site: str | None = None
+    expected: bool = False
+    allowed_by: str | None = None
+    count: int = 1
+    log: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether this finding speaks against the kernel."""
+        return not self.expected and self.allowed_by is None
+
+
+# --- what is told -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A deliberate defect and whether the oracle saw it on this kernel."""
+
+    oracle: str
+    kernel: str
+    caught: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test on one kernel and machine; `id` is canonical (leaves kernel and machine out)."""
+
+    __test__ = False  # not a test class for pytest to collect
+
+    id: str
+    arch: str
+    kernel: str
+    machine: str
+    outcome: Outcome
+    seconds: float = 0.0
+    attempts: int = 1
+    why: str = ""
+    replay: str | None = None
+    faults: FaultSummary = field(default_factory=FaultSummary)
+    model: ModelSummary = field(default_factory=ModelSummary)
+    evidence: tuple[Evidence, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class EventKind(enum.StrEnum):
+    """Kinds of the event log. The payload's type is in brackets."""
+
+    RUN_START = "run-start"  # {"argv", "seed", "plan", "version"}
+    KERNEL = "kernel"  # [Kernel]
+    MACHINE = "machine"  # [Machine]
+    SESSION_START = "session-start"  # {"collected": [test ids]}
+    CANARY = "canary"  # [Canary]
+    TEST_START = "test-start"  # {}
+    TEST_END = "test-end"  # [TestResult]
+    SESSION_END = "session-end"  # {"exitstatus": int}
+    RUN_END = "run-end"  # {"why": str}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of events.jsonl; `time` is seconds since the epoch."""
+
+    schema: int
+    time: float
+    run: str
+    kind: EventKind
+    kernel: str = ""
+    test: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One test on base against patched."""
+
+    id: str
+    arch: str
+    change: str
+
+
+T = TypeVar("T")
+
+
+def encode(value: Any) -> Any:
+    """A record as plain dicts, lists and scalars, ready for JSON or YAML."""
+    return msgspec.to_builtins(value)
+
+
+def decode(data: Any, kind: type[T]) -> T:
+    """A record read back from what :func:`encode` made.
+
+    Raises UsageError naming the field when the data does not fit, for it comes from a file.
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"not a valid {kind.__name__}: {error}") from error
+
+
+def render_frame(frame: Frame) -> str:
+    """A frame as one line: ``init_dsq+0x3c/0x120 (kernel/sched/ext/ext.c:4711)``."""
+    where = f" ({frame.file}:{frame.line})" if frame.file else ""
+    offset = "" if frame.offset is None else f"+{frame.offset:#x}/{frame.size or 0:#x}"
+    mark = " [inlined]" if frame.inlined else ""
+    return f"{frame.function}{offset}{where}{mark}"
+
+
+def blamed(frames: Sequence[Frame], skip: Sequence[str] = ()) -> Frame | None:
+    """The first reliable frame whose function is not one of the helpers in `skip`."""
+    for frame in frames:
+        if frame.reliable and frame.function not in skip:
+            return frame
+    return None

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the replay file: all that it takes to do one failed test again on the same kernel."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.host.cache import write_atomically
+from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One test to do again. A replay fails only if it shows one of `signatures` again.
+
+    `kconfig` are the user's fragments. `argv` is how the run was called.
+    """
+
+    schema: int
+    kernel: Kernel
+    test: str
+    machine: str
+    seed: int
+    signatures: tuple[str, ...]
+    scenario: Scenario
+    argv: tuple[str, ...] = ()
+    kconfig: tuple[str, ...] = ()
+
+
+def write(path: Path, replay: Replay) -> Path:
+    """Write a replay file, whole or not at all. Raises HarnessError when the disk refuses."""
+    write_atomically(path, json.dumps(encode(replay), indent=1, ensure_ascii=True) + "\n")
+    return path
+
+
+def read(path: Path) -> Replay:
+    """Read a replay file; UsageError, naming the file and the field, when it is not one."""
+    step = "give a file from the replay folder of a run"
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read the replay file {path}: {error.strerror}", step=step) from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not a replay file: {error}", step=step) from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(
+            f"{path} is a replay file of schema {schema!r}, this kharness reads {SCHEMA}",
+            step="use the version that wrote it",
+        )
+    try:
+        return decode(data, Replay)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.what}", step=step) from error
+
+
+def one_line(path: Path) -> str:
+    """The command that replays the file."""
+    return shlex.join(["kharness", "replay", str(path)])
