@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns what this machine can do: each tool with its version, what is needed, why, and how to get it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.host.cache import Cache
+from harness.host.process import run
+from harness.host.rootfs import NEEDED, can_sudo, install_command, missing_packages
+
+GIB = 1 << 30
+DISK_BYTES = 12 * GIB
+"""Root 1.3 GB, source 2 GB, two builds of 2 GB each, ccache, snapshots."""
+MEMORY_BYTES = 3 * GIB
+KVM_API_VERSION = 0xAE00
+"""KVM_GET_API_VERSION of include/uapi/linux/kvm.h."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the doctor's table. `step` is the command that mends it, empty where nothing is to do."""
+
+    tool: str
+    found: str
+    needed: str
+    ok: bool
+    why: str
+    step: str = ""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A tool for ``--toolchain host``: its command, Debian package, least version, and what for."""
+
+    tool: str
+    package: str
+    least: str
+    why: str
+    option: str = "--version"
+
+
+HOST_NEEDS: tuple[Need, ...] = (
+    Need("gcc", "gcc", "8.1", "compiles the kernel (scripts/min-tool-version.sh)"),
+    Need("ld", "binutils", "2.30", "links the kernel (scripts/min-tool-version.sh)"),
+    Need("make", "make", "4.0", "kbuild (Documentation/process/changes.rst)"),
+    Need("flex", "flex", "2.5.35", "kconfig's lexer"),
+    Need("bison", "bison", "2.0", "kconfig's parser"),
+    Need("bc", "bc", "1.06.95", "kernel/time/timeconst.h", "--version"),
+    Need("perl", "perl", "5.10", "kbuild's scripts", "-v"),
+    Need("rsync", "rsync", "3.0", "kbuild's header installation"),
+    Need("cpio", "cpio", "2.0", "the initramfs"),
+    Need("ccache", "ccache", "4.0", "the second build in seconds"),
+    Need("clang-19", "clang-19", "19", "BPF objects"),
+    Need("llvm-symbolizer-19", "llvm-19", "19", "file and line of stack frames"),
+    Need("pahole", "pahole", "1.26", "BTF: older ones get kfunc prototypes wrong since 7.0"),
+    Need("bpftool", "bpftool", "7.0", "vmlinux.h and skeletons", "version"),
+    Need("qemu-system-x86_64", "qemu-system-x86", "8.2", "the guest"),
+    Need("busybox", "busybox-static", "1.35", "the guest's userland", "--help"),
+    Need("dropbear", "dropbear-bin", "2022", "the guest's shell", "-V"),
+)
+HOST_FILES: tuple[tuple[str, str, str, str], ...] = (
+    ("libelf.h", "include", "libelf-dev", "objtool, resolve_btfids, libbpf"),
+    ("libbpf.a", "lib", "libbpf-dev", "the agent is static"),
+    ("libelf.a", "lib", "libelf-dev", "the agent is static"),
+    ("libz.a", "lib", "zlib1g-dev", "the agent is static"),
+    ("libzstd.a", "lib", "libzstd-dev", "the agent is static"),
+)
+"""File, where below /usr, Debian package, what for."""
+
+
+def check(toolchain_kind: str, cache: Cache) -> list[Row]:
+    """What this host offers for ``root`` or ``host``; a Row that is not ok carries the next step."""
+    rows = [
+        _python(),
+        _tool(Need("make", "make", "4.0", "starts everything")),
+        _tool(Need("git", "git", "2.38", "snapshots of the tree (safe.directory by environment)")),
+        _may_install(),
+    ]
+    if toolchain_kind == "root":
+        rows += _root_rows()
+    else:
+        rows += [_tool(need) for need in HOST_NEEDS] + [_file(*need) for need in HOST_FILES]
+    return [*rows, _kvm(), *_size_rows(cache)]
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """The first dotted number of a version line, empty if there is none."""
+    found = re.search(r"(?<![\w.:])v?(\d+(?:\.\d+)+)", text)
+    return tuple(int(part) for part in found.group(1).split(".")) if found else ()
+
+
+def _python() -> Row:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Row("python", found, "3.11", sys.version_info >= (3, 11), "the harness itself")
+
+
+def _tool(need: Need) -> Row:
+    step = install_command([need.package])
+    if shutil.which(need.tool) is None:
+        return Row(need.tool, "missing", need.least, False, need.why, step)
+    done = run([need.tool, need.option], what=f"asking {need.tool} its version", deadline=20, check=False)
+    version = parse_version(done.stdout + done.stderr)
+    if not version:
+        return Row(
+            need.tool, "version unknown", need.least, False, need.why, f"see '{need.tool} {need.option}'"
+        )
+    ok = version >= tuple(int(part) for part in need.least.split("."))
+    newer = f"{step} (if that is not newer: leave --toolchain host away)"
+    return Row(need.tool, ".".join(map(str, version)), need.least, ok, need.why, "" if ok else newer)
+
+
+def _file(name: str, below: str, package: str, why: str) -> Row:
+    place = Path("/usr") / below
+    found = next((path for path in (place / name, *place.glob(f"*/{name}")) if path.exists()), None)
+    if found is not None:
+        return Row(name, str(found), "present", True, why)
+    return Row(name, "missing", "present", False, why, install_command([package]))
+
+
+def _may_install() -> Row:
+    why = "installs mmdebstrap and bubblewrap by itself"
+    if os.geteuid() == 0:
+        return Row("root or sudo", "root", "either", True, why)
+    if can_sudo():
+        return Row("root or sudo", "sudo without a password", "either", True, why)
+    lacking = missing_packages()
+    step = install_command(lacking) if lacking else ""
+    return Row("root or sudo", "neither", "either", not lacking, why, step)
+
+
+def _root_rows() -> list[Row]:
+    rows = [_tool(Need(command, package, "0.4", "the toolchain root")) for command, package in NEEDED]
+    apt = shutil.which("apt-get")
+    rows.append(
+        Row("apt-get", apt or "missing", "present", apt is not None, "installs what the host lacks",
+            "" if apt else "install mmdebstrap and bubblewrap by hand")
+    )  # fmt: skip
+    if "debian-archive-keyring" in missing_packages():
+        step = install_command(["debian-archive-keyring"])
+        rows.append(
+            Row("debian-archive-keyring", "missing", "present", False, "verifies the root's packages", step)
+        )
+    return rows
+
+
+def _kvm() -> Row:
+    why = "guests run some 10 times faster; only a probe guest proves it, else TCG is used"
+    path = Path("/dev/kvm")
+    if not path.exists():
+        return Row("/dev/kvm", "missing", "optional", True, why)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return Row("/dev/kvm", f"cannot be opened: {error.strerror}", "optional", True, why)
+    try:
+        version = fcntl.ioctl(descriptor, KVM_API_VERSION)
+    except OSError as error:
+        return Row("/dev/kvm", f"opens, then: {error.strerror}", "optional", True, why)
+    finally:
+        os.close(descriptor)
+    return Row("/dev/kvm", f"opens, API {version}", "optional", True, why)
+
+
+def roomy(count: int) -> str:
+    """Bytes as GiB."""
+    return f"{count / GIB:.1f} GiB"
+
+
+def _size_rows(cache: Cache) -> list[Row]:
+    space = os.statvfs(cache.root)
+    free = space.f_bavail * space.f_frsize
+    held = sum(entry.size for entry in cache.entries())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0))
+    return [
+        Row("disk space", f"{roomy(free)} free, {roomy(held)} cached", roomy(DISK_BYTES),
+            free + held >= DISK_BYTES, f"the cache in {cache.root}",
+            "" if free + held >= DISK_BYTES else "free space or run 'kharness cache prune'"),
+        Row("memory", roomy(memory), roomy(MEMORY_BYTES), memory >= MEMORY_BYTES, "the link, and guests",
+            "" if memory >= MEMORY_BYTES else "use a larger machine"),
+        Row("cores", str(cores), "1", True, "2 build the kernel in about 7 minutes"),
+    ]  # fmt: skip

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the cache: complete entries or none, one maker at a time, nothing in use is pruned."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness.host.cache import Cache, write_atomically
+from harness.host.process import DiskFull, run
+from harness.records import HarnessError, UsageError
+
+
+def quiet(line: str) -> None:
+    assert line  # nobody says nothing
+
+
+def put(cache: Cache, key: str, size: int = 1 << 20, used: float = 0) -> None:
+    """An entry of about `size` bytes that nobody holds, last used at `used`."""
+    cache.produce("kind", key, lambda folder: _fill(folder, size), what=key, say=quiet)
+    cache.release("kind", key)
+    os.utime(cache.root / ".meta" / "kind" / f"{key}.json", (used, used))
+
+
+def _fill(folder: Path, size: int) -> None:
+    (folder / "data").write_bytes(os.urandom(size))
+
+
+def staging(cache: Cache) -> list[str]:
+    return os.listdir(cache.root / ".staging")
+
+
+def child(code: str, *argv: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", code, *argv], env=env, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True)  # fmt: skip
+
+
+MAKER = """
+import sys
+from pathlib import Path
+from harness.host.cache import Cache
+def maker(folder):
+    (folder / "by").write_text(sys.argv[2])
+    print("making", flush=True)
+    sys.stdin.readline()
+cache = Cache(Path(sys.argv[1]), 0)
+path, cached = cache.produce("kind", "key", maker, what="thing", say=lambda line: print("said", line, flush=True))
+print("got", (path / "by").read_text(), cached, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_made_once_then_reused(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    calls: list[Path] = []
+
+    def make(folder: Path) -> None:
+        calls.append(folder)
+        (folder / "x").write_text("1")
+
+    path, cached = cache.produce("kind", "key", make, what="x", say=quiet)
+    assert not cached
+    assert cache.produce("kind", "key", make, what="x", say=quiet) == (path, True)
+    assert Cache(tmp_path, 0).get("kind", "key") == path
+    assert len(calls) == 1
+    assert (path / "x").read_text() == "1"
+    assert staging(cache) == []
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_failed_maker_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    cache = Cache(tmp_path, 0)
+
+    def make(folder: Path) -> None:
+        (folder / "half").mkdir()
+        (folder / "half").chmod(0o500)
+        raise error
+
+    with pytest.raises(error):
+        cache.produce("kind", "key", make, what="x", say=quiet)
+    assert cache.get("kind", "key") is None
+    assert staging(cache) == []
+    assert cache.entries() == []
+
+
+def test_second_process_waits_for_the_first_and_reuses(tmp_path: Path) -> None:
+    first = child(MAKER, str(tmp_path), "first")
+    assert first.stdout and first.stdin
+    assert first.stdout.readline() == "making\n"
+    second = child(MAKER, str(tmp_path), "second")
+    assert second.stdout
+    assert second.stdout.readline() == f"said thing: waiting for pid {first.pid}, which is doing the same\n"
+    assert Cache(tmp_path, 0).get("kind", "key") is None  # not before it is complete
+    first.stdin.write("\n")
+    first.stdin.flush()
+    assert first.stdout.readline() == "got first False\n"
+    assert second.stdout.readline() == "got first True\n"
+    first.communicate("\n", timeout=30)
+    second.communicate("\n", timeout=30)
+
+
+def test_killed_maker_leaves_no_entry_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    victim = child(MAKER, str(tmp_path), "victim")
+    assert victim.stdout
+    assert victim.stdout.readline() == "making\n"
+    cache = Cache(tmp_path, 0)
+    assert len(staging(cache)) == 1
+    cache.prune(None, 0)
+    assert len(staging(cache)) == 1  # its maker lives
+    victim.kill()
+    victim.communicate(timeout=30)
+    assert cache.get("kind", "key") is None
+    cache.prune(None, 1 << 40)
+    assert staging(cache) == []
+    _, cached = cache.produce("kind", "key", lambda folder: _fill(folder, 10), what="x", say=quiet)
+    assert not cached
+
+
+def test_prune_takes_the_least_recently_used(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    for age, key in enumerate(("old", "middle", "new")):
+        put(cache, key, used=1000 + age)
+    assert [entry.key for entry in cache.entries()] == ["old", "middle", "new"]
+    assert all(entry.size >= 1 << 20 for entry in cache.entries())
+    cache.get("kind", "old")  # used again, so now the newest
+    cache.release("kind", "old")
+    assert [entry.key for entry in cache.prune(None, 5 << 19)] == ["middle"]
+    assert [entry.key for entry in cache.prune({("kind", "new")}, 0)] == ["old"]
+    assert [entry.key for entry in cache.entries()] == ["new"]
+    assert staging(cache) == []
+
+
+def test_cap_is_kept_by_produce(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 5 << 19)
+    for age, key in enumerate("abc"):
+        put(cache, key, used=1000 + age)
+    assert [entry.key for entry in cache.entries()] == ["b", "c"]
+
+
+def test_entry_in_use_by_another_process_stays(tmp_path: Path) -> None:
+    user = child(MAKER, str(tmp_path), "user")
+    assert user.stdout and user.stdin
+    user.stdin.write("\n")
+    user.stdin.flush()
+    assert [user.stdout.readline() for _ in range(2)] == ["making\n", "got user False\n"]
+    cache = Cache(tmp_path, 0)
+    assert cache.prune(None, 0) == []
+    assert cache.entries()[0].live
+    user.communicate("\n", timeout=30)
+    assert [entry.key for entry in cache.prune(None, 0)] == ["key"]
+    assert cache.get("kind", "key") is None
+
+
+def test_hold_keeps_an_entry_within_the_block(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    put(cache, "key")
+    with cache.hold("kind", "key") as path:
+        assert Cache(tmp_path, 0).prune(None, 0) == []
+        assert path.is_dir()
+    assert len(cache.prune(None, 0)) == 1
+    with pytest.raises(HarnessError, match="no kind/key"), cache.hold("kind", "key"):
+        raise AssertionError("not reached")
+
+
+def test_children_do_not_keep_an_entry(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    cache.produce("kind", "key", lambda folder: _fill(folder, 10), what="x", say=quiet)
+    held = run(["sh", "-c", "ls -l /proc/self/fd"], what="ls").stdout
+    assert "key.use" not in held
+
+
+def test_many_threads_make_it_once(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def work(number: int) -> None:
+        def make(folder: Path) -> None:
+            made.append(number)
+            _fill(folder, 1000)
+
+        Cache(tmp_path, 0).produce("kind", "key", make, what="x", say=quiet)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("fail", [
+    lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")),
+    lambda: run(["sh", "-c", "cat /etc/passwd > /dev/full"], what="x"),
+    lambda: Path("/dev/full").write_text("x"),
+])  # fmt: skip
+def test_full_disk_names_the_cache(tmp_path: Path, fail: object) -> None:
+    def make(folder: Path) -> None:
+        assert callable(fail)
+        result = fail()
+        next(iter(result))
+
+    with pytest.raises(DiskFull) as caught:
+        Cache(tmp_path, 0).produce("kind", "key", make, what="x", say=quiet)
+    assert str(tmp_path) in caught.value.what
+    assert "cache prune" in caught.value.step
+
+
+def test_names_that_would_leave_the_cache_are_refused(tmp_path: Path) -> None:
+    for name in ("..", "a/b", "", ".staging", "a@b"):
+        with pytest.raises(UsageError):
+            Cache(tmp_path, 0).get("kind", name)
+
+
+def test_unusable_cache_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HarnessError, match="cannot use the cache folder"):
+        Cache(tmp_path / "file", 0)
+
+
+def test_default_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Cache.default(1).root == tmp_path / "kharness"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Cache.default(1).root == tmp_path / "home" / ".cache" / "kharness"
+
+
+def test_write_atomically_leaves_no_draft(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a" / "b", "text")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the toolchain: what is seen inside, what cannot be changed, what is said when tools lack."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.host import rootfs, sandbox
+from harness.host.cache import Cache
+from harness.host.process import Expired, how_ended
+from harness.host.progress import Progress
+from harness.host.toolchain import Bind, HostToolchain, open_toolchain
+from harness.records import HarnessError, UsageError
+
+
+@pytest.fixture(params=["bwrap", "chroot"])
+def tools(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostToolchain:
+    """The host's tools, entered by each engine that works here."""
+    real = sandbox.enter
+
+    def only(engine: str, *rest: object) -> list[str]:
+        return real(engine, *rest) if engine == request.param else ["false"]  # type: ignore[arg-type]
+
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.setattr(sandbox, "enter", only)
+    try:
+        return HostToolchain(place)
+    except HarnessError as error:
+        pytest.skip(f"{request.param} does not work here: {error.what}")
+
+
+def test_inside_are_the_binds_and_nothing_else_can_be_written(tools: HostToolchain, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    (source / "file").write_text("content\n")
+    script = "cat /src/file; cp /src/file /build/copy; for f in /src/x /usr/x /x; do touch $f 2>/dev/null && echo $f; done; pwd; id -u"
+    binds = [Bind(source, "/src"), Bind(out, "/build", writable=True)]
+    done = tools.run(["sh", "-c", script], what="looking", binds=binds, cwd="/build")
+    assert done.stdout == "content\n/build\n0\n"
+    assert (out / "copy").read_text() == "content\n"
+    assert list(source.iterdir()) == [source / "file"]
+
+
+def test_bind_at_the_same_path(tools: HostToolchain, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    assert tools.run(["cat", str(tmp_path / "f")], what="cat", binds=[Bind(tmp_path)]).stdout == "x"
+    with pytest.raises(HarnessError, match="does not exist"):
+        tools.argv(["true"], binds=[Bind(tmp_path / "none")])
+
+
+def test_environment_is_clean(tools: HostToolchain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKEFLAGS", "-j9")
+    monkeypatch.setenv("https_proxy", "proxy:1")
+    seen = tools.run(["env"], what="env", env={"MINE": "1"}).stdout.splitlines()
+    names = {line.partition("=")[0] for line in seen}
+    assert {"MINE", "PATH", "HOME", "https_proxy"} <= names
+    assert "MAKEFLAGS" not in names
+
+
+def test_input_status_and_signals(tools: HostToolchain) -> None:
+    assert tools.run(["cat"], what="cat", input="hello").stdout == "hello"
+    assert tools.run(["sh", "-c", "exit 3"], what="x", check=False).status == 3
+    killed = tools.run(["sh", "-c", "kill -9 $$"], what="x", check=False)
+    assert how_ended(killed.status) == "killed by SIGKILL"
+
+
+def test_nothing_inside_outlives_the_deadline(tools: HostToolchain, tmp_path: Path) -> None:
+    # A process that left our group: only the process namespace can end it. It holds the fifo open.
+    os.mkfifo(tmp_path / "held")
+    script = "setsid sh -c 'exec > /b/held; echo up; sleep 100' & wait"
+    with subprocess.Popen(["cat", str(tmp_path / "held")], stdout=subprocess.PIPE) as reader:
+        with pytest.raises(Expired):
+            tools.run(["sh", "-c", script], what="x", binds=[Bind(tmp_path, "/b", True)], deadline=1.5)
+        out, _ = reader.communicate(timeout=10)
+    assert out == b"up\n"
+
+
+def test_no_mount_is_left_behind(tools: HostToolchain, tmp_path: Path) -> None:
+    before = Path("/proc/mounts").read_text()
+    tools.run(["true"], what="true", binds=[Bind(tmp_path, "/b")])
+    assert Path("/proc/mounts").read_text() == before
+
+
+def test_id_is_stable(tools: HostToolchain, tmp_path: Path) -> None:
+    assert tools.id == HostToolchain(tmp_path / "place").id
+    assert len(tools.id) == 16
+
+
+def test_no_engine_says_what_each_one_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "enter", lambda *_: ["sh", "-c", "echo refused >&2; exit 1"])
+    with pytest.raises(HarnessError) as caught:
+        HostToolchain(tmp_path)
+    assert "bwrap: refused; chroot: " in caught.value.what
+    assert "--toolchain host" in caught.value.step
+
+
+def test_unknown_kind_is_the_callers_mistake(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    with pytest.raises(UsageError, match="nix"):
+        open_toolchain("nix", cache, Progress(None, io.StringIO()))
+
+
+# --- making the root ------------------------------------------------------------------------
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_missing_tools_without_root_or_sudo_name_the_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(tmp_path, "apt-get", "touch called")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(HarnessError) as caught:
+        rootfs.install_missing(lambda line: None)
+    assert caught.value.what.startswith("not installed: mmdebstrap, bubblewrap")
+    assert caught.value.step.startswith(
+        "sudo apt-get update && sudo apt-get install -y mmdebstrap bubblewrap"
+    )
+    assert not (tmp_path / "called").exists()
+
+
+def test_missing_tools_are_installed_by_root_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(tmp_path, "apt-get", f'echo "$@" >> {tmp_path}/called')
+    (tmp_path / "setpriv").symlink_to("/usr/bin/setpriv")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    said: list[str] = []
+    rootfs.install_missing(said.append)
+    calls = (tmp_path / "called").read_text().splitlines()
+    assert calls[0].endswith("update")
+    assert "install -y --no-install-recommends mmdebstrap bubblewrap" in calls[1]
+    assert "mmdebstrap bubblewrap" in said[0]
+
+
+def test_host_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HarnessError, match="no apt-get"):
+        rootfs.install_missing(lambda line: None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root no tar file is needed")
+def test_failed_mmdebstrap_leaves_no_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command(tmp_path, "mmdebstrap", "echo 'E: no route' >&2; exit 25")
+    monkeypatch.setattr(rootfs, "missing_packages", list)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    cache = Cache(tmp_path / "cache", 0)
+    with pytest.raises(HarnessError, match="E: no route"):
+        open_toolchain("root", cache, Progress(None, io.StringIO()))
+    assert cache.entries() == []
+    assert os.listdir(cache.root / ".staging") == []
+
+
+def test_recipe_key_follows_its_content() -> None:
+    base = rootfs.recipe("x86_64")
+    assert base.key == rootfs.recipe("x86_64").key
+    assert base.key != rootfs.Recipe(base.suite, base.arches, (*base.packages, "gdb")).key
+    assert {"libelf-dev:arm64", "gcc-aarch64-linux-gnu"} <= set(base.packages)
+    assert {"libelf-dev:amd64", "gcc-x86-64-linux-gnu"} <= set(rootfs.recipe("aarch64").packages)
+    with pytest.raises(HarnessError, match="riscv64"):
+        rootfs.recipe("riscv64")
