@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns what a kernel tree is: the snapshot type, the check that it is one, its version."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.records import UsageError
+
+MARKS = ("Kconfig", "Kbuild", "kernel/sched", "scripts")
+"""What lies in every kernel tree besides the Makefile."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A private snapshot of a kernel tree, to be read only.
+
+    `tree` is the content hash (git tree, or SHA-256 of the source tarball), `commit` the commit it is
+    based on (empty without git), `dirty` whether the content differs from that commit, `origin` where
+    it came from, `version` the Makefile's.
+    """
+
+    path: Path
+    tree: str
+    commit: str
+    dirty: bool
+    origin: str
+    version: str
+
+
+def kernel_version(path: Path) -> str:
+    """The version as the top Makefile has it: ``7.2.13``, ``7.3.0-rc2``.
+
+    Raises UsageError naming what is missing when `path` is no kernel tree.
+    """
+    step = "point --tree at the top folder of a Linux source tree"
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder", step=step)
+    missing = [name for name in ("Makefile", *MARKS) if not (path / name).exists()]
+    if missing:
+        raise UsageError(f"{path} is not a kernel tree: it has no {', '.join(missing)}", step=step)
+    try:
+        text = (path / "Makefile").read_text(errors="replace")
+    except OSError as error:
+        raise UsageError(f"{path}/Makefile cannot be read: {error.strerror}", step=step) from error
+    found = dict.fromkeys(("VERSION", "PATCHLEVEL", "SUBLEVEL", "EXTRAVERSION"), "")
+    for match in re.finditer(r"^(\w+) *=[ \t]*(.*)$", text, re.MULTILINE):
+        if found.get(match[1]) == "":
+            found[match[1]] = match[2].strip()
+    if not (found["VERSION"].isdigit() and found["PATCHLEVEL"].isdigit()):
+        raise UsageError(
+            f"{path} is not a kernel tree: its Makefile has no VERSION and PATCHLEVEL", step=step
+        )
+    return f"{found['VERSION']}.{found['PATCHLEVEL']}.{found['SUBLEVEL'] or 0}{found['EXTRAVERSION']}"
