@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the tests of the kernel build: the real kbuild.py, make and sandbox over a tiny fake kernel tree."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.build import kbuild
+from harness.build.kbuild import ArchBuild, BuildRequest
+from harness.host.cache import Cache
+from harness.host.progress import Progress
+from harness.host.toolchain import HostToolchain
+from harness.records import HarnessError, Kernel, KernelFailure, KharnessError, Role, UsageError
+from harness.source.tree import Tree
+
+# Answers the targets that kbuild.py asks for, the way the kernel's own Makefile does: out of tree,
+# short output on stdout, errors on stderr. Every configuration target is told to conf.sh.
+MAKEFILE = """\
+VERSION = 7
+PATCHLEVEL = 2
+SUBLEVEL = 13
+export srctree := $(CURDIR)
+export HOSTCC = gcc
+export O
+KBUILD_OUT := $(O)
+objs := $(patsubst %.c,$(O)/%.o,$(sort $(wildcard kernel/*.c)))
+image := $(O)/arch/$(ARCH)/boot/bzImage
+
+tinyconfig olddefconfig:
+	@sh scripts/conf.sh $@ $(O)/.config
+$(O)/%.o: %.c
+	@echo '  CC      $*.o'
+	@mkdir -p $(@D) && sh scripts/cc.sh $< $@
+$(O)/vmlinux: $(objs)
+	@echo '  LD      vmlinux'
+	@cat $^ > $@ && env > $(O)/System.map
+vmlinux: $(O)/vmlinux
+	@mkdir -p $(O)/include/config && echo 7.2.13-fake > $(O)/include/config/kernel.release
+bzImage: vmlinux
+	@mkdir -p $(dir $(image)) && echo 'image $(EXTRA)' > $(image)
+modules_prepare:
+	@echo '  CALL    checksyscalls'
+modules: modules_prepare vmlinux
+	@echo '0x0 init_dsq vmlinux EXPORT_SYMBOL' > $(O)/Module.symvers
+run-command:
+	@cd $(O) && $(KBUILD_RUN_COMMAND)
+"""
+
+# Keeps what it knows; FRAGILE stays only with BASIS, as "depends on" does it.
+CONF_SH = """\
+if [ "$1" = tinyconfig ]; then printf '# CONFIG_BUG is not set\\nCONFIG_TINY=y\\n' > "$2"; exit; fi
+grep -q '^CONFIG_BASIS=y' "$2" || sed -i 's/^CONFIG_FRAGILE=.*/# CONFIG_FRAGILE is not set/' "$2"
+echo 'CONFIG_PAHOLE_VERSION=130' >> "$2"
+"""
+
+# A compiler whose fate is written in the source; the fates print what gcc prints.
+CC_SH = """\
+if n=$(grep -n '#error' "$1"); then
+    echo "$srctree/$1:${n%%:*}:2: error: ${n#*error }" >&2; exit 1
+fi
+grep -q '#killed' "$1" && { echo 'gcc: fatal error: Killed signal terminated program cc1' >&2; exit 1; }
+grep -q '#full' "$1" && { cat "$1" > /dev/full; exit 1; }
+grep -q '#scribble' "$1" && { echo x > "$srctree/scribble" || exit 1; }
+cp "$1" "$2"
+"""
+
+EXTMOD_SH = """\
+#!/bin/sh
+set -e
+mkdir -p "$1/include" && cp "$srctree/Makefile" Module.symvers "$1/" && echo "$CC" > "$1/cc"
+"""
+
+KCONFIG = "".join(f"config {name}\n\tbool\n\n" for name in ("BUG", "TINY", "BASIS", "MODULES", "MORE")) + (
+    "config FRAGILE\n\tbool\n\tdepends on BASIS\n"
+)
+
+ARCH = ArchBuild("x86_64", "x86", "", "arch/x86/boot/bzImage", "bzImage")
+BASE = "CONFIG_BUG=y\nCONFIG_MODULES=y\nCONFIG_NOT_THERE=y # where-known\n"
+
+
+@dataclasses.dataclass
+class World:
+    """A fake tree with everything that a build needs; `build` builds it."""
+
+    folder: Path
+    toolchain: HostToolchain
+    cache: Cache
+    told: io.StringIO
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "linux"
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def digest(self) -> str:
+        files = sorted(path for path in self.tree.rglob("*") if path.is_file())
+        text = "".join(f"{path.relative_to(self.tree)}\0{path.read_text()}\0" for path in files)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def request(self, base: str = BASE, user: str | None = None, **changes: object) -> BuildRequest:
+        tree = Tree(self.tree, self.digest(), "c0ffee", False, "fake", "7.2.13")
+        users = () if user is None else (self.write("user.config", user),)
+        request = BuildRequest(tree, ARCH, (self.write("base.config", base),), users, jobs=2)
+        return dataclasses.replace(request, **changes)  # type: ignore[arg-type]
+
+    def progress(self) -> Progress:
+        return Progress(self.cache.root, stream=self.told, every=0.01)
+
+    def build(self, request: BuildRequest | None = None, role: Role = Role.TREE) -> Kernel:
+        return kbuild.build(request or self.request(), self.toolchain, self.cache, self.progress(), role)
+
+    def leftovers(self) -> list[Path]:
+        return [path for kind in ("kernel", ".staging") for path in (self.cache.root / kind).glob("*")]
+
+
+@pytest.fixture(scope="module")
+def toolchain(tmp_path_factory: pytest.TempPathFactory) -> HostToolchain:
+    return HostToolchain(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, toolchain: HostToolchain) -> World:
+    world = World(tmp_path, toolchain, Cache(tmp_path / "cache", 0), io.StringIO())
+    for name, text in {
+        "Makefile": MAKEFILE,
+        "Kconfig": KCONFIG,
+        "scripts/conf.sh": CONF_SH,
+        "scripts/cc.sh": CC_SH,
+        "scripts/package/install-extmod-build": EXTMOD_SH,
+        "kernel/fork.c": "int fork;\n",
+        "kernel/dsq.c": "int dsq;\n",
+    }.items():
+        world.write(f"linux/{name}", text).chmod(0o755)
+    return world
+
+
+def test_a_kernel_is_built_once_and_then_taken_from_the_cache(world: World) -> None:
+    kernel = world.build()
+    entry = Path(kernel.path)
+    assert {path.name for path in entry.iterdir()} == {
+        "image", "vmlinux", "System.map", "config", "Module.symvers", "objects", "extmod", "meta.json",
+    }  # fmt: skip
+    assert (entry / "vmlinux").read_text() == "int dsq;\nint fork;\n"
+    assert (entry / "objects").read_text() == "kernel/dsq.o\nkernel/fork.o\n"
+    assert (entry / "extmod/Module.symvers").read_text() == (entry / "Module.symvers").read_text()
+    assert (entry / "extmod/cc").read_text() == "gcc\n"
+    assert (kernel.release, kernel.commit, kernel.cached) == ("7.2.13-fake", "c0ffee", False)
+    assert json.loads((entry / "meta.json").read_text())["objects"] == 2
+    assert "CONFIG_BUG=y" in Path(kernel.config).read_text().splitlines()
+
+    again = world.build(role=Role.BASE)
+    assert again.cached and again.path == kernel.path and again.id != kernel.id
+    assert again.build_seconds == kernel.build_seconds
+
+
+def test_the_build_folder_goes_away_and_the_tree_stays_as_it_was(world: World) -> None:
+    before = world.digest()
+    kernel = world.build()
+    assert world.digest() == before
+    assert world.leftovers() == [Path(kernel.path)]
+
+
+def test_the_environment_is_reproducible_and_ccache_comes_first(world: World) -> None:
+    lines = (Path(world.build().path) / "System.map").read_text().splitlines()
+    env = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert env["PATH"].startswith("/usr/lib/ccache:")
+    assert env["CCACHE_DIR"] == "/ccache"
+    assert env["CCACHE_COMPILERCHECK"] == f"string:{world.toolchain.id}"
+    assert (env["KBUILD_BUILD_USER"], env["KBUILD_BUILD_HOST"]) == ("kharness", "kharness")
+    assert env["KBUILD_BUILD_TIMESTAMP"] == "1970-01-01"
+    assert (env["srctree"], env["O"], env["LC_ALL"]) == ("/src", "/build", "C")
+
+
+def test_what_changes_the_content_changes_the_kernel(world: World) -> None:
+    paths = {world.build().path}
+    paths.add(world.build(world.request(user="CONFIG_MORE=y\n")).path)
+    changed = world.build(world.request(make_vars=(("EXTRA", "gcov"),)))
+    assert Path(changed.image).read_text() == "image gcov\n"
+    paths.add(changed.path)
+    world.write("linux/kernel/dsq.c", "int dsq = 1;\n")
+    paths.add(world.build().path)
+    assert len(paths) == 4
+
+
+def test_two_ways_to_the_same_config_are_one_kernel(world: World) -> None:
+    first = world.build(world.request(base=BASE + "CONFIG_MORE=y\n"))
+    second = world.build(world.request(user="# of mine\nCONFIG_MORE=y\n"))
+    assert second.cached and first.path == second.path
+
+
+def test_without_modules_there_is_nothing_for_external_ones(world: World) -> None:
+    kernel = world.build(world.request(base="CONFIG_BUG=y\n"))
+    assert not (Path(kernel.path) / "extmod").exists()
+
+
+def test_progress_counts_objects_and_remembers_how_many(world: World) -> None:
+    world.build()
+    assert "build of x86_64 7.2.13: started" in world.told.getvalue()
+    assert "2 objects" in world.told.getvalue()
+    assert kbuild._recall(world.cache.folder("estimates") / "objects-x86_64.json") == 2
+
+
+def test_a_damaged_estimate_is_no_harm(world: World) -> None:
+    (world.cache.folder("estimates") / "objects-x86_64.json").write_text("{")
+    assert not world.build().cached
+
+
+def test_a_symbol_that_did_not_make_it_refuses_the_build(world: World) -> None:
+    with pytest.raises(HarnessError) as caught:
+        world.build(world.request(base=BASE + "CONFIG_FRAGILE=y\n"))
+    assert "1 requested symbol did not make it into the final .config: CONFIG_FRAGILE (wanted y, got n, " in (
+        caught.value.what
+    )
+    assert "depends on BASIS" in caught.value.detail
+    assert world.leftovers() == []
+    assert world.build(world.request(base=BASE + "CONFIG_FRAGILE=y\nCONFIG_BASIS=y\n")).arch == "x86_64"
+
+
+@pytest.mark.parametrize(
+    ("user", "told"),
+    [
+        ("CONFIG_FRAGILE=y\n", "did not make it into the final .config: CONFIG_FRAGILE"),
+        ("CONFIG_BUGG=y\n", "user.config:1: this kernel tree has no symbol CONFIG_BUGG; near: CONFIG_BUG"),
+        ("CONFIG_BUG=maybe\n", "user.config:1: not a Kconfig line"),
+    ],
+)
+def test_a_bad_user_fragment_is_the_callers_mistake(world: World, user: str, told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        world.build(world.request(user=user))
+    assert told in caught.value.what
+    assert world.leftovers() == []
+
+
+def test_a_user_fragment_overrides_ours(world: World) -> None:
+    config = kbuild.configure(
+        world.request(user="CONFIG_BUG=n\n"), world.toolchain, world.cache, world.progress()
+    )
+    assert config.get("BUG") == "n"
+
+
+def test_an_old_pahole_is_named_for_a_kernel_that_needs_more(world: World) -> None:
+    world.write("linux/Kconfig", KCONFIG + "config DEBUG_INFO_BTF\n\tbool\n")
+    script = CONF_SH.replace("VERSION=130", "VERSION=124")
+    world.write("linux/scripts/conf.sh", script)
+    with pytest.raises(HarnessError, match="BTF") as caught:
+        world.build(world.request(base=BASE + "CONFIG_DEBUG_INFO_BTF=y\n"))
+    assert "pahole in the toolchain is 1.24; 1.26 or newer" in caught.value.step
+    request = world.request(base=BASE + "CONFIG_DEBUG_INFO_BTF=y\n")
+    old = dataclasses.replace(request, tree=dataclasses.replace(request.tree, version="6.12.57"))
+    assert world.build(old).arch == "x86_64"
+
+
+def test_a_broken_kconfig_file_is_the_trees_failure(world: World) -> None:
+    broken = "echo 'init/Kconfig:7: syntax error' >&2; exit 1\n"
+    world.write("linux/scripts/conf.sh", broken)
+    with pytest.raises(KernelFailure) as caught:
+        world.build()
+    assert (caught.value.kind, caught.value.what) == ("build", "init/Kconfig:7: syntax error")
+
+
+def test_a_compile_error_names_file_and_line(world: World) -> None:
+    world.write("linux/kernel/dsq.c", "int dsq;\n\n#error no such percpu\n")
+    with pytest.raises(KernelFailure) as caught:
+        world.build()
+    assert caught.value.kind == "build"
+    assert caught.value.what == "kernel/dsq.c:3: no such percpu"
+    assert "make" in caught.value.detail
+    assert world.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("fate", "told"),
+    [
+        ("#killed", "out of memory"),
+        ("#full", "no space left on device in"),
+        ("#scribble", "Read-only file system"),
+    ],
+)
+def test_the_hosts_trouble_is_not_the_trees_failure(world: World, fate: str, told: str) -> None:
+    world.write("linux/kernel/dsq.c", fate + "\n")
+    with pytest.raises(HarnessError) as caught:
+        world.build()
+    assert told in caught.value.line()
+    assert caught.value.step
+    assert world.leftovers() == []
+    assert not (world.tree / "scribble").exists()
+
+
+def test_an_image_that_is_not_where_the_machine_says(world: World) -> None:
+    elsewhere = dataclasses.replace(ARCH, image="arch/x86/boot/Image")
+    with pytest.raises(HarnessError, match="left no arch/x86/boot/Image"):
+        world.build(world.request(arch=elsewhere))
+    assert world.leftovers() == []
+
+
+def test_a_config_that_the_build_changes_is_refused(world: World) -> None:
+    rule = "modules_prepare:\n"
+    world.write("linux/Makefile", MAKEFILE.replace(rule, rule + "\t@echo CONFIG_X=y >> $(O)/.config\n"))
+    with pytest.raises(HarnessError, match="the .config changed while it was built"):
+        world.build()
+
+
+def test_a_tree_too_old_for_external_modules_says_so(world: World) -> None:
+    (world.tree / "scripts/package/install-extmod-build").unlink()
+    with pytest.raises(HarnessError, match="has no scripts/package/install-extmod-build"):
+        world.build()
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_leaves_nothing_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch, signal: type[BaseException]
+) -> None:
+    plain: Callable[[kbuild._Counter, str], None] = kbuild._Counter.__call__
+
+    def interrupted(counter: kbuild._Counter, line: str) -> None:
+        plain(counter, line)
+        if counter.objects:
+            raise signal
+
+    monkeypatch.setattr(kbuild._Counter, "__call__", interrupted)
+    with pytest.raises(signal):
+        world.build()
+    assert world.leftovers() == []
+    monkeypatch.undo()
+    assert not world.build().cached
+
+
+def test_jobs_never_exceed_the_machine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    seen: list[str] = []
+    real = HostToolchain.run
+
+    def spy(self: HostToolchain, argv: list[str], **rest: object) -> object:
+        seen.extend(word for word in argv if word.startswith("-j"))
+        return real(self, argv, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HostToolchain, "run", spy)
+    world.build(world.request(jobs=64))
+    world.build(world.request(user="CONFIG_MORE=y\n", jobs=1))
+    assert set(seen) == {"-j2", "-j1"}
+
+
+def test_every_error_is_one_line(world: World) -> None:
+    world.write("linux/kernel/dsq.c", "#error one\n")
+    with pytest.raises(KharnessError) as caught:
+        world.build()
+    assert "\n" not in caught.value.line()
