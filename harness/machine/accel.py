@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the choice of accelerator: KVM only after a guest printed a line under it, else TCG, and why.
+
+/dev/kvm can lie: it may open and create a vCPU, and the guest then never leaves the firmware.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.host.cache import Cache, write_atomically
+from harness.host.toolchain import Toolchain
+from harness.machine.deadline import Deadline
+from harness.machine.qemu import Launch
+from harness.machine.vm import Vm
+from harness.records import MachineEnded, MachineLost
+
+PROBE_SECONDS = 10.0
+"""Under KVM that works, the kernel's first line comes within a second."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """`name` is ``kvm`` or ``tcg``; `why` is one clause for people."""
+
+    name: str
+    why: str
+
+
+def choose(launch: Launch, toolchain: Toolchain, cache: Cache) -> Accelerator:
+    """The accelerator for `launch`, probed once per boot of the host, QEMU and architecture."""
+    qemu = launch.definition.qemu
+    if platform.machine() != qemu.host_arch:
+        return Accelerator("tcg", f"the host is {platform.machine()}")
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Accelerator("tcg", "/dev/kvm is missing or not ours to open")
+    memory = cache.folder("probes") / f"kvm-{launch.definition.arch}.json"
+    key = f"{BOOT_ID.read_text().strip()} {toolchain.id}"
+    known = _recall(memory, key)
+    if known is None:
+        known = _probe(launch, toolchain)
+        write_atomically(memory, json.dumps({"key": key, "name": known.name, "why": known.why}))
+    return known
+
+
+def _recall(memory: Path, key: str) -> Accelerator | None:
+    try:
+        data = json.loads(memory.read_text())
+        return Accelerator(data["name"], data["why"]) if data["key"] == key else None
+    except (OSError, ValueError, KeyError):
+        return None  # not there, or torn by a power cut: probe again
+
+
+def _probe(launch: Launch, toolchain: Toolchain) -> Accelerator:
+    """Boots the kernel under KVM and waits for its first line."""
+    try:
+        with Vm(replace(launch, accelerator="kvm"), toolchain) as vm:
+            vm.resume()
+            vm.expect([r"Linux version [^\n]*\n"], Deadline(PROBE_SECONDS, "the first line under KVM"))
+    except MachineEnded as error:
+        how = "printed nothing" if error.expired else "ended"
+        return Accelerator("tcg", f"/dev/kvm opens, but a guest {how} under it within {PROBE_SECONDS:.0f} s")
+    except MachineLost as error:
+        return Accelerator("tcg", f"QEMU refuses KVM here: {error.what}")
+    return Accelerator("kvm", "a probe guest printed its first line")

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns what an architecture is: read from vm/<arch>.yaml into frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.records import MachineSpec, UsageError, decode
+
+VM_FOLDER = Path(__file__).resolve().parents[2] / "vm"
+
+
+@dataclass(frozen=True)
+class KernelBuild:
+    """How kbuild makes a bootable image: `image` is relative to the build folder."""
+
+    srcarch: str
+    cross_compile: str
+    target: str
+    image: str
+    fragments: tuple[str, ...]
+    make_vars: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Userspace:
+    """How programs for the guest are compiled: compiler, multiarch triplet, Debian and BPF architecture."""
+
+    cc: str
+    triplet: str
+    debian: str
+    bpf: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One entry of `machines`: CPUs are counts, memory is MiB."""
+
+    possible_cpus: int
+    online_cpus: int
+    nodes: int
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """The part of the QEMU argv that depends on the architecture."""
+
+    binary: str
+    host_arch: str
+    machine: str
+    cpu: dict[str, str]
+    virtio: str
+    cmdline: str
+
+
+@dataclass(frozen=True)
+class Definition:
+    """Everything vm/<arch>.yaml says."""
+
+    arch: str
+    kernel: KernelBuild
+    userspace: Userspace
+    qemu: Qemu
+    machines: dict[str, Shape]
+
+    def spec(self, name: str) -> MachineSpec:
+        """The machine of this name. Raises UsageError that lists what there is."""
+        shape = self.machines.get(name)
+        if shape is None:
+            raise UsageError(
+                f"no machine {name!r} for {self.arch}", step=f"one of: {', '.join(self.machines)}"
+            )
+        return MachineSpec(
+            self.arch, name, shape.possible_cpus, shape.online_cpus, shape.nodes, shape.memory_mib
+        )
+
+
+def architectures() -> tuple[str, ...]:
+    """The architectures that have a definition."""
+    return tuple(sorted(path.stem for path in VM_FOLDER.glob("*.yaml")))
+
+
+def load(arch: str) -> Definition:
+    """The definition of `arch`. Raises UsageError for one that has none or whose file is malformed."""
+    path = VM_FOLDER / f"{arch}.yaml"
+    if not path.is_file():
+        raise UsageError(
+            f"no machine definition for architecture {arch!r}", step=f"one of: {', '.join(architectures())}"
+        )
+    data: Any = yaml.safe_load(path.read_text())
+    try:
+        return decode(data, Definition)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.what}") from error

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the QEMU argv: a pure function of definition, shape, accelerator and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.machine.definition import Definition
+from harness.records import MachineSpec
+
+AGENT_PORT = "kharness.agent"
+"""Name of the virtio-serial port that the guest's agent serves (vm/init looks for it)."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What one machine is made of. Paths are host paths; `facts` fills the command line's placeholders."""
+
+    definition: Definition
+    spec: MachineSpec
+    accelerator: str
+    image: Path
+    initramfs: Path
+    facts: Mapping[str, str]
+    cmdline: str = ""
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The sockets and files of one running machine, all in one private folder."""
+
+    folder: Path
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.sock"
+
+    @property
+    def console_log(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def agent(self) -> Path:
+        return self.folder / "agent.sock"
+
+    @property
+    def qmp(self) -> Path:
+        return self.folder / "qmp.sock"
+
+
+def command_line(launch: Launch) -> str:
+    """The kernel command line."""
+    spec = launch.spec
+    parts = [launch.definition.qemu.cmdline.format_map(dict(launch.facts))]
+    if spec.online_cpus < spec.possible_cpus:
+        parts.append(f"maxcpus={spec.online_cpus}")
+    if launch.cmdline:
+        parts.append(launch.cmdline)
+    return " ".join(" ".join(parts).split())
+
+
+def hardware(launch: Launch) -> list[str]:
+    """The part of the argv that decides what the guest sees, and with it whether a snapshot fits."""
+    qemu, spec = launch.definition.qemu, launch.spec
+    return [
+        qemu.binary,
+        "-M", qemu.machine,
+        "-accel", launch.accelerator,
+        "-cpu", qemu.cpu[launch.accelerator],
+        "-smp", str(spec.possible_cpus),
+        "-m", str(spec.memory_mib),
+        "-nodefaults", "-no-user-config",
+        "-display", "none",
+        # A guest that reboots ends QEMU: a panic (panic=-1) becomes an exit that can be waited for.
+        "-no-reboot",
+        "-device", f"virtio-serial-{qemu.virtio}",
+        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+        # No way out: only ports forwarded on request (SSH for shell and files) lead in.
+        "-netdev", "user,id=net,restrict=on",
+        "-device", f"virtio-net-{qemu.virtio},netdev=net",
+        "-device", f"virtio-rng-{qemu.virtio}",
+        "-serial", "chardev:console",
+    ]  # fmt: skip
+
+
+def argv(launch: Launch, sockets: Sockets, incoming: Path | None = None) -> list[str]:
+    """The whole argv. The machine starts paused (-S), so that nothing is lost before we listen."""
+
+    def socket(name: str, path: Path, more: str = "") -> list[str]:
+        return ["-chardev", f"socket,id={name},path={path},server=on,wait=off{more}"]
+
+    return [
+        *hardware(launch),
+        *socket("console", sockets.console, f",logfile={sockets.console_log}"),
+        *socket("agent", sockets.agent),
+        *socket("qmp", sockets.qmp),
+        "-mon", "chardev=qmp,mode=control",
+        "-kernel", str(launch.image),
+        "-initrd", str(launch.initramfs),
+        "-append", command_line(launch),
+        "-S",
+        *(["-incoming", f"file:{incoming}"] if incoming else []),
+    ]  # fmt: skip

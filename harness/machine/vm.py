@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns one running QEMU: its console, its agent channel, its monitor, and how it ended."""
+
+from __future__ import annotations
+
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pexpect
+import pexpect.socket_pexpect
+from qemu.qmp import QMPError
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from harness.host.process import end, spawn
+from harness.host.sandbox import Bind
+from harness.host.toolchain import Toolchain
+from harness.machine.deadline import Deadline
+from harness.machine.qemu import Launch, Sockets, argv
+from harness.records import Ended, How, MachineEnded, MachineLost
+
+STARTUP_SECONDS = 20.0
+"""For QEMU to open its sockets; it needs a tenth of a second unless the host is drowning."""
+
+
+class Vm:
+    """A QEMU process, started paused. Use as a context manager: leaving it ends QEMU.
+
+    Everything raised says whose fault it is: MachineLost when QEMU does not start, MachineEnded (for the crash
+    oracle) when it stops answering later.
+    """
+
+    def __init__(self, launch: Launch, toolchain: Toolchain, incoming: Path | None = None) -> None:
+        self.launch = launch
+        self.sockets = Sockets(Path(tempfile.mkdtemp(prefix="kharness-vm-")))
+        self._toolchain = toolchain
+        self._incoming = incoming
+        self._process: subprocess.Popen[bytes] | None = None
+        self._qmp: QEMUMonitorProtocol | None = None
+        self._console: Any = None  # pexpect's SocketSpawn, which its stubs do not know
+        self._agent: socket.socket | None = None
+        self._console_text = ""
+        self._stderr = self.sockets.folder / "qemu.stderr"
+
+    # --- life -------------------------------------------------------------------------
+
+    def __enter__(self) -> Vm:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        binds = [
+            Bind(self.launch.image), Bind(self.launch.initramfs), Bind(self.sockets.folder, writable=True)
+        ]  # fmt: skip
+        if self._incoming:
+            binds.append(Bind(self._incoming))
+        command = self._toolchain.argv(argv(self.launch, self.sockets, self._incoming), binds=binds)
+        with open(self._stderr, "wb") as stderr:
+            self._process = spawn(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        deadline = Deadline(STARTUP_SECONDS, "QEMU to open its sockets")
+        console = self._connect(self.sockets.console, deadline)
+        self._console = pexpect.socket_pexpect.SocketSpawn(console, encoding="latin-1", timeout=None)
+        self._agent = self._connect(self.sockets.agent, deadline)
+        self._qmp = QEMUMonitorProtocol(self._connect(self.sockets.qmp, deadline))
+        self._qmp.settimeout(STARTUP_SECONDS)
+        self._qmp.connect()
+        if self._incoming:
+            self._wait_migration("inmigrate", Deadline(STARTUP_SECONDS, "the snapshot to be read"))
+
+    def _connect(self, path: Path, deadline: Deadline) -> socket.socket:
+        """A connection to a socket that QEMU is about to open."""
+        assert self._process is not None
+        while True:
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.connect(str(path))
+                return sock
+            except OSError:
+                sock.close()
+            if self._process.poll() is not None:
+                raise MachineLost(
+                    f"{self.launch.definition.qemu.binary} did not start: {self._last_words()}",
+                    step="run 'kharness doctor'",
+                )
+            if deadline.expired:
+                raise MachineLost(f"{deadline}: {path.name}", step="run 'kharness doctor'")
+            # The socket has no event of its own to wait for until it exists.
+            time.sleep(0.003)
+
+    def _last_words(self) -> str:
+        text = self._stderr.read_text(errors="replace").strip() if self._stderr.exists() else ""
+        return text.splitlines()[-1] if text else "it said nothing"
+
+    def close(self) -> None:
+        """Ends QEMU and removes its folder; may be called twice."""
+        if self._qmp is not None:
+            try:
+                self._qmp.close()
+            except (TimeoutError, QMPError, OSError, EOFError):
+                self._qmp = None  # it was gone before we said goodbye
+        for channel in (self._agent, self._console):
+            if channel is not None:
+                channel.close()
+        if self._process is not None:
+            end(self._process)
+        shutil.rmtree(self.sockets.folder, ignore_errors=True)
+
+    # --- monitor ----------------------------------------------------------------------
+
+    def qmp(self, command: str, **arguments: object) -> Any:
+        """One QMP command. Raises MachineEnded when QEMU is gone, MachineLost when it refuses."""
+        if self._qmp is None:
+            raise MachineLost(f"QMP {command}: QEMU is not running")
+        try:
+            return self._qmp.cmd(command, **arguments)
+        except (TimeoutError, EOFError, ConnectionError) as error:
+            raise self.gone(f"QMP {command}") from error
+        except QMPError as error:
+            raise MachineLost(f"QMP {command}: {error}") from error
+
+    def resume(self) -> None:
+        """Lets the guest run."""
+        self.qmp("cont")
+
+    def save(self, path: Path) -> None:
+        """Stops the guest and writes its state to `path`, a file in a folder bound writable."""
+        self.qmp("stop")
+        inside = self.sockets.folder / "state"
+        self.qmp("migrate", uri=f"file:{inside}")
+        self._wait_migration("migrate", Deadline(60.0, "the snapshot to be written"))
+        shutil.move(inside, path)
+
+    def _wait_migration(self, direction: str, deadline: Deadline) -> None:
+        """QMP has no blocking wait for a migration: asks until it is done."""
+        while True:
+            if direction == "inmigrate":
+                done, failed = self.qmp("query-status")["status"] != "inmigrate", False
+            else:
+                status = self.qmp("query-migrate").get("status")
+                done, failed = status == "completed", status in ("failed", "cancelled")
+            if failed:
+                raise MachineLost("QEMU could not write its state", step="look for space on the disk")
+            if done:
+                return
+            if deadline.expired:
+                raise MachineLost(str(deadline))
+            time.sleep(0.002)
+
+    # --- console and agent ------------------------------------------------------------
+
+    @property
+    def console_lines(self) -> list[str]:
+        """The console since the machine started."""
+        self._drain_console()
+        return self._console_text.splitlines()
+
+    def _drain_console(self) -> bool:
+        """Takes what the console has; False when QEMU closed it."""
+        while True:
+            try:
+                self._console_text += self._console.read_nonblocking(65536, timeout=0)
+            except (pexpect.TIMEOUT, BlockingIOError):
+                return True
+            except (pexpect.EOF, OSError):
+                return False
+
+    def expect(self, patterns: Sequence[str], deadline: Deadline) -> int:
+        """Waits until the console shows one of `patterns` (regular expressions); returns which.
+
+        Raises MachineEnded at the deadline and when QEMU is gone.
+        """
+        try:
+            found = int(self._console.expect(list(patterns), timeout=deadline.left))
+        except pexpect.TIMEOUT as error:
+            self._console_text += self._console.before
+            raise self._expired(deadline) from error
+        except pexpect.EOF as error:
+            self._console_text += self._console.before
+            raise self.gone(deadline.what) from error
+        self._console_text += self._console.before + self._console.after
+        return found
+
+    def send(self, data: bytes) -> None:
+        """To the agent."""
+        assert self._agent is not None
+        try:
+            self._agent.sendall(data)
+        except OSError as error:
+            raise self.gone("writing to the agent") from error
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """What the agent sent, at least one byte; the console is drained meanwhile, lest the guest block on it.
+
+        Raises MachineEnded at the deadline and when QEMU is gone.
+        """
+        assert self._agent is not None
+        while True:
+            ready, _, _ = select.select([self._agent, self._console.fileno()], [], [], deadline.left)
+            if self._agent in ready:
+                data = self._agent.recv(1 << 20)
+                if data:
+                    return data
+                raise self.gone(deadline.what)
+            if self._console.fileno() in ready and not self._drain_console():
+                raise self.gone(deadline.what)
+            if not ready and deadline.expired:
+                raise self._expired(deadline)
+
+    def _expired(self, deadline: Deadline) -> MachineEnded:
+        return MachineEnded(
+            f"{deadline}; last console line: {self._last_line()}",
+            Ended(How.RUNNING), self.console_lines, expired=True,
+        )  # fmt: skip
+
+    def _last_line(self) -> str:
+        lines = [line for line in self.console_lines if line.strip()]
+        return lines[-1] if lines else "(none)"
+
+    def gone(self, what: str) -> MachineEnded:
+        """QEMU closed its side: waits for its exit status and says how it ended."""
+        ended = Ended(How.SILENT)
+        if self._process is not None:
+            try:
+                status = self._process.wait(timeout=5.0)
+                ended = _ended(status)
+            except subprocess.TimeoutExpired:
+                ended = Ended(How.SILENT)
+        lines = self.console_lines
+        return MachineEnded(
+            f"QEMU ended during: {what}; last console line: {self._last_line()}", ended, lines, False
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of the process that we started (the sandbox around QEMU)."""
+        assert self._process is not None
+        return self._process.pid
+
+
+def _ended(status: int) -> Ended:
+    """From a wait status as subprocess and a sandbox's shell give it (128 + signal)."""
+    if status < 0:
+        return Ended(How.KILLED, signal=-status)
+    if status > 128:
+        return Ended(How.KILLED, signal=status - 128)
+    return Ended(How.EXITED, status=status)

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* BPF objects by name: load with variables set, attach, detach, unload. */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "agent.h"
+
+#define MAX_OBJECTS 32
+#define MAX_LINKS 8
+
+struct object {
+	char name[32];
+	struct bpf_object *bpf;
+	struct {
+		char what[32];
+		struct bpf_link *link;
+	} links[MAX_LINKS];
+};
+
+static struct object objects[MAX_OBJECTS];
+static struct buf libbpf_log;
+
+static int keep_log(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	char line[16384];
+	int len;
+
+	if (level == LIBBPF_DEBUG)
+		return 0;
+	len = vsnprintf(line, sizeof(line), fmt, ap);
+	if (len > 0)
+		buf_add(&libbpf_log, line, len < (int)sizeof(line) ? (size_t)len : sizeof(line) - 1);
+	return 0;
+}
+
+void bpf_setup(void)
+{
+	struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+
+	setrlimit(RLIMIT_MEMLOCK, &all);
+	libbpf_set_print(keep_log);
+}
+
+/* A failure with what libbpf and the verifier said; the end of it, where the reason stands. */
+static void libbpf_error(struct reply *r, int err, const char *what)
+{
+	size_t skip = libbpf_log.len > 8192 ? libbpf_log.len - 8192 : 0;
+
+	reply_error(r, err < 0 ? -err : err, "%s: %s", what, strerror(err < 0 ? -err : err));
+	reply_str(r, "log", libbpf_log.data ? libbpf_log.data + skip : "", libbpf_log.len - skip);
+}
+
+static struct object *object_named(const char *name)
+{
+	for (int i = 0; i < MAX_OBJECTS; i++)
+		if (objects[i].bpf && !strcmp(objects[i].name, name))
+			return &objects[i];
+	return NULL;
+}
+
+struct object *find_object(const struct op *op, const char *key, struct reply *r)
+{
+	const char *name = arg_str(op, key, "");
+	struct object *o = object_named(name);
+
+	if (!o)
+		reply_error(r, ENOENT, "no object '%s' is loaded", name);
+	return o;
+}
+
+struct bpf_object *object_bpf(struct object *o)
+{
+	return o->bpf;
+}
+
+int object_prog_fd(struct object *o, const char *prog)
+{
+	struct bpf_program *p = bpf_object__find_program_by_name(o->bpf, prog);
+
+	return p ? bpf_program__fd(p) : -ENOENT;
+}
+
+static int set_arguments(struct bpf_object *bpf, const struct op *op, struct reply *r)
+{
+	for (int i = 0; i < op->nr_args; i++) {
+		int err;
+
+		if (strncmp(op->args[i].key, "set.", 4))
+			continue;
+		err = set_var(bpf, op->args[i].key + 4, op->args[i].value);
+		if (err) {
+			reply_error(r, err, "variable %s: %s", op->args[i].key + 4, strerror(err));
+			return err;
+		}
+	}
+	return 0;
+}
+
+/* load: "path" as "name"; set.VAR=value for each global to set before it is loaded. */
+void do_load(const struct op *op, struct reply *r)
+{
+	const char *name = arg_str(op, "name", ""), *path = arg_str(op, "path", "");
+	struct object *o = NULL;
+	int err;
+
+	libbpf_log.len = 0;
+	if (!*name || strlen(name) >= sizeof(o->name) || object_named(name)) {
+		reply_error(r, EEXIST, "object name '%s' is missing, too long or taken", name);
+		return;
+	}
+	for (int i = 0; i < MAX_OBJECTS && !o; i++)
+		if (!objects[i].bpf)
+			o = &objects[i];
+	if (!o) {
+		reply_error(r, ENOSPC, "too many objects");
+		return;
+	}
+	memset(o, 0, sizeof(*o));
+	o->bpf = bpf_object__open_file(path, NULL);
+	if (!o->bpf) {
+		libbpf_error(r, errno, path);
+		return;
+	}
+	err = set_arguments(o->bpf, op, r);
+	if (!err) {
+		err = bpf_object__load(o->bpf);
+		if (err)
+			libbpf_error(r, err, path);
+	}
+	if (err) {
+		bpf_object__close(o->bpf);
+		o->bpf = NULL;
+		return;
+	}
+	strcpy(o->name, name);
+}
+
+static struct bpf_link *attach_one(struct object *o, const char *what)
+{
+	struct bpf_map *map = bpf_object__find_map_by_name(o->bpf, what);
+	struct bpf_program *prog;
+
+	if (map)
+		return bpf_map__attach_struct_ops(map);
+	prog = bpf_object__find_program_by_name(o->bpf, what);
+	if (!prog) {
+		errno = ENOENT;
+		return NULL;
+	}
+	return bpf_program__attach(prog);
+}
+
+/* attach: the struct_ops map or program "what" of object "name". */
+void do_attach(const struct op *op, struct reply *r)
+{
+	struct object *o = find_object(op, "name", r);
+	const char *what = arg_str(op, "what", "ops");
+	struct bpf_link *link;
+	int slot = 0;
+
+	if (!o)
+		return;
+	libbpf_log.len = 0;
+	while (slot < MAX_LINKS && o->links[slot].link)
+		slot++;
+	if (slot == MAX_LINKS || strlen(what) >= sizeof(o->links[0].what)) {
+		reply_error(r, ENOSPC, "too many links");
+		return;
+	}
+	link = attach_one(o, what);
+	if (!link) {
+		libbpf_error(r, errno, what);
+		return;
+	}
+	o->links[slot].link = link;
+	strcpy(o->links[slot].what, what);
+}
+
+static void destroy_links(struct object *o, const char *what)
+{
+	for (int i = 0; i < MAX_LINKS; i++) {
+		if (!o->links[i].link || (what && strcmp(o->links[i].what, what)))
+			continue;
+		bpf_link__destroy(o->links[i].link);
+		o->links[i].link = NULL;
+	}
+}
+
+void do_detach(const struct op *op, struct reply *r)
+{
+	struct object *o = find_object(op, "name", r);
+
+	if (o)
+		destroy_links(o, arg_str(op, "what", NULL));
+}
+
+static void unload(struct object *o)
+{
+	destroy_links(o, NULL);
+	bpf_object__close(o->bpf);
+	o->bpf = NULL;
+}
+
+void do_unload(const struct op *op, struct reply *r)
+{
+	struct object *o = find_object(op, "name", r);
+
+	if (o)
+		unload(o);
+}
+
+void bpf_reset(void)
+{
+	for (int i = MAX_OBJECTS - 1; i >= 0; i--)
+		if (objects[i].bpf)
+			unload(&objects[i]);
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The agent's loop: one operation in, one JSON line out. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+static void do_ping(const struct op *op, struct reply *r)
+{
+	(void)op;
+	reply_int(r, "pid", getpid());
+	reply_int(r, "tid", syscall(SYS_gettid));
+	reply_int(r, "now_us", now_us());
+}
+
+static void do_reset(const struct op *op, struct reply *r)
+{
+	(void)op;
+	(void)r;
+	work_reset();
+	bpf_reset();
+}
+
+static const struct {
+	const char *name;
+	void (*run)(const struct op *op, struct reply *r);
+} verbs[] = {
+	{ "ping", do_ping },	     { "reset", do_reset },   { "read", do_read },	{ "write", do_write },
+	{ "wait-file", do_wait_file }, { "settle", do_settle }, { "kmsg", do_kmsg },	{ "settime", do_settime },
+	{ "entropy", do_entropy },   { "spawn", do_spawn },   { "work", do_work },	{ "progress", do_progress },
+	{ "kill", do_kill },	     { "reap", do_reap },     { "load", do_load },	{ "unload", do_unload },
+	{ "attach", do_attach },     { "detach", do_detach }, { "get", do_get },	{ "set", do_set },
+	{ "dump", do_dump },	     { "run", do_run },	      { "sweep", do_sweep },
+	{ "idle", do_idle },
+};
+
+static void send_all(int fd, const char *data, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, data, len);
+
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (n <= 0)
+			return; /* nobody listens: the next host asks again */
+		data += n;
+		len -= n;
+	}
+}
+
+static void serve(int fd, char *line)
+{
+	struct reply r = {};
+	struct buf out = {};
+	struct op op;
+	long long start = now_us();
+
+	buf_add(&r.body, "", 0);
+	if (!parse_op(line, &op)) {
+		op.id = op.id ?: "0";
+		reply_error(&r, EINVAL, "malformed operation");
+	} else {
+		size_t i = 0;
+
+		while (i < sizeof(verbs) / sizeof(verbs[0]) && strcmp(verbs[i].name, op.verb))
+			i++;
+		if (i < sizeof(verbs) / sizeof(verbs[0]))
+			verbs[i].run(&op, &r);
+		else
+			reply_error(&r, ENOSYS, "no verb '%s'", op.verb);
+	}
+	buf_printf(&out, "{\"id\":%ld,\"ok\":%s,\"us\":%lld", strtol(op.id, NULL, 10),
+		   r.failed ? "false" : "true", now_us() - start);
+	buf_add(&out, r.body.data, r.body.len);
+	buf_add(&out, "}\n", 2);
+	send_all(fd, out.data, out.len);
+	free(out.data);
+	free(r.body.data);
+}
+
+static int wait_readable(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	if (poll(&p, 1, -1) < 0)
+		return errno == EINTR ? 0 : -1;
+	if (p.revents & POLLIN)
+		return 1;
+	/* No host on the other side: POLLHUP comes back at once, so do not spin. */
+	sleep_us(5000);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *port = argc > 1 ? argv[1] : "/dev/virtio-ports/kharness.agent";
+	int fd = open(port, O_RDWR | O_CLOEXEC);
+	struct buf in = {};
+	char chunk[65536];
+
+	if (fd < 0 || kmsg_open() < 0) {
+		perror(port);
+		return 1;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	bpf_setup();
+	for (;;) {
+		char *eol, *at;
+		ssize_t n;
+
+		if (wait_readable(fd) <= 0)
+			continue;
+		n = read(fd, chunk, sizeof(chunk));
+		if (n <= 0)
+			continue;
+		buf_add(&in, chunk, n);
+		for (at = in.data; (eol = memchr(at, '\n', in.data + in.len - at)); at = eol + 1) {
+			*eol = 0;
+			serve(fd, at);
+		}
+		in.len -= at - in.data;
+		memmove(in.data, at, in.len);
+	}
+}

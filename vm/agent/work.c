@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Programs and workloads: children of the agent, each in a process group of its own, by name. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+#define MAX_GROUPS 64
+#define MAX_WORKERS 256
+
+static struct group {
+	char name[32];
+	int nr;
+	pid_t pids[MAX_WORKERS];
+	volatile uint64_t *progress; /* one counter a worker, shared with it */
+} groups[MAX_GROUPS];
+
+static struct group *group_find(const char *name)
+{
+	for (int i = 0; i < MAX_GROUPS; i++)
+		if (groups[i].nr && !strcmp(groups[i].name, name))
+			return &groups[i];
+	return NULL;
+}
+
+static struct group *group_new(const struct op *op, struct reply *r)
+{
+	const char *name = arg_str(op, "name", "");
+
+	if (!*name || strlen(name) >= sizeof(groups[0].name) || group_find(name)) {
+		reply_error(r, EEXIST, "name '%s' is missing, too long or taken", name);
+		return NULL;
+	}
+	for (int i = 0; i < MAX_GROUPS; i++) {
+		struct group *g = &groups[i];
+
+		if (g->nr)
+			continue;
+		memset(g, 0, sizeof(*g));
+		strcpy(g->name, name);
+		g->progress = mmap(NULL, MAX_WORKERS * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		if (g->progress == MAP_FAILED)
+			abort();
+		return g;
+	}
+	reply_error(r, ENOSPC, "too many groups");
+	return NULL;
+}
+
+static void group_free(struct group *g)
+{
+	munmap((void *)g->progress, MAX_WORKERS * sizeof(uint64_t));
+	g->nr = 0;
+}
+
+static void fork_once(void)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(0);
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+}
+
+/* What one worker does for ever; every turn counts as progress. */
+static void work_turn(const char *kind, long us)
+{
+	if (!strcmp(kind, "spin")) {
+		for (volatile int i = 0; i < 20000; i++)
+			;
+	} else if (!strcmp(kind, "sleep")) {
+		sleep_us(us);
+	} else if (!strcmp(kind, "yield")) {
+		sched_yield();
+	} else if (!strcmp(kind, "fork")) {
+		fork_once();
+	} else {
+		_exit(2);
+	}
+}
+
+static void __attribute__((noreturn)) worker(struct group *g, int slot, const struct op *op)
+{
+	const char *kind = arg_str(op, "kind", "spin");
+	long us = arg_int(op, "us", 1000);
+	long cpu = arg_int(op, "cpu", -1);
+	cpu_set_t set;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setpgid(0, 0);
+	if (cpu >= 0) {
+		CPU_ZERO(&set);
+		CPU_SET(cpu, &set);
+		if (sched_setaffinity(0, sizeof(set), &set))
+			_exit(3);
+	}
+	for (;;) {
+		work_turn(kind, us);
+		g->progress[slot]++;
+	}
+}
+
+/* work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed. */
+void do_work(const struct op *op, struct reply *r)
+{
+	int nr = arg_int(op, "nr", 1);
+	struct group *g;
+
+	if (nr < 1 || nr > MAX_WORKERS) {
+		reply_error(r, EINVAL, "nr wants 1 to %d", MAX_WORKERS);
+		return;
+	}
+	g = group_new(op, r);
+	for (int i = 0; g && i < nr; i++) {
+		pid_t pid = fork();
+
+		if (!pid)
+			worker(g, i, op);
+		if (pid < 0) {
+			reply_error(r, errno, "fork: %s", strerror(errno));
+			break;
+		}
+		g->pids[g->nr++] = pid;
+	}
+}
+
+/* spawn: one program, argv in a0, a1, ...; its output goes to the file "out". */
+void do_spawn(const struct op *op, struct reply *r)
+{
+	char *argv[MAX_ARGS + 1] = {}, key[16] = "a0";
+	struct group *g = group_new(op, r);
+	const char *out = arg_str(op, "out", "/dev/null");
+	int n = 0;
+	pid_t pid;
+
+	if (!g)
+		return;
+	while (n < 90 && (argv[n] = (char *)arg_str(op, key, NULL))) {
+		n++;
+		key[1] = '0' + n / 10;
+		key[2] = '0' + n % 10;
+		if (n < 10) {
+			key[1] = '0' + n;
+			key[2] = 0;
+		}
+	}
+	pid = fork();
+	if (!pid) {
+		int fd = open(out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+		setpgid(0, 0);
+		dup2(fd, 1);
+		dup2(fd, 2);
+		execvp(argv[0], argv);
+		_exit(127);
+	}
+	g->pids[0] = pid;
+	g->nr = 1;
+	reply_int(r, "pid", pid);
+}
+
+void do_progress(const struct op *op, struct reply *r)
+{
+	struct group *g = group_find(arg_str(op, "name", ""));
+
+	if (!g) {
+		reply_error(r, ENOENT, "no such group");
+		return;
+	}
+	buf_printf(&r->body, ",\"progress\":[");
+	for (int i = 0; i < g->nr; i++)
+		buf_printf(&r->body, "%s%llu", i ? "," : "", (unsigned long long)g->progress[i]);
+	buf_printf(&r->body, "]");
+}
+
+static void group_kill(struct group *g)
+{
+	for (int i = 0; i < g->nr; i++) {
+		/* The group too: a fork worker may have a child under way. */
+		kill(-g->pids[i], SIGKILL);
+		kill(g->pids[i], SIGKILL);
+	}
+	for (int i = 0; i < g->nr; i++)
+		waitpid(g->pids[i], NULL, 0);
+	group_free(g);
+}
+
+void do_kill(const struct op *op, struct reply *r)
+{
+	struct group *g = group_find(arg_str(op, "name", ""));
+
+	if (g)
+		group_kill(g);
+	else
+		reply_error(r, ENOENT, "no such group");
+}
+
+/* reap: waits for a spawned program; answers its exit status, or 128 + signal. */
+void do_reap(const struct op *op, struct reply *r)
+{
+	struct group *g = group_find(arg_str(op, "name", ""));
+	long long deadline = now_us() + arg_int(op, "timeout_ms", 5000) * 1000;
+	int status;
+
+	if (!g) {
+		reply_error(r, ENOENT, "no such group");
+		return;
+	}
+	while (waitpid(g->pids[0], &status, WNOHANG) == 0) {
+		if (now_us() > deadline) {
+			reply_error(r, ETIMEDOUT, "pid %d still runs", g->pids[0]);
+			return;
+		}
+		sleep_us(2000);
+	}
+	group_free(g);
+	reply_int(r, "status", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+void work_reset(void)
+{
+	for (int i = 0; i < MAX_GROUPS; i++)
+		if (groups[i].nr)
+			group_kill(&groups[i]);
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The guest's helper module: deliberate defects that prove the oracles on this very kernel, barriers for
+ * quiescence, and pcpu_alloc_noprof on the error-injection list. It changes nothing in the kernel under test.
+ */
+#include <linux/debugfs.h>
+#include <linux/error-injection.h>
+#include <linux/irq_work.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/percpu.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/workqueue.h>
+
+struct kharness_percpu {
+	u64 words[3];
+};
+
+/* Written by the leaking canaries and then forgotten: kmemleak must find nothing that still points there. */
+static noinline void kharness_leak_slab(void)
+{
+	char *lost = kmalloc(72, GFP_KERNEL);
+
+	if (lost)
+		strscpy(lost, "kharness", 72);
+}
+
+static noinline void kharness_leak_percpu(void)
+{
+	struct kharness_percpu __percpu *lost = alloc_percpu(struct kharness_percpu);
+
+	if (lost)
+		this_cpu_ptr(lost)->words[0] = 1;
+}
+
+static noinline void kharness_warn(void)
+{
+	WARN(1, "kharness: deliberate WARN\n");
+}
+
+static noinline void kharness_hang(void)
+{
+	local_irq_disable();
+	for (;;)
+		cpu_relax();
+}
+
+static int hang_all(void *unused)
+{
+	kharness_hang();
+	return 0;
+}
+
+static void start_hang(void)
+{
+	int cpu;
+
+	for_each_online_cpu(cpu) {
+		struct task_struct *task = kthread_create_on_cpu(hang_all, NULL, cpu, "kharness_hang/%u");
+
+		if (!IS_ERR(task))
+			wake_up_process(task);
+	}
+}
+
+static noinline void kharness_panic(void)
+{
+	panic("kharness: deliberate panic");
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} canaries[] = {
+	{ "warn", kharness_warn },
+	{ "slab-leak", kharness_leak_slab },
+	{ "percpu-leak", kharness_leak_percpu },
+	{ "panic", kharness_panic },
+	{ "hang", start_hang },
+};
+
+static ssize_t canary_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	char name[32] = "";
+	int i;
+
+	if (len >= sizeof(name) || copy_from_user(name, from, len))
+		return -EINVAL;
+	strim(name);
+	for (i = 0; i < ARRAY_SIZE(canaries); i++) {
+		if (!strcmp(name, canaries[i].name)) {
+			canaries[i].run();
+			return len;
+		}
+	}
+	return -ENOENT;
+}
+
+static const struct file_operations canary_fops = {
+	.owner = THIS_MODULE,
+	.write = canary_write,
+};
+
+static void nothing_irq(struct irq_work *work)
+{
+}
+
+static void nothing_work(struct work_struct *work)
+{
+}
+
+static DEFINE_PER_CPU(struct irq_work, barrier_irq_work);
+
+static void queue_irq_work(void *unused)
+{
+	irq_work_queue(this_cpu_ptr(&barrier_irq_work));
+}
+
+/*
+ * Lets everything already queued run: irq_work on each CPU, one turn of the system workqueue on each CPU, RCU
+ * callbacks of all flavours in use. Teardown chains these, so the caller repeats until its counters stand still.
+ */
+static ssize_t barrier_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	int cpu;
+
+	on_each_cpu(queue_irq_work, NULL, 1);
+	for_each_online_cpu(cpu) {
+		struct work_struct item;
+
+		irq_work_sync(per_cpu_ptr(&barrier_irq_work, cpu));
+		INIT_WORK_ONSTACK(&item, nothing_work);
+		schedule_work_on(cpu, &item);
+		flush_work(&item);
+		destroy_work_on_stack(&item);
+	}
+	rcu_barrier();
+	rcu_barrier_tasks();
+	return len;
+}
+
+static const struct file_operations barrier_fops = {
+	.owner = THIS_MODULE,
+	.write = barrier_write,
+};
+
+static struct dentry *folder;
+
+static int __init kharness_init(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		init_irq_work(per_cpu_ptr(&barrier_irq_work, cpu), nothing_irq);
+	folder = debugfs_create_dir("kharness", NULL);
+	debugfs_create_file("canary", 0200, folder, NULL, &canary_fops);
+	debugfs_create_file("barrier", 0200, folder, NULL, &barrier_fops);
+	return 0;
+}
+
+static void __exit kharness_exit(void)
+{
+	debugfs_remove(folder);
+}
+
+module_init(kharness_init);
+module_exit(kharness_exit);
+
+/* mm/percpu.c exports it; the list takes whatever address a module's entries hold (lib/error-inject.c). */
+ALLOW_ERROR_INJECTION(pcpu_alloc_noprof, NULL);
+
+MODULE_DESCRIPTION("kharness guest helper");
+MODULE_LICENSE("GPL");
