@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * DSQ operations as SYSCALL programs, so that user space drives them one at a time and sees each answer;
+ * and a walk over the live scheduler's DSQ hash, so that the set of live DSQs can be compared.
+ */
+#include "kharness.bpf.h"
+
+struct api_args {
+	u64 dsq_id;
+	s32 node;
+	s32 pad;
+};
+
+SEC("syscall")
+int create(struct api_args *args)
+{
+	return scx_bpf_create_dsq(args->dsq_id, args->node);
+}
+
+SEC("syscall")
+int destroy(struct api_args *args)
+{
+	scx_bpf_destroy_dsq(args->dsq_id);
+	return 0;
+}
+
+SEC("syscall")
+int nr_queued(struct api_args *args)
+{
+	return scx_bpf_dsq_nr_queued(args->dsq_id);
+}
+
+/* include/linux/rhashtable-types.h, kernel/sched/ext/internal.h */
+struct rhash_head {
+	struct rhash_head *next;
+} KERNEL_TYPE;
+
+struct bucket_table {
+	unsigned int size;
+	unsigned int nest;
+	struct bucket_table *future_tbl;
+	void *buckets[];
+} KERNEL_TYPE;
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct rhashtable {
+	struct bucket_table *tbl;
+	atomic_t nelems;
+} KERNEL_TYPE;
+
+struct scx_sched {
+	struct rhashtable dsq_hash;
+} KERNEL_TYPE;
+
+struct scx_dispatch_q {
+	u64 id;
+	struct rhash_head hash_node;
+} KERNEL_TYPE;
+
+extern const void scx_root __ksym __weak;
+
+#define MAX_LISTED 4096
+#define MAX_CHAIN 256
+
+/* What the last walk saw: how many, their ids' sum, the sum of their scrambled ids, the first ids themselves. */
+u64 live_count;
+u64 live_sum;
+u64 live_mix;
+u64 live_nelems;
+u64 live_ids[MAX_LISTED];
+
+/* splitmix64's finaliser: makes equal sums of different sets improbable. */
+static __always_inline u64 mix(u64 x)
+{
+	x ^= x >> 30;
+	x *= 0xbf58476d1ce4e5b9ULL;
+	x ^= x >> 27;
+	x *= 0x94d049bb133111ebULL;
+	return x ^ (x >> 31);
+}
+
+static __always_inline void note_dsq(struct rhash_head *node)
+{
+	u64 offset = bpf_core_field_offset(struct scx_dispatch_q, hash_node);
+	struct scx_dispatch_q *dsq = (void *)node - offset;
+	u64 id = BPF_CORE_READ(dsq, id);
+	u64 slot = live_count;
+
+	if (slot < MAX_LISTED)
+		live_ids[slot] = id;
+	live_count++;
+	live_sum += id;
+	live_mix += mix(id);
+}
+
+/* Bit 0 of a bucket is its lock, bit 0 of a next pointer marks the chain's end (rht_ptr, rht_is_a_nulls). */
+static long walk_bucket(u32 i, void *ctx)
+{
+	struct bucket_table **table = ctx;
+	u64 at = (u64)*table + bpf_core_field_offset(struct bucket_table, buckets) + i * sizeof(void *);
+	u64 head = 0;
+	int n;
+
+	bpf_probe_read_kernel(&head, sizeof(head), (void *)at);
+	head &= ~1ULL;
+	bpf_for(n, 0, MAX_CHAIN) {
+		struct rhash_head *node = (void *)head;
+
+		if (!head || (head & 1))
+			break;
+		note_dsq(node);
+		head = (u64)BPF_CORE_READ(node, next);
+	}
+	return 0;
+}
+
+SEC("syscall")
+int live(struct api_args *args)
+{
+	struct bucket_table *table;
+	struct scx_sched *sch = NULL;
+	int generation;
+
+	live_count = live_sum = live_mix = live_nelems = 0;
+	if (!bpf_ksym_exists(&scx_root))
+		return -EOPNOTSUPP;
+	bpf_probe_read_kernel(&sch, sizeof(sch), &scx_root);
+	if (!sch)
+		return -ENODEV;
+	live_nelems = BPF_CORE_READ(sch, dsq_hash.nelems.counter);
+	table = BPF_CORE_READ(sch, dsq_hash.tbl);
+	/* While a resize is under way, its elements are spread over the chain of tables. */
+	bpf_for(generation, 0, 4) {
+		if (!table)
+			break;
+		/* Nested tables (made when a bucket array could not be allocated) are not walked. */
+		if (BPF_CORE_READ(table, nest))
+			return -EAGAIN;
+		bpf_loop(BPF_CORE_READ(table, size), walk_bucket, &table, 0);
+		table = BPF_CORE_READ(table, future_tbl);
+	}
+	return 0;
+}

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the protocol with the guest's agent (vm/agent): one operation out, one JSON line back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from harness.machine.deadline import Deadline
+from harness.machine.vm import Vm
+from harness.records import GuestError, Operation, OpResult
+
+CALL_SECONDS = 15.0
+"""Nominal deadline of one operation; the machine's scale multiplies it."""
+
+
+class AgentError(GuestError):
+    """The agent answered that an operation failed; `errno` is positive, `answer` the whole reply."""
+
+    def __init__(self, verb: str, answer: Mapping[str, Any]) -> None:
+        log = str(answer.get("log", ""))
+        reason = answer.get("error", "no reason given")
+        super().__init__(f"guest: {verb}: {reason}", detail=log)
+        self.errno = int(answer.get("errno", 0))
+        self.answer = answer
+
+
+def encode_value(value: object) -> str:
+    """A value as the agent's percent-encoding wants it: tab, newline and percent escaped."""
+    text = ("1" if value else "0") if isinstance(value, bool) else str(value)
+    return text.replace("%", "%25").replace("\t", "%09").replace("\n", "%0A")
+
+
+class Agent:
+    """A connection to the agent of a running machine. `scale` stretches every deadline."""
+
+    def __init__(self, vm: Vm, scale: float) -> None:
+        self._vm = vm
+        self.scale = scale
+        self._next = 1
+        self._pending = b""
+        self.history: list[OpResult] = []
+
+    def call(
+        self,
+        verb: str,
+        /,
+        *,
+        seconds: float = CALL_SECONDS,
+        check: bool = True,
+        record: bool = True,
+        **args: object,
+    ) -> dict[str, Any]:
+        """One operation and its answer; `seconds` is the nominal deadline.
+
+        Raises AgentError when the agent says that it failed (unless `check` is off), MachineEnded when no answer comes.
+        `record` tells whether the operation belongs to the scenario, or only observes it.
+        """
+        number, self._next = self._next, self._next + 1
+        fields = [str(number), verb, *(f"{key}={encode_value(value)}" for key, value in args.items())]
+        self._vm.send("\t".join(fields).encode("latin-1") + b"\n")
+        deadline = Deadline(seconds * self.scale, f"the guest to answer '{verb}'")
+        answer = self._answer(number, deadline)
+        if record:
+            operation = Operation(verb, {key: str(value) for key, value in args.items()})
+            self.history.append(OpResult(operation, answer, float(answer.get("us", 0)) / 1e6))
+        if check and not answer["ok"]:
+            raise AgentError(verb, answer)
+        return answer
+
+    def _answer(self, number: int, deadline: Deadline) -> dict[str, Any]:
+        while True:
+            line, newline, rest = self._pending.partition(b"\n")
+            if not newline:
+                self._pending += self._vm.receive(deadline)
+                continue
+            self._pending = rest
+            try:
+                answer = json.loads(line.decode("latin-1"))
+            except ValueError as error:
+                raise GuestError(f"the guest's agent answered garbage: {line[:80]!r}") from error
+            if answer.get("id") == number:
+                return dict(answer)
+            # An answer to an operation that we gave up on: stale, and said so by its number.

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns a restored guest as tests see it: BPF objects, workloads, files, quiescence."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from types import TracebackType
+from typing import Any
+
+from harness.guest.agent import Agent
+from harness.guest.pristine import Pristine, quiet
+from harness.host.toolchain import Toolchain
+from harness.machine.vm import Vm
+
+
+class BpfObject:
+    """A loaded BPF object, by the name it was loaded under."""
+
+    def __init__(self, agent: Agent, name: str) -> None:
+        self._agent = agent
+        self.name = name
+
+    def attach(self, what: str = "ops", *, check: bool = True) -> int:
+        """Attaches a struct_ops map or a program; returns 0 or, without `check`, a negative errno."""
+        answer = self._agent.call("attach", check=check, name=self.name, what=what)
+        return 0 if answer["ok"] else -int(answer["errno"])
+
+    def detach(self, what: str | None = None) -> None:
+        """Detaches `what`, or everything of this object. Returns once the scheduler is gone."""
+        chosen: dict[str, Any] = {"what": what} if what else {}
+        self._agent.call("detach", name=self.name, **chosen)
+
+    def unload(self) -> None:
+        """Detaches and closes the object."""
+        self._agent.call("unload", name=self.name)
+
+    def get(self, *variables: str, most: int = 4096) -> dict[str, Any]:
+        """Values of global variables: numbers, lists (at most `most` entries), strings."""
+        answer = self._agent.call("get", record=False, name=self.name, vars=",".join(variables), max=most)
+        return {name: answer[name] for name in variables}
+
+    def set(self, variable: str, value: int) -> None:
+        """Sets a global variable of the loaded object."""
+        self._agent.call("set", name=self.name, var=variable, value=value)
+
+    def dump(self, map_name: str) -> list[tuple[bytes, bytes]]:
+        """Every entry of a map as (key, value)."""
+        answer = self._agent.call("dump", record=False, name=self.name, map=map_name)
+        return [(bytes.fromhex(key), bytes.fromhex(value)) for key, value in answer["entries"]]
+
+    def run(self, program: str, context: bytes = b"", *, repeat: int = 1, record: bool = True) -> list[int]:
+        """Answers of a SYSCALL program, one a run; with `repeat` the id (first 8 bytes) rises by one."""
+        answer = self._agent.call(
+            "run",
+            record=record,
+            seconds=15.0 + repeat / 1000,
+            name=self.name,
+            prog=program,
+            ctx=context.hex(),
+            repeat=repeat,
+        )
+        return [value for value, times in answer["rets"] for _ in range(times)]
+
+    def sweep(
+        self,
+        program: str,
+        undo: str,
+        context: bytes,
+        observer: BpfObject,
+        *,
+        ids: int,
+        keep: bool,
+        budget_ms: int,
+    ) -> dict[str, Any]:
+        """A fail-nth sweep; see do_sweep() in vm/agent/run.c for the answer's fields."""
+        return self._agent.call(
+            "sweep", seconds=15.0 + budget_ms / 1000, name=self.name, prog=program, undo=undo, ctx=context.hex(),
+            observer=observer.name, repeat=ids, keep=keep, timeout_ms=budget_ms,
+        )  # fmt: skip
+
+
+class Workload:
+    """Workers that run until they are killed."""
+
+    def __init__(self, agent: Agent, name: str) -> None:
+        self._agent = agent
+        self.name = name
+
+    def progress(self) -> list[int]:
+        """How many turns each worker has done."""
+        return [int(n) for n in self._agent.call("progress", record=False, name=self.name)["progress"]]
+
+    def kill(self) -> None:
+        """Ends them; returns when they are gone."""
+        self._agent.call("kill", name=self.name)
+
+
+class Guest:
+    """A pristine guest, restored. Use as a context manager: leaving it ends QEMU."""
+
+    def __init__(self, pristine: Pristine, toolchain: Toolchain) -> None:
+        self.pristine = pristine
+        self.vm = Vm(pristine.launch, toolchain, pristine.state)
+        self.agent = Agent(self.vm, pristine.scale)
+        self.restore_seconds = 0.0
+        self._names = 0
+
+    def __enter__(self) -> Guest:
+        start = time.monotonic()
+        self.vm.__enter__()
+        try:
+            self.vm.resume()
+            # What a snapshot must not hand to every test alike: the clock and the random pool.
+            now = time.time_ns()
+            self.agent.call("settime", record=False, sec=now // 10**9, nsec=now % 10**9)
+            self.agent.call("entropy", record=False, seed=os.urandom(32).hex())
+        except BaseException:
+            self.vm.close()
+            raise
+        self.restore_seconds = time.monotonic() - start
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.vm.close()
+
+    def load(self, program: str, **variables: int) -> BpfObject:
+        """Loads bpf_progs/PROGRAM.bpf.c with its const volatile variables set."""
+        self._names += 1
+        name = f"{program[:20]}{self._names}"
+        settings: dict[str, Any] = {f"set.{variable}": value for variable, value in variables.items()}
+        self.agent.call("load", name=name, path=f"/bpf/{program}.bpf.o", **settings)
+        return BpfObject(self.agent, name)
+
+    def work(self, kind: str, workers: int = 1, *, us: int = 1000, cpu: int = -1) -> Workload:
+        """Starts `workers` of a kind: spin, sleep (`us` microseconds a turn), yield, fork; `cpu` pins them."""
+        self._names += 1
+        name = f"{kind}{self._names}"
+        self.agent.call("work", name=name, kind=kind, nr=workers, us=us, cpu=cpu)
+        return Workload(self.agent, name)
+
+    def read(self, path: str) -> str:
+        """A file of the guest, as Latin-1 (any byte survives)."""
+        return str(self.agent.call("read", record=False, path=path)["data"])
+
+    def write(self, path: str, data: str) -> None:
+        """Writes a knob."""
+        self.agent.call("write", path=path, data=data)
+
+    def wait_for(self, path: str, text: str, seconds: float = 10.0) -> str:
+        """Waits in the guest until the file holds `text`; returns what it held last."""
+        wait: dict[str, Any] = {
+            "path": path,
+            "contains": text,
+            "timeout_ms": int(seconds * self.pristine.scale * 1000),
+        }
+        return str(self.agent.call("wait-file", seconds=seconds + 5, **wait)["data"])
+
+    def settle(self) -> str:
+        """Waits for quiescence; returns percpu_stats as text."""
+        return quiet(self.agent)
+
+    def reset(self) -> None:
+        """Ends every workload and unloads every object."""
+        self.agent.call("reset", seconds=30.0)
+
+
+def dsq_context(dsq_id: int, node: int = -1) -> bytes:
+    """struct api_args of bpf_progs/dsq_api.bpf.c."""
+    return struct.pack("<Qii", dsq_id, node, 0)

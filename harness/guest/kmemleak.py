@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns kmemleak's protocol: a clean baseline before, two scans after what is to be judged.
+
+mm/kmemleak.c: an object is reported only once it is older than MSECS_MIN_AGE (5 s) and two scans found no
+pointer to it; "clear" makes everything reported so far no longer reported.
+"""
+
+from __future__ import annotations
+
+from harness.guest.agent import Agent
+
+KNOB = "/sys/kernel/debug/kmemleak"
+MIN_AGE_MS = 5000
+SCAN_SECONDS = 60.0
+
+
+def scan(agent: Agent) -> None:
+    """One scan; the write returns when it is done."""
+    agent.call("write", seconds=SCAN_SECONDS, record=False, path=KNOB, data="scan")
+
+
+def baseline(agent: Agent) -> None:
+    """What boot left unreferenced is no finding of a test: scan twice, then clear."""
+    age(agent)
+    scan(agent)
+    scan(agent)
+    agent.call("write", record=False, path=KNOB, data="clear")
+
+
+def age(agent: Agent) -> None:
+    """Waits until everything allocated so far is old enough to be reported."""
+    agent.call("idle", seconds=30.0, record=False, ms=MIN_AGE_MS + 200)
+
+
+def report(agent: Agent) -> str:
+    """The report after the protocol: age, scan twice, read."""
+    age(agent)
+    scan(agent)
+    scan(agent)
+    return str(agent.call("read", record=False, path=KNOB)["data"])

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the pristine guest: booted once, checked, quietened, saved; restored for every test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.guest import kmemleak
+from harness.guest.agent import Agent
+from harness.host.cache import Cache
+from harness.host.progress import Progress
+from harness.host.toolchain import Toolchain
+from harness.machine.deadline import Deadline, scale_of
+from harness.machine.qemu import Launch, command_line, hardware
+from harness.machine.vm import Vm
+from harness.records import GuestError, HarnessError, KernelFailure
+
+BOOT_SECONDS = 120.0
+"""Nominal deadline from power-on to the agent; about 3 s are needed."""
+
+FORMAT = 3
+"""Version of what a snapshot holds and how it was prepared."""
+
+BARRIER = "/sys/kernel/debug/kharness/barrier"
+PERCPU_STATS = "/sys/kernel/debug/percpu_stats"
+SETTLE_SECONDS = 30.0
+
+_READY = r"kharness: agent on /dev/\S+"
+_BROKEN = (r"kharness: module refused", r"kharness: agent on no port", r"kharness: agent ended[^\n]*")
+
+
+@dataclass(frozen=True)
+class Pristine:
+    """A saved guest. `state` is QEMU's migration file; `log` the raw /dev/kmsg records of boot,
+    `percpu` what percpu_stats held, quiescent, when it was saved."""
+
+    launch: Launch
+    state: Path
+    boot_seconds: float
+    scale: float
+    next_seq: int
+    log: tuple[str, ...]
+    percpu: str
+    cached: bool
+
+
+def key(launch: Launch, kernel: str, toolchain: Toolchain) -> str:
+    """Content key: kernel, initramfs, whole argv and command line, QEMU binary, accelerator."""
+    digest = hashlib.sha256()
+    digest.update(launch.initramfs.read_bytes())
+    for part in (kernel, toolchain.id, command_line(launch), str(FORMAT), *hardware(launch)):
+        digest.update(b"\0" + part.encode())
+    return digest.hexdigest()[:24]
+
+
+def ensure(launch: Launch, kernel: str, toolchain: Toolchain, cache: Cache, progress: Progress) -> Pristine:
+    """The pristine guest, from the cache or booted now.
+
+    Raises MachineEnded (for the crash oracle) when the kernel dies or hangs at boot, KernelFailure when it is not the
+    machine that was asked for, GuestError when our own userspace does not come up, MachineLost when QEMU fails.
+    """
+    name = f"boot {launch.definition.arch} ({launch.spec.name}, {launch.accelerator})"
+
+    def maker(folder: Path) -> None:
+        with progress.phase(name, f"boot-{launch.definition.arch}-{launch.spec.name}") as phase:
+            _boot(launch, toolchain, folder, lambda note: phase.step(note=note))
+
+    folder, cached = cache.produce(
+        "snapshot", key(launch, kernel, toolchain), maker, what=name, say=progress.say
+    )
+    return load(launch, folder, cached)
+
+
+def load(launch: Launch, folder: Path, cached: bool) -> Pristine:
+    """The pristine guest saved in `folder`, a cache entry of kind ``snapshot``."""
+    meta = json.loads((folder / "meta.json").read_text())
+    return Pristine(
+        launch, folder / "state", meta["boot_seconds"], meta["scale"], meta["next_seq"], tuple(meta["log"]),
+        meta["percpu"], cached,
+    )  # fmt: skip
+
+
+def _boot(launch: Launch, toolchain: Toolchain, folder: Path, note: Callable[[str], None]) -> None:
+    start = time.monotonic()
+    with Vm(launch, toolchain) as vm:
+        vm.resume()
+        patterns = [_READY, *_BROKEN]
+        found = vm.expect(patterns, Deadline(BOOT_SECONDS, "the kernel to boot"))
+        if found:
+            raise GuestError(f"the guest's userspace did not come up: {patterns[found]}", detail=_tail(vm))
+        boot_seconds = time.monotonic() - start
+        agent = Agent(vm, scale_of(boot_seconds))
+        agent.call("ping", record=False)
+        check_shape(agent, launch)
+        note("kmemleak baseline")
+        kmemleak.baseline(agent)
+        agent.call("write", record=False, path="/sys/kernel/debug/clear_warn_once", data="1")
+        percpu = quiet(agent)
+        records = agent.call("kmsg", record=False)
+        if records["overruns"]:
+            raise HarnessError("the kernel log overflowed during boot", step="raise CONFIG_LOG_BUF_SHIFT")
+        meta: dict[str, Any] = {
+            "boot_seconds": boot_seconds,
+            "scale": scale_of(boot_seconds),
+            "next_seq": next_seq(records["records"]),
+            "log": records["records"],
+            "percpu": percpu,
+        }
+        note("saving")
+        vm.save(folder / "state")
+        (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def quiet(agent: Agent, budget: float = SETTLE_SECONDS) -> str:
+    """Waits for quiescence; returns what percpu_stats then holds. `budget` is nominal seconds.
+
+    Quiescent is when the number of percpu objects stood still over three rounds of our module's barriers.
+    """
+    agent.call(
+        "settle", seconds=budget + 10, record=False, barrier=BARRIER, watch=PERCPU_STATS, key="  nr_cur_alloc",
+        rounds=3, timeout_ms=int(budget * agent.scale * 1000),
+    )  # fmt: skip
+    return str(agent.call("read", record=False, path=PERCPU_STATS)["data"])
+
+
+def _tail(vm: Vm) -> str:
+    return "\n".join(vm.console_lines[-20:])
+
+
+def next_seq(records: list[str]) -> int:
+    """The sequence number that the next kernel log record must carry (Documentation/ABI/testing/dev-kmsg)."""
+    return int(records[-1].split(",", 2)[1]) + 1 if records else 0
+
+
+def _cpus(text: str) -> int:
+    """How many CPUs a list such as ``0-1,4`` names."""
+    count = 0
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        count += int(last or first) - int(first) + 1
+    return count
+
+
+def check_shape(agent: Agent, launch: Launch) -> None:
+    """The guest has the shape that was asked for, or nothing that it shows is worth anything."""
+    spec = launch.spec
+    for what, path, wanted in (
+        ("possible CPUs", "/sys/devices/system/cpu/possible", spec.possible_cpus),
+        ("online CPUs", "/sys/devices/system/cpu/online", spec.online_cpus),
+        ("NUMA nodes", "/sys/devices/system/node/online", spec.nodes),
+    ):
+        got = _cpus(str(agent.call("read", record=False, path=path)["data"]))
+        if got != wanted:
+            raise KernelFailure(
+                "boot", f"the guest has {got} {what}, {wanted} were asked for", step="see its console"
+            )
