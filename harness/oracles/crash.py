@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns telling apart how a machine ended: panic, oops, hang, reset, or QEMU itself lost.
+
+Console texts read from kernel/panic.c, kernel/reboot.c, arch/x86/kernel/dumpstack.c and
+arch/arm64/kernel/traps.c.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.oracles import dmesg
+from harness.oracles.frames import Symbolize, chain, neutral, signature
+from harness.oracles.log import parse_console
+from harness.oracles.rules import STALLS
+from harness.records import Ended, Finding, How, KernelFailure, MachineLost
+
+ORACLE = "crash"
+_TAIL = 30  # lines of console shown with a failure
+
+_PANIC = re.compile(r"^Kernel panic - not syncing: (?P<what>.*)$")
+_OOPS = re.compile(r"^(?:Oops: .*\[#\d+\]|Internal error: .*\[#\d+\]|general protection fault.*\[#\d+\])")
+_REBOOT = re.compile(r"^reboot: (?P<what>\S.*)$")
+
+
+def _find(lines: Sequence[str], pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """The kernel's own first line that matches; in a log with timestamps a line without is user space's."""
+    records = parse_console(lines)
+    timed = any(r.time is not None for r in records)
+    ours = (r.text for r in records if not timed or r.time is not None)
+    return next((m for text in ours if (m := pattern.match(text))), None)
+
+
+def _cause(found: Sequence[Finding]) -> str:
+    """What the log says of the reason: the last report on the console."""
+    return f": {found[-1].title}" if found else ""
+
+
+def _lost(ended: Ended, tail: str) -> MachineLost:
+    if ended.how is How.KILLED:
+        number = ended.signal or 0
+        name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+        what, step = f"QEMU was killed by {name}", "look for the OOM killer in the host's log, then run again"
+    elif ended.how is How.EXITED:
+        what, step = f"QEMU failed with status {ended.status}", "run 'kharness doctor'"
+    else:
+        what, step = "QEMU went away without a word", "run again; 'kharness doctor' checks this machine"
+    return MachineLost(what, step=step, detail=tail)
+
+
+def _dead(lines: Sequence[str], found: Sequence[Finding], tail: str) -> KernelFailure | None:
+    """A kernel that said itself that it died."""
+    panic = _find(lines, _PANIC)
+    if panic is not None:
+        last = found[-1] if found else None
+        why = f" ({last.title})" if last is not None and last.kind != "panic" else ""
+        return KernelFailure("panic", f"the kernel panicked: {panic['what'].strip()}{why}", detail=tail)
+    if _find(lines, _OOPS) is not None:
+        return KernelFailure("oops", f"the kernel oopsed{_cause(found)}", detail=tail)
+    return None
+
+
+def _hung(found: Sequence[Finding], tail: str) -> KernelFailure:
+    stalls = [f for f in found if f.kind in STALLS]
+    why = _cause(stalls) if stalls else ": no answer and nothing on the console that says why"
+    return KernelFailure("hang", f"the kernel hangs{why}", detail=tail)
+
+
+def classify(
+    lines: Sequence[str], ended: Ended, deadline_expired: bool
+) -> KernelFailure | MachineLost | None:
+    """What became of a machine, from its console's `lines` and how QEMU ended.
+
+    Returns the exception for the caller to raise, or None for a machine that runs, stands within its deadline
+    and has not oopsed. QEMU killed is never the kernel's fault, whatever the console says: the panic
+    may be the killing's consequence. A guest that ends QEMU with status 0 has reset itself (-no-reboot):
+    a triple fault, or a reboot that nobody asked for.
+    """
+    tail = "\n".join(lines[-_TAIL:])
+    if ended.how is How.KILLED:
+        return _lost(ended, tail)
+    found = dmesg.findings(parse_console(lines))
+    dead = _dead(lines, found, tail)
+    if dead is not None:
+        return dead
+    if ended.how is How.GUEST_PANIC:
+        return KernelFailure("panic", f"the kernel panicked without a message{_cause(found)}", detail=tail)
+    if ended.how is How.EXITED and ended.status == 0:
+        said = _find(lines, _REBOOT)
+        how = f"the guest ended by itself: {said['what']}" if said else "the guest reset without a word"
+        return KernelFailure("reset", how + _cause(found), detail=tail)
+    if ended.how is not How.RUNNING:
+        return _lost(ended, tail)
+    return _hung(found, tail) if deadline_expired else None
+
+
+def findings(
+    lines: Sequence[str],
+    ended: Ended,
+    deadline_expired: bool,
+    symbolize: Symbolize | None = None,
+    expect: Sequence[str] = (),
+) -> list[Finding]:
+    """The end of the machine as one finding with the frames of its cause; none if the kernel is not to blame.
+
+    `expect` are regular expressions over the finding's title.
+    """
+    failure = classify(lines, ended, deadline_expired)
+    if not isinstance(failure, KernelFailure):
+        return []
+    found = dmesg.findings(parse_console(lines), symbolize)
+    if failure.kind == "hang":
+        found = [f for f in found if f.kind in STALLS]
+    cause = found[-1] if found else None
+    names = chain(cause.function, cause.frames) if cause is not None else []
+    base = cause if cause is not None else Finding(ORACLE, failure.kind, failure.what, "")
+    return [
+        replace(
+            base,
+            oracle=ORACLE,
+            kind=failure.kind,
+            title=failure.what,
+            signature=signature(ORACLE, failure.kind, names, "" if names else neutral(failure.what)),
+            expected=any(re.search(e, failure.what) for e in expect),
+            count=1,
+            log=base.log or tuple(lines[-_TAIL:]),
+        )
+    ]
+
+
+__all__ = ["Ended", "How", "classify", "findings"]

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the kernel-log oracle: reports in the log become findings with the place to blame."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from harness.oracles import log, splat
+from harness.oracles.blame import base_name, is_helper, is_wrapper
+from harness.oracles.frames import (
+    Raw,
+    Symbolize,
+    chain,
+    clean_path,
+    culprit,
+    decode,
+    neutral,
+    prefetch,
+    signature,
+    symbol,
+)
+from harness.oracles.splat import Splat
+from harness.records import Evidence, Finding, Frame, LogRecord
+
+ORACLE = "dmesg"
+
+Place = tuple[str | None, str | None, int | None]
+"""Function, file, line."""
+
+_TAINT = re.compile(r"\((?:Not tainted|Tainted: [^)]*)\)")
+_LOCKDEP_OFF = re.compile(
+    r"^BUG: MAX_(?:LOCK\w*|STACK_TRACE_ENTRIES) too (?:low|small)!|^turning off the locking correctness validator"
+)
+
+
+def _group(match: re.Match[str] | None, name: str) -> str | None:
+    return match[name] if match is not None and name in match.re.groupindex else None
+
+
+def _header(it: Splat) -> tuple[Raw | None, str | None, int | None]:
+    """Function, file and line that the report's own first lines name."""
+    for match in (it.place, it.detail if it.kind == "suspicious rcu" else None):
+        file, line = _group(match, "file"), _group(match, "line")
+        raw = Raw(symbol(match), exact=True) if match is not None and _group(match, "func") else None
+        if raw is not None or file is not None:
+            return raw, clean_path(file) if file else None, int(line) if line else None
+    return None, None, None
+
+
+def _from_header(raw: Raw, file: str | None, line: int | None, symbolize: Symbolize | None) -> Place:
+    """The place a header names: with symbols, the inlined function that really holds the line."""
+    decoded = decode([raw], symbolize)
+    if file is not None:
+        exact = next((f for f in decoded if (f.file, f.line) == (file, line)), None)
+        return base_name((exact or raw.frame).function), file, line
+    frame = culprit(decoded) or raw.frame
+    return base_name(frame.function), frame.file, frame.line
+
+
+def _place(it: Splat, frames: Sequence[Frame], symbolize: Symbolize | None) -> Place:
+    """Which function, file and line the report is about."""
+    raw, file, line = _header(it)
+    guilty = culprit(frames)
+    if raw is not None:
+        function, file, line = _from_header(raw, file, line, symbolize)
+        if function is None or not is_wrapper(function) or guilty is None or is_helper(guilty.function):
+            return function, file, line
+        return base_name(guilty.function), guilty.file, guilty.line
+    if guilty is None:
+        if _group(it.detail, "func") and it.detail is not None:  # lockdep: where the lock was taken
+            return _from_header(Raw(symbol(it.detail)), None, None, symbolize)
+        return None, file, line
+    own = next(iter(it.main()), None)
+    if file is None or (own is not None and own.exact and is_wrapper(own.frame.function)):
+        return base_name(guilty.function), guilty.file, guilty.line
+    exact = next((f for f in frames if (f.file, f.line) == (file, line)), guilty)
+    return base_name(exact.function), file, line
+
+
+def _clean(text: str) -> str:
+    return text.strip().removeprefix("[ ").removesuffix(" ]").strip()
+
+
+def _title(it: Splat, place: Place) -> str:
+    function, file, line = place
+    where = f" at {file}:{line}" if file else ""
+    inside = f" in {function}" if function else ""
+    if it.kind == "warn":
+        said = it.message or _group(it.header, "cond") or ""
+        return f"WARNING{where}{inside}" + (f": {said}" if said else "")
+    if it.kind == "bug" and it.header[0].startswith("kernel BUG at"):
+        return f"kernel BUG{where}{inside}" + (f": {it.message}" if it.message else "")
+    first = _clean(it.header.string)
+    detail = _group(it.detail, "detail")
+    if it.kind == "sched_ext" and detail and _group(it.detail, "ops") == _group(it.header, "ops"):
+        return f"{first}: {detail}"
+    return f"{first} ({detail.strip()})" if detail else first
+
+
+def _said(it: Splat, names: Sequence[str]) -> str:
+    """The words of a report that its signature needs besides the functions."""
+    if it.kind in ("warn", "bug"):
+        said = it.message or _group(it.header, "cond") or ""
+        return said if said or names else it.header[0]
+    if it.kind == "sched_ext":
+        return f"{it.header[0]} {_group(it.detail, 'detail') or ''}"
+    if it.kind == "allocation failure":
+        return it.header[0].rpartition(": ")[2] if "page alloc" in it.header[0] else it.header[0]
+    if it.kind in ("kasan", "lockdep", "ubsan", "slab", "list corruption"):
+        return _TAINT.sub("", re.split(r" in [\w./]+[+:]", it.header.string)[0])
+    return "" if names else neutral(it.header.string)
+
+
+def finding(it: Splat, symbolize: Symbolize | None, oracle: str = ORACLE) -> Finding:
+    """One report as a finding."""
+    raws = it.main()
+    head = _header(it)[0]
+    frames = decode(raws, symbolize) if raws else decode([head] if head else [], symbolize)
+    place = _place(it, frames, symbolize)
+    kind = it.kind
+    if kind == "warn":
+        kind = _warn_kind(it.message, it.header.string)
+    names = chain(place[0], frames)
+    return Finding(
+        oracle=oracle,
+        kind=kind,
+        title=_title(it, place),
+        signature=signature(oracle, kind, names, _said(it, names)),
+        function=place[0],
+        file=place[1],
+        line=place[2],
+        frames=frames,
+        log=it.log(),
+    )
+
+
+def _warn_kind(message: str, header: str) -> str:
+    """WARNs by which a subsystem reports a defect of its caller have a kind of their own."""
+    for sign, kind in (
+        ("refcount_t: ", "refcount"),
+        ("Slab cache still has objects", "slab leftover"),
+        ("list_add ", "list corruption"),
+        ("list_del ", "list corruption"),
+        ("ODEBUG: ", "object debug"),
+        ("DEBUG_LOCKS_WARN_ON", "lockdep"),
+    ):
+        if sign in message or sign in header:
+            return kind
+    return "warn"
+
+
+def merge(found: Iterable[Finding]) -> list[Finding]:
+    """Equal findings become one with a count.
+
+    Two lines of one function, or an expected and an unexpected finding, stay two though their signature
+    is the same: one must not hide the other.
+    """
+    out: dict[tuple[str, str | None, int | None, bool], Finding] = {}
+    for item in found:
+        key = (item.signature, item.file, item.line, item.expected)
+        out[key] = replace(out[key], count=out[key].count + item.count) if key in out else item
+    return list(out.values())
+
+
+def findings(
+    records: Iterable[LogRecord], symbolize: Symbolize | None = None, expect: Sequence[str] = ()
+) -> list[Finding]:
+    """What the kernel log holds against the kernel, in order of appearance.
+
+    `symbolize` adds file, line and inlined functions to frames; `expect` are regular expressions
+    over titles, whose findings are marked as provoked by the test itself. Never raises on a log.
+    """
+    splats = splat.split(records)
+    heads = [head for it in splats if (head := _header(it)[0]) is not None]
+    prefetch([*heads, *(r for it in splats for r in it.main())], symbolize)
+    wanted = [re.compile(e) for e in expect]
+    every = [finding(it, symbolize) for it in splats]
+    return merge(replace(f, expected=any(w.search(f.title) for w in wanted)) for f in every)
+
+
+def watched(records: Sequence[LogRecord], first_seq: int | None = None) -> Evidence:
+    """Whether the log was whole and lock debugging still on while it was written.
+
+    `lost` counts records that the ring buffer overwrote (from `first_seq` on) or the console
+    dropped. Lockdep turning itself off: kernel/locking/lockdep.c (print_lockdep_off).
+    """
+    lost = log.dropped(records) + (log.gaps(records, first_seq) if first_seq is not None else 0)
+    off = next((r.text for r in records if _LOCKDEP_OFF.match(r.text)), None)
+    why = f"lockdep turned itself off: {off}" if off else ""
+    if lost:
+        why = f"{lost} records of the kernel log were lost" + (f"; {why}" if why else "")
+    return Evidence(oracle=ORACLE, watched=off is None, lost=lost, why=why)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the golden logs: every folder of golden/ holds a log and the findings that it must give, and no others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.oracles import dmesg
+from harness.oracles.log import parse_console, parse_kmsg
+from harness.records import Finding, LogRecord
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(p.parent.name for p in GOLDEN.glob("*/expected.json"))
+
+
+def records(name: str) -> list[LogRecord]:
+    kmsg = GOLDEN / name / "kmsg.txt"
+    if kmsg.exists():
+        return parse_kmsg(kmsg.read_text())
+    return parse_console((GOLDEN / name / "console.txt").read_text())
+
+
+def told(finding: Finding) -> dict[str, Any]:
+    keys = ("kind", "title", "function", "file", "line", "signature", "count")
+    frames = [f.function for f in finding.frames if f.reliable][:3]
+    return {k: getattr(finding, k) for k in keys} | {"frames": frames}
+
+
+def test_there_are_golden_logs() -> None:
+    assert len(NAMES) >= 18
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden(name: str) -> None:
+    wanted = json.loads((GOLDEN / name / "expected.json").read_text())
+    found = dmesg.findings(records(name))
+    assert [told(f) for f in found] == wanted
+    for one in found:
+        assert one.log, "a finding shows its log"
+        assert not one.expected and one.counts
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("clean")])
+def test_console_and_kmsg_say_the_same(name: str) -> None:
+    """The same records through the other format give the same findings."""
+    ours = records(name)
+    lines = [f"[{r.time or 0:12.6f}][{r.caller:>6}] {r.text}" for r in ours if r.time is not None]
+    assert [told(f) for f in dmesg.findings(parse_console(lines))] == [told(f) for f in dmesg.findings(ours)]
