@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns report.html: the whole run as one file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from harness.records import render_frame
+from harness.report import text
+from harness.report.results import store
+from harness.verdict import Results, TestRow
+
+TEMPLATE = "report.html.j2"
+
+
+def render(results: Results) -> str:
+    """The report. What came out of a guest is escaped, its control characters made visible."""
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: text.clean(value) if type(value) is str else value,
+    )
+    env.filters["duration"] = text.duration
+    env.filters["frame"] = render_frame
+    env.filters["place"] = text.place
+    env.filters["spec"] = text.spec_line
+    env.filters["stack"] = lambda stack: " < ".join(stack)
+    env.filters["replay"] = text.replay_line
+    env.filters["word"] = text.outcome_word
+    env.filters["kind"] = _kind
+    started = datetime.fromtimestamp(results.run.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return env.get_template(TEMPLATE).render(
+        r=results,
+        sums=text.totals(results),
+        order=_order(results),
+        started=started,
+        argv=shlex.join(results.run.argv),
+        verdict_line=text.verdict_line(results, ""),
+    )
+
+
+def write(results: Results, path: Path) -> None:
+    """Write the report whole or not at all. Raises HarnessError when the disk refuses."""
+    store(path, render(results))
+
+
+def _kind(test: TestRow) -> str:
+    """The class a test is filtered and coloured by."""
+    if test.bad and test.excused:
+        return "known"
+    return "inconclusive" if test.flaky else str(test.outcome)
+
+
+def _order(results: Results) -> list[tuple[int, TestRow]]:
+    """The tests, worst first, with the numbers that their anchors carry: the order they ran in."""
+    rank = ("fail", "inconclusive", "known", "skip", "pass")
+    numbered = list(enumerate(results.tests, start=1))
+    return sorted(numbered, key=lambda item: (rank.index(_kind(item[1])), item[0]))

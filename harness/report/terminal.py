@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the summary at the end of a run: findings first, one screen, the verdict on the last line."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from harness.records import Outcome, Verdict
+from harness.report.text import (
+    clean,
+    counted,
+    duration,
+    kernel_line,
+    machine_line,
+    place,
+    plural,
+    replay_line,
+    totals,
+    verdict_line,
+)
+from harness.verdict import MachineRow, Results
+
+WIDTH = 80
+_LABEL = 10
+_FINDINGS = 3
+_REASONS = 4
+_STYLES = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.REGRESSED: "bold red",
+    Verdict.INCONCLUSIVE: "bold yellow",
+}
+
+
+def show(results: Results, stream: TextIO, report: str = "out/latest/report.html") -> None:
+    """Print the summary; `report` is where the reader finds the rest.
+
+    Colours only on a terminal and without NO_COLOR in the environment; the words are the same either way.
+    """
+    colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    console = Console(
+        file=stream,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
+    lines = render(results, report).splitlines()
+    for line in lines[:-1]:
+        text = Text(line)
+        if line[:_LABEL].strip():
+            text.stylize("bold", 0, _LABEL)
+        console.print(text)
+    last = Text(lines[-1])
+    last.stylize(_STYLES[results.verdict], 0, len(f"verdict: {results.verdict}"))
+    console.print(last)
+
+
+def render(results: Results, report: str = "out/latest/report.html") -> str:
+    """The summary as plain text, wrapped at 80 columns but for commands and the last line."""
+    lines = [*_findings(results, report), *_reasons(results, report), *_facts(results)]
+    if results.next:
+        lines.append(f"{'next':<{_LABEL}}{clean(results.next)}")  # never wrapped: it is to be pasted
+    return "\n".join([*lines, verdict_line(results, report)]) + "\n"
+
+
+def _entry(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        clean(text),
+        WIDTH,
+        initial_indent=f"{label:<{_LABEL}}",
+        subsequent_indent=" " * _LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _findings(results: Results, report: str) -> Iterator[str]:
+    """Each distinct finding once, with the first test that showed it; excused ones are left to the report."""
+    found = counted(test for test in results.under_test() if not test.excused)
+    seen: dict[tuple[str, str], int] = Counter((test.kernel, finding.signature) for test, finding in found)
+    shown = 0
+    for test, finding in found:
+        times = seen.pop((test.kernel, finding.signature), 0)
+        if not times:
+            continue
+        shown += 1
+        if shown > _FINDINGS:
+            continue
+        yield from _entry("FINDING", f"{finding.kind}: {finding.title}")
+        if place(finding):
+            yield from _entry("", f"at {place(finding)}")
+        others = f" and {plural(times - 1, 'more test')}" if times > 1 else ""
+        yield from _entry("", f"in {test.id} [{test.kernel}]{others}")
+        if test.replay:
+            yield " " * _LABEL + clean(replay_line(test))
+    if shown > _FINDINGS:
+        yield " " * _LABEL + f"and {plural(shown - _FINDINGS, 'more finding')} in {report}"
+
+
+def _reasons(results: Results, report: str) -> Iterator[str]:
+    if results.verdict is Verdict.PASS and not any(test.excused for test in results.under_test()):
+        return
+    for number, line in enumerate(results.why[:_REASONS]):
+        yield from _entry("" if number else "why", line)
+    if len(results.why) > _REASONS:
+        yield " " * _LABEL + f"and {plural(len(results.why) - _REASONS, 'more reason')} in {report}"
+
+
+def _facts(results: Results) -> Iterator[str]:
+    sums = totals(results)
+    for kernel in results.kernels:
+        yield from _entry("kernel", kernel_line(kernel))
+    # Base and patched run on the same machine: once is enough, with the slower one's times.
+    alike = {(m.arch, m.spec, m.accelerator, m.why): m for m in sorted(results.machines, key=_times)}
+    for machine in alike.values():
+        yield from _entry("machine", machine_line(machine))
+    oracles = sorted({canary.oracle for canary in results.canaries})
+    yield from _entry(
+        "canaries", f"{sums.caught} of {sums.canaries} caught: {', '.join(oracles) or 'none run'}"
+    )
+    outcomes = ", ".join(f"{number} {word}" for word, number in sums.outcomes)
+    yield from _entry("tests", f"{sums.tests}: {outcomes}" if sums.tests else "none")
+    skipped = [test for test in results.under_test() if test.outcome is Outcome.SKIP]
+    if skipped:
+        yield from _entry("skipped", f"{skipped[0].id}: {skipped[0].told()}{_more(len(skipped) - 1)}")
+    changes = Counter(row.change for row in results.comparison)
+    if changes:
+        yield from _entry(
+            "to base", ", ".join(f"{number} {change}" for change, number in sorted(changes.items()))
+        )
+    if sums.reached or sums.injected:
+        counts = f"{sums.reached} reached, {sums.injected} injected, {sums.handled} handled"
+        yield from _entry("faults", f"{plural(sums.sites, 'site')}: {counts}")
+    if sums.operations:
+        compared = f"{plural(sums.operations, 'operation')}, {plural(sums.compared, 'answer')} compared"
+        told = sums.disagreements[0] if sums.disagreements else "the model agrees with each"
+        yield from _entry("model", f"{compared}: {told}" if sums.compared else compared)
+    seed = "" if results.run.seed is None else f", seed {results.run.seed}"
+    yield from _entry("time", f"{duration(results.run.seconds)}{seed}")
+
+
+def _times(machine: MachineRow) -> tuple[str, float, float]:
+    return machine.arch, machine.boot_seconds, machine.restore_seconds
+
+
+def _more(number: int) -> str:
+    return f" (and {number} more)" if number else ""

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the words that terminal, JUnit and HTML share: counts, durations, places, totals."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.records import Finding, MachineSpec, Outcome
+from harness.verdict import KernelRow, MachineRow, Results, TestRow
+
+# Not printable on a terminal and not allowed in XML 1.0: C0 but tab and newline, DEL, C1, surrogates, FFFE/F.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def clean(text: str) -> str:
+    """Text that came out of a guest, with control characters as ``\\x1b``: safe for terminals and XML."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 test``, ``2 tests``, ``3 canaries``, ``4 patches``."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number} {noun[:-1]}ies"
+    return f"{number} {noun}es" if noun.endswith("ch") else f"{number} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``0.12 s``, ``42 s``, ``3 min 5 s``, ``1 h 2 min``."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def place(finding: Finding) -> str:
+    """``init_dsq (kernel/sched/ext/ext.c:4711)`` as far as it is known."""
+    where = f"{finding.file}:{finding.line}" if finding.line else finding.file or ""
+    if finding.function and where:
+        return f"{finding.function} ({where})"
+    return finding.function or where
+
+
+def kernel_line(kernel: KernelRow) -> str:
+    """What was tested: release, content, whether edits lay in it, how it came to be built."""
+    content = f"tree {kernel.tree[:12]}" + (" dirty" if kernel.dirty else "")
+    patches = f", {plural(len(kernel.patches), 'patch')}" if kernel.patches else ""
+    built = "from the cache" if kernel.cached else f"built in {duration(kernel.build_seconds)}"
+    return f"{kernel.role} {kernel.arch} {kernel.release}, {content}{patches}, {built}"
+
+
+def spec_line(spec: MachineSpec) -> str:
+    """The shape of a guest in words."""
+    cpus = f"{spec.online_cpus} of {plural(spec.possible_cpus, 'CPU')}"
+    return f"{cpus}, {plural(spec.nodes, 'node')}, {spec.memory_mib} MiB"
+
+
+def machine_line(machine: MachineRow) -> str:
+    """A machine with its accelerator and why it is that one."""
+    why = f" ({machine.why})" if machine.why else ""
+    times = f"boot {duration(machine.boot_seconds)}, restore {duration(machine.restore_seconds)}"
+    return (
+        f"{machine.arch} {machine.spec.name}: {spec_line(machine.spec)}; {machine.accelerator}{why}; {times}"
+    )
+
+
+def replay_line(test: TestRow) -> str:
+    """The command that does the test again, or nothing if it left no replay file."""
+    return shlex.join(["kharness", "replay", test.replay]) if test.replay else ""
+
+
+def outcome_word(test: TestRow) -> str:
+    """A test's outcome as it counts: a failure that is excused is a known one."""
+    if test.flaky:
+        return "flaky"
+    return "known failure" if test.excused and test.outcome is Outcome.FAIL else str(test.outcome)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the kernels under test; base is left out."""
+
+    tests: int
+    outcomes: tuple[tuple[str, int], ...]
+    sites: int
+    reached: int
+    injected: int
+    handled: int
+    operations: int
+    compared: int
+    disagreements: tuple[str, ...]
+    canaries: int
+    caught: int
+
+
+def totals(results: Results) -> Totals:
+    """The numbers of the summary."""
+    tests = results.under_test()
+    words = Counter(outcome_word(test) for test in tests)
+    order = ("fail", "known failure", "inconclusive", "flaky", "pass", "skip")
+    return Totals(
+        tests=len(tests),
+        outcomes=tuple((word, words[word]) for word in order if words[word]),
+        sites=len({(site.operation, site.type, site.stack) for test in tests for site in test.faults.sites}),
+        reached=sum(test.faults.reached for test in tests),
+        injected=sum(test.faults.injected for test in tests),
+        handled=sum(test.faults.handled for test in tests),
+        operations=sum(test.model.operations for test in tests),
+        compared=sum(test.model.compared for test in tests),
+        disagreements=tuple(t.model.first_disagreement for t in tests if t.model.first_disagreement),
+        canaries=len(results.canaries),
+        caught=sum(canary.caught for canary in results.canaries),
+    )
+
+
+def verdict_line(results: Results, report: str) -> str:
+    """The last line of every run: the verdict, what it rests on, where to read more."""
+    sums = totals(results)
+    parts = [plural(sums.tests, "test")]
+    parts += [f"{number} {word}" for word, number in sums.outcomes if word not in ("pass", "skip")]
+    caught = "" if sums.caught == sums.canaries else f" ({sums.caught} caught)"
+    parts.append(plural(sums.canaries, "canary") + caught)
+    if sums.injected:
+        parts.append(f"{plural(sums.injected, 'fault')} injected ({sums.handled} handled)")
+    if sums.compared:
+        parts.append(f"{plural(sums.compared, 'answer')} compared")
+    return clean(f"verdict: {results.verdict.upper()}  {', '.join(parts)}  {report}".rstrip())
+
+
+def counted(tests: Iterable[TestRow]) -> list[tuple[TestRow, Finding]]:
+    """The findings that speak against the kernel, each with its test, in the order they came."""
+    return [(test, finding) for test in tests for finding in test.findings if finding.counts]

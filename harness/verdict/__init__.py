@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the verdict: results from the event log, base against patched; never prints."""
+
+from harness.verdict.judge import judge
+from harness.verdict.rows import (
+    BOOT,
+    BUILD,
+    EvidenceRow,
+    KernelRow,
+    MachineRow,
+    Results,
+    RunRow,
+    TestRow,
+)
+
+__all__ = [
+    "BOOT",
+    "BUILD",
+    "EvidenceRow",
+    "KernelRow",
+    "MachineRow",
+    "Results",
+    "RunRow",
+    "TestRow",
+    "judge",
+]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the rules that turn an event log into one verdict.
+
+Precedence: regressed, fail, inconclusive, pass. A pass has to be earned by a whole log; whatever is
+missing, unwatched or unproved makes the run inconclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from harness.records import SCHEMA, Event, Outcome, Role, Verdict
+from harness.verdict.compare import Compared, compare
+from harness.verdict.log import Log, Reason
+from harness.verdict.rows import PSEUDO, Results, RunRow, TestRow
+
+_WORST_FIRST = (Verdict.REGRESSED, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+
+
+def judge(events: Iterable[Event]) -> Results:
+    """The results of a run from its event log, run-end included.
+
+    Every kernel that takes part needs its kernel event, also one that did not build (its test-end has the
+    id ``build`` or ``boot``). Raises HarnessError when an event's data is not what records.EventKind
+    says; a log that lacks something is inconclusive, never pass.
+    """
+    log = Log(events)
+    log.settle(_settled)
+    compared = compare(log)
+    reasons = [*log.complete(), *compared.reasons]
+    for test in log.rows():
+        reasons += _for_itself(log, test, compared)
+    reasons.sort(key=lambda reason: _WORST_FIRST.index(reason.verdict))  # stable: else in the log's order
+    verdict = reasons[0].verdict if reasons else Verdict.PASS
+    step = next((reason.step for reason in reasons if reason.step), "") or log.again("--keep")
+    return Results(
+        schema=SCHEMA,
+        verdict=verdict,
+        run=log.run or RunRow(),
+        kernels=tuple(log.kernels.values()),
+        machines=tuple(log.machines),
+        canaries=tuple(log.canaries),
+        tests=tuple(_excused(log, test, compared) for test in log.rows()),
+        comparison=compared.rows,
+        why=tuple(dict.fromkeys(reason.line for reason in reasons)) or (_good(compared),),
+        next=step if verdict is Verdict.INCONCLUSIVE else "",
+    )
+
+
+def _good(compared: Compared) -> str:
+    known = sum(row.change == "still-failing" for row in compared.rows)
+    if known:
+        return f"{known} tests fail, and fail on base in the same way; all else passed"
+    return "every test passed or was skipped, and every oracle was shown to work"
+
+
+def _settled(test: TestRow) -> TestRow:
+    """The outcome that the evidence allows, whatever the test itself said."""
+    against = [finding for finding in test.findings if finding.counts]
+    if test.outcome is not Outcome.FAIL and against:
+        return replace(test, outcome=Outcome.FAIL, why=against[0].title)
+    if test.outcome is not Outcome.PASS or test.id in PSEUDO:
+        return test
+    if test.model.first_disagreement:
+        return replace(test, outcome=Outcome.FAIL, why=test.model.first_disagreement)
+    why = "" if test.evidence else "no oracle watched it"
+    for seen in test.evidence:
+        if not seen.watched:
+            why = f"{seen.oracle} was not watching" + (f": {seen.why}" if seen.why else "")
+        elif seen.lost:
+            why = f"{seen.oracle} lost {seen.lost} records" + (f": {seen.why}" if seen.why else "")
+    return replace(test, outcome=Outcome.INCONCLUSIVE, why=why) if why else test
+
+
+def _for_itself(log: Log, test: TestRow, compared: Compared) -> Iterator[Reason]:
+    """What one test says without looking at another kernel."""
+    kernel = log.kernels.get(test.kernel)
+    line = f"{test.id} [{test.kernel}]: {test.told()}"
+    if test.outcome is Outcome.INCONCLUSIVE:
+        yield Reason(Verdict.INCONCLUSIVE, line, log.retry(test))
+    elif kernel is not None and (kernel.role is Role.BASE or kernel.arch in compared.archs):
+        return  # base is not under test, and the patched kernel was judged against it
+    elif test.outcome is Outcome.FAIL:
+        yield Reason(Verdict.FAIL, line)
+    elif test.flaky:
+        yield Reason(Verdict.INCONCLUSIVE, line, log.retry(test))
+
+
+def _excused(log: Log, test: TestRow, compared: Compared) -> TestRow:
+    kernel = log.kernels.get(test.kernel)
+    if test.bad and kernel is not None and kernel.role is Role.BASE:
+        return replace(test, excused="base is not under test")
+    return replace(test, excused=compared.excused.get((test.kernel, test.machine, test.id), ""))

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the event log as evidence: what it tells, and what it ought to tell but does not."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import PurePath
+from typing import NamedTuple, TypeVar
+
+from harness.records import Canary, Event, EventKind, HarnessError, Outcome, Role, UsageError, Verdict, decode
+from harness.verdict.rows import PSEUDO, KernelRow, MachineRow, RunRow, TestRow
+
+_WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS, Outcome.SKIP)
+
+T = TypeVar("T")
+
+
+class Reason(NamedTuple):
+    """Why a verdict is not a better one, as one line, and the command that leads on."""
+
+    verdict: Verdict
+    line: str
+    step: str = ""
+
+
+def _payload(event: Event, kind: type[T]) -> T:
+    try:
+        return decode(event.data, kind)
+    except UsageError as error:
+        raise HarnessError(
+            f"the event log holds a damaged {event.kind} event ({event.test or event.kernel}): {error.what}",
+            step="run again; this log cannot be judged",
+        ) from error
+
+
+class Log:
+    """The event log sorted by what it tells of, and what it ought to tell but does not."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.run: RunRow | None = None
+        self.kernels: dict[str, KernelRow] = {}
+        self.machines: list[MachineRow] = []
+        self.canaries: list[Canary] = []
+        self.raw: list[TestRow] = []
+        self.tests: dict[tuple[str, str, str], TestRow] = {}
+        self.sessions: list[Event] = []
+        self.statuses: list[int] = []
+        self.starts: Counter[tuple[str, str]] = Counter()
+        self.ends: Counter[tuple[str, str]] = Counter()
+        self.ended: Event | None = None
+        self.before_end = 0
+        first, last, count = 0.0, 0.0, 0
+        for event in events:
+            if self.ended is None and event.kind is EventKind.RUN_END:
+                self.ended, self.before_end = event, count
+            first, last, count = first or event.time, event.time, count + 1
+            self._take(event)
+        if self.run:
+            self.run = replace(self.run, started=first, seconds=round(max(0.0, last - first), 3))
+
+    def _take(self, event: Event) -> None:
+        match event.kind:
+            case EventKind.RUN_START:
+                self.run = replace(_payload(event, RunRow), id=event.run)
+            case EventKind.KERNEL:
+                kernel = _payload(event, KernelRow)
+                self.kernels[kernel.id] = kernel
+            case EventKind.MACHINE:
+                self.machines.append(_payload(event, MachineRow))
+            case EventKind.CANARY:
+                self.canaries.append(_payload(event, Canary))
+            case EventKind.SESSION_START:
+                self.sessions.append(event)
+            case EventKind.SESSION_END:
+                self.statuses.append(int(event.data.get("exitstatus", -1)))
+            case EventKind.TEST_START:
+                self.starts[event.kernel, event.test] += 1
+            case EventKind.TEST_END:
+                test = _payload(event, TestRow)
+                self.ends[test.kernel, test.id] += 1
+                self.raw.append(test)
+            case EventKind.RUN_END:
+                pass  # kept by the caller, who counts
+
+    def settle(self, settled: Callable[[TestRow], TestRow]) -> None:
+        """Judge each test's result by `settled`, and of two for one test keep the worse: a second try
+        must not wipe out the first."""
+        for test in map(settled, self.raw):
+            key = (test.kernel, test.machine, test.id)
+            old = self.tests.get(key)
+            if old is None or _WORST_FIRST.index(test.outcome) <= _WORST_FIRST.index(old.outcome):
+                self.tests[key] = test
+
+    def rows(self) -> Iterator[TestRow]:
+        """The tests, as judged, in the order they ended."""
+        yield from self.tests.values()
+
+    def of(self, arch: str, role: Role | None = None) -> list[KernelRow]:
+        return [k for k in self.kernels.values() if k.arch == arch and role in (None, k.role)]
+
+    def on(self, kernel: KernelRow) -> list[TestRow]:
+        """The real tests of a kernel, without the pseudo-tests."""
+        return [t for t in self.rows() if t.kernel == kernel.id and t.id not in PSEUDO]
+
+    def fell(self, kernel: KernelRow) -> bool:
+        """Whether a kernel did not build or not boot, which no test can follow."""
+        return any(
+            t.kernel == kernel.id and t.id in PSEUDO and t.outcome is Outcome.FAIL for t in self.rows()
+        )
+
+    def standing(self) -> list[KernelRow]:
+        """The kernels that tests must have run on: they came up, and so did what they are compared for."""
+        archs = {k.arch for k in self.kernels.values() if k.role is not Role.BASE and not self.fell(k)}
+        return [k for k in self.kernels.values() if k.arch in archs and not self.fell(k)]
+
+    def again(self, *more: str, drop: str = "") -> str:
+        """The command line of this run once more: `more` behind it, the option `drop` and its value left out."""
+        argv = list(self.run.argv) if self.run else ["run"]
+        if argv and PurePath(argv[0]).name in ("kharness", "__main__.py", "cli.py"):
+            del argv[0]
+        if drop in argv:
+            at = argv.index(drop)
+            del argv[at : at + 2]
+        return shlex.join(["kharness", *argv, *(() if set(more) <= set(argv) else more)])
+
+    def retry(self, test: TestRow) -> str:
+        """The command that does one test once more."""
+        if test.replay:
+            return shlex.join(["kharness", "replay", test.replay])
+        if test.id in PSEUDO:
+            return self.again("--keep")
+        name = test.id.rpartition("::")[2].partition("[")[0]  # -k takes names, no paths and brackets
+        return shlex.join([*shlex.split(self.again(drop="-k")), "-k", name])
+
+    def complete(self) -> Iterator[Reason]:
+        """What the log ought to hold but does not; each makes the run inconclusive."""
+        for line in (*self._run_gaps(), *self._session_gaps(), *self._kernel_gaps(), *self._test_gaps()):
+            yield Reason(Verdict.INCONCLUSIVE, line)
+        if self.standing() and self.sessions and not any(s.data.get("collected") for s in self.sessions):
+            yield Reason(Verdict.INCONCLUSIVE, "no test was collected", self.again(drop="-k"))
+        yield from self._canary_gaps()
+
+    def _canary_gaps(self) -> Iterator[Reason]:
+        wanted = Counter(str(name) for s in self.sessions for name in s.data.get("canaries", ()))
+        for kernel in self.standing():
+            if not self.on(kernel):
+                continue
+            shell = f"kharness shell --arch {kernel.arch}"
+            mine = [canary for canary in self.canaries if canary.kernel == kernel.id]
+            if not mine:
+                yield Reason(
+                    Verdict.INCONCLUSIVE, f"{kernel.id}: no canary was run: no oracle is proved", shell
+                )
+            for name in wanted - Counter(canary.oracle for canary in mine) if mine else ():
+                yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id}: the {name} canary was not run", shell)
+            for canary in mine:
+                if not canary.caught:
+                    why = f": {canary.why}" if canary.why else ""
+                    yield Reason(
+                        Verdict.INCONCLUSIVE, f"{kernel.id}: {canary.oracle} missed its canary{why}", shell
+                    )
+
+    def _run_gaps(self) -> Iterator[str]:
+        if self.run is None:
+            yield "the event log has no beginning: how the run was started is not known"
+        if self.ended is None:
+            yield "the event log has no end: the run was cut short"
+        elif why := self.ended.data.get("why"):
+            yield f"the run ended early: {why}"
+        elif self.ended.data.get("events", self.before_end) != self.before_end:
+            yield f"the event log lost lines: {self.ended.data['events']} were written, {self.before_end} are left"
+        if not any(kernel.role is not Role.BASE for kernel in self.kernels.values()):
+            yield "no kernel under test took part"
+
+    def _session_gaps(self) -> Iterator[str]:
+        if self.standing() and not self.sessions:
+            yield "pytest never started"
+        if len(self.statuses) < len(self.sessions):
+            yield "pytest died before its end"
+        for status in self.statuses:
+            if status not in (0, 1, 5):  # pytest's ExitCode: OK, TESTS_FAILED, NO_TESTS_COLLECTED
+                yield f"pytest ended with status {status}"
+            bad = any(t.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE) for t in self.rows())
+            if status == 1 and not bad:
+                yield "pytest reported a failure that no test's result shows"
+
+    def _kernel_gaps(self) -> Iterator[str]:
+        seen = Counter((kernel.arch, kernel.role) for kernel in self.kernels.values())
+        for (arch, role), number in seen.items():
+            if role is not Role.TREE and number > 1:
+                yield f"{arch}: {number} {role} kernels cannot be told apart"
+            if role is Role.PATCHED and not seen[arch, Role.BASE]:
+                yield f"{arch}: no base kernel to compare the patched one with"
+            if role is Role.BASE and not seen[arch, Role.PATCHED]:
+                yield f"{arch}: no patched kernel to compare with base"
+        for kernel in self.standing():
+            tests = self.on(kernel)
+            if not tests:
+                yield f"{kernel.id}: no test ran on this kernel"
+            elif kernel.role is not Role.BASE and all(t.outcome is Outcome.SKIP for t in tests):
+                yield f"{kernel.id}: every test was skipped ({tests[0].why or 'no reason given'})"
+        known = {(machine.kernel, machine.spec.name) for machine in self.machines}
+        for name in sorted({(t.kernel, t.machine) for t in self.rows() if t.id not in PSEUDO} - known):
+            yield f"tests ran on machine {name[1]!r} with kernel {name[0]}, which the log does not describe"
+
+    def _test_gaps(self) -> Iterator[str]:
+        standing = self.standing()
+        for session in self.sessions:
+            for item in session.data.get("collected", ()):
+                # A plain id is to run on every kernel (of the session, if it names one).
+                name, only = (
+                    (item["id"], item.get("kernel", "")) if isinstance(item, dict) else (str(item), "")
+                )
+                for kernel in standing:
+                    if (only or session.kernel) in ("", kernel.id) and not self.ends[kernel.id, name]:
+                        yield f"{name} [{kernel.id}]: collected, but it never ended"
+        for kernel_id, name in sorted(self.starts.keys() | self.ends.keys()):
+            starts, ends = self.starts[kernel_id, name], self.ends[kernel_id, name]
+            if starts > ends:
+                yield f"{name} [{kernel_id}]: started, but it never ended"
+            if ends > starts and name not in PSEUDO:
+                yield f"{name} [{kernel_id}]: ended, but the log does not show that it started"
+        for test in self.rows():
+            if test.kernel not in self.kernels:
+                yield f"{test.id}: ran on kernel {test.kernel!r}, which the log does not describe"
