@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns `kharness replay`: one failed test again, on the same kernel, with the same seed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from harness import replay
+from harness.host.cache import Cache
+from harness.host.progress import Progress
+from harness.plan import CACHE_CAP_GIB, KernelRequest, Plan, SourceRequest
+from harness.records import Exit, Outcome, UsageError
+from harness.run import Conductor
+from harness.verdict import Results
+
+
+def replay_file(path: Path, out: str, toolchain: str) -> Exit:
+    """Replays `path`. FAIL only if one of its signatures comes back; PASS if the test passes.
+
+    Raises UsageError when the source is no longer what was tested: that would be another kernel.
+    """
+    wanted = replay.read(path)
+    plan = Plan(
+        kernels=(KernelRequest(source_of(wanted), wanted.kernel.arch, wanted.kernel.role),), seed=wanted.seed, out=out,
+        machine=wanted.machine, toolchain=toolchain, argv=("kharness", "replay", str(path)),
+        test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig,
+    )  # fmt: skip
+    cache = Cache.default(CACHE_CAP_GIB << 30)
+    progress = Progress(cache.folder("durations"))
+    progress.say(f"replaying {wanted.test} with seed {wanted.seed} on {wanted.kernel.release}")
+    conductor = Conductor(plan, progress, cache)
+    conductor.run()
+    status, line = compare(wanted, conductor.judged)
+    print(line)
+    return status
+
+
+def source_of(wanted: replay.Replay) -> SourceRequest:
+    """Where the kernel of a replay came from: a folder, or one version of a Debian package."""
+    package = re.fullmatch(r"linux-source-\S+ (\S+)", wanted.kernel.source)
+    return SourceRequest(version=package[1]) if package else SourceRequest(tree=wanted.kernel.source)
+
+
+def compare(wanted: replay.Replay, results: Results | None) -> tuple[Exit, str]:
+    """What a replay's results say about the finding that was looked for, as status and last line."""
+    if results is None:
+        raise UsageError("the replay gave no results", step="run it again")
+    rows = [test for test in results.tests if test.id == wanted.test]
+    seen = {found.signature for test in rows for found in test.findings if found.counts}
+    again = seen & set(wanted.signatures)
+    if again:
+        return Exit.FAIL, f"replay: FAIL, the same finding came back: {sorted(again)[0]}"
+    if rows and all(test.outcome is Outcome.PASS for test in rows):
+        return Exit.PASS, "replay: PASS, the finding did not come back"
+    other = f"another finding: {sorted(seen)[0]}" if seen else "the test could not be judged"
+    return Exit.INCONCLUSIVE, f"replay: INCONCLUSIVE, {other}"

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the conductor: builds and saves everything, runs pytest as a child, then judges and reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import prepare
+from harness.host.cache import Cache
+from harness.host.process import end, spawn
+from harness.host.progress import Progress
+from harness.host.toolchain import Toolchain, open_toolchain
+from harness.journal import Journal, read
+from harness.plan import Plan, Session, Target
+from harness.records import EventKind, Exit, HarnessError, KharnessError, encode
+from harness.report import html, junit, results, terminal
+from harness.verdict import Results, judge
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = "0.1.0"
+GOODBYE_SECONDS = 15.0
+"""For the pytest child to end its guests after an interrupt."""
+
+
+class Conductor:
+    """One run of a plan. Nothing here judges: the verdict comes from the event log."""
+
+    def __init__(self, plan: Plan, progress: Progress, cache: Cache) -> None:
+        self.plan = plan
+        self.progress = progress
+        self.cache = cache
+        self.out = results.claim(Path(plan.out) if plan.out else None)
+        self.run_id = self.out.path.resolve().name
+        self.journal = Journal(self.out.path / "events.jsonl", self.run_id)
+        self.judged: Results | None = None
+
+    def run(self) -> Exit:
+        """Does everything; returns the exit status. Raises what is not a result: usage and host trouble."""
+        why = ""
+        self.journal.emit(
+            EventKind.RUN_START,
+            {
+                "argv": list(self.plan.argv),
+                "seed": self.plan.seed,
+                "plan": encode(self.plan),
+                "version": VERSION,
+            },
+        )
+        try:
+            toolchain = open_toolchain(self.plan.toolchain, self.cache, self.progress)
+            targets = self._prepare(toolchain)
+            if targets:
+                self._pytest(toolchain, targets)
+        except KeyboardInterrupt:
+            why = "interrupted"
+            raise
+        except KharnessError as error:
+            why = error.line()
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self.journal.end(why)
+            self.journal.close()
+            self.judged = self.report(quiet=bool(why))
+            self.out.release()
+        return self.judged.verdict.exit
+
+    def _prepare(self, toolchain: Toolchain) -> list[Target]:
+        """Builds and saves each kernel; one that does not build or boot is a result, not an end."""
+        workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal)
+        return [target for request in self.plan.kernels if (target := workbench.target(request))]
+
+    # --- the child --------------------------------------------------------------------------
+
+    def _pytest(self, toolchain: Toolchain, targets: Sequence[Target]) -> None:
+        """pytest over the suite, as a child that is told everything in plan.json."""
+        session = Session(
+            run=self.run_id, out=str(self.out.path.resolve()), seed=self.plan.seed, cache=str(self.cache.root),
+            toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
+            cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
+            kconfig=self.plan.kconfig,
+        )  # fmt: skip
+        plan_file = self.out.path / "plan.json"
+        plan_file.write_text(json.dumps(encode(session), indent=1))
+        argv = [
+            sys.executable, "-m", "pytest", "-p", "harness.suite.plugin", "-p", "no:cacheprovider",
+            "--kharness-plan", str(plan_file.resolve()), "--tb=short", "-q", "-rN", "--durations=0",
+            "--durations-min=5", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"),
+        ]  # fmt: skip
+        if self.plan.select:
+            argv += ["-k", self.plan.select]
+        suite = Path(self.plan.suite)
+        argv.append(str(suite if suite.is_absolute() else ROOT / suite))
+        scratch = Path(tempfile.mkdtemp(prefix="kharness-"))
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+        with open(self.out.path / "pytest.log", "wb") as log:
+            child = spawn(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            try:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    log.write(line)
+                    self.progress.say(line.decode(errors="replace").rstrip("\n"))
+                child.wait()
+            except BaseException:
+                self._interrupt(child)
+                raise
+            finally:
+                end(child)
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def _interrupt(self, child: subprocess.Popen[bytes]) -> None:
+        """Lets the child end its guests and write its last events."""
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(GOODBYE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.progress.say(f"the test child did not end within {GOODBYE_SECONDS:.0f} s: killed")
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def report(self, *, quiet: bool) -> Results:
+        """Judges the event log and writes results.json, junit.xml and report.html; shows the summary unless `quiet`."""
+        judged = judge(read(self.out.path / "events.jsonl"))
+        results.write(judged, self.out.path)
+        junit.write(judged, self.out.path / "junit.xml")
+        html.write(judged, self.out.path / "report.html")
+        if not quiet:
+            terminal.show(judged, sys.stdout, self._report_path())
+        return judged
+
+    def _report_path(self) -> str:
+        path = self.out.path / "report.html"
+        latest = Path("out/latest")
+        if latest.is_symlink() and latest.resolve() == self.out.path.resolve():
+            return "out/latest/report.html"
+        return str(path)
+
+
+def conduct(plan: Plan) -> Exit:
+    """Runs a plan to its end and returns the exit status; every failure becomes one clear line."""
+    cache = Cache.default(plan.cache_cap_gib << 30)
+    progress = Progress(cache.folder("durations"))
+    start = time.time()
+    try:
+        conductor = Conductor(plan, progress, cache)
+        return conductor.run()
+    except KharnessError:
+        raise
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        place = cache.folder("crashes") / f"{int(start)}-{os.getpid()}.txt"
+        place.write_text(traceback.format_exc())
+        raise HarnessError(
+            f"kharness itself failed: {type(error).__name__}: {error}", step=f"report it with {place}"
+        ) from error

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns one test on one guest: what it did, the evidence at its end, and the result that is journalled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.faults.sites import total
+from harness.guest import kmemleak
+from harness.guest.guest import Guest
+from harness.oracles import dmesg, percpu
+from harness.oracles import kmemleak as kmemleak_oracle
+from harness.oracles.log import parse_kmsg
+from harness.records import (
+    Evidence,
+    FaultSummary,
+    Finding,
+    KharnessError,
+    LogRecord,
+    ModelSummary,
+    Operation,
+    Outcome,
+    Scenario,
+    TestResult,
+)
+from harness.suite.outcome import Ending, ending_of
+from harness.suite.session import Ready
+
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
+
+
+class Bench:
+    """A guest, and what the test on it did and saw."""
+
+    def __init__(self, test_id: str, ready: Ready, seed: int) -> None:
+        self.test_id = test_id
+        self.ready = ready
+        self.seed = seed
+        self.guest: Guest = ready.restore()
+        self.expected: list[str] = []
+        self.summaries: list[FaultSummary] = []
+        self.model = ModelSummary()
+        self.evidence: list[Evidence] = []
+        self.findings: list[Finding] = []
+        self.must_inject: tuple[str, ...] = ()
+        self.started = time.monotonic()
+
+    # --- what a test says of itself -----------------------------------------------------
+
+    def expect(self, *patterns: str) -> None:
+        """Titles of log findings that this test provokes on purpose (regular expressions)."""
+        self.expected.extend(patterns)
+
+    def count_faults(self, summary: FaultSummary) -> None:
+        """Adds the faults of one operation."""
+        self.summaries.append(summary)
+
+    def count_model(self, operations: int, compared: int, disagreement: str | None = None) -> None:
+        """Adds operations done and answers judged."""
+        now = self.model
+        self.model = ModelSummary(
+            now.operations + operations, now.compared + compared, now.first_disagreement or disagreement
+        )
+
+    # --- its end ------------------------------------------------------------------------
+
+    def gather(self) -> None:
+        """Quietens the guest and brings home what the oracles look at. Raises MachineEnded if it is dead."""
+        self.guest.reset()
+        after = self.guest.settle()
+        records, overruns = self.log()
+        self._judge_log(records, overruns)
+        self._judge_percpu(after)
+        self._watch_kmemleak(records)
+
+    def log(self) -> tuple[list[LogRecord], int]:
+        """The kernel log since the snapshot, and how often the buffer overran."""
+        answer = self.guest.agent.call("kmsg", record=False)
+        records = [record for text in answer["records"] for record in parse_kmsg(text)]
+        return records, int(answer["overruns"])
+
+    def _judge_log(self, records: Sequence[LogRecord], overruns: int) -> None:
+        seen = dmesg.watched(records, self.ready.pristine.next_seq)
+        self.evidence.append(replace(seen, payload=len(records), lost=seen.lost + overruns))
+        self.findings += dmesg.findings(records, self.ready.symbols, self.expected)
+
+    def _judge_percpu(self, after: str) -> None:
+        """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are."""
+        found = percpu.findings(percpu.parse(self.ready.pristine.percpu), percpu.parse(after))
+        self.evidence.append(Evidence("percpu", payload=percpu.parse(after).nr_cur_alloc))
+        if not found:
+            return
+        leaks = kmemleak_oracle.findings(kmemleak.report(self.guest.agent), self.ready.symbols)
+        self.findings += leaks or found
+
+    def _watch_kmemleak(self, records: Sequence[LogRecord]) -> None:
+        """kmemleak turns itself off for good when it runs out of memory: its silence is then worth nothing."""
+        answer = self.guest.agent.call("write", check=False, record=False, path=KMEMLEAK, data="scan=off")
+        refused = "" if answer["ok"] else str(answer.get("error", "refused"))
+        seen = kmemleak_oracle.watched("", records, refused)
+        self.evidence.append(replace(seen, payload=None))
+
+    def conclude(self, error: BaseException | None) -> TestResult:
+        """The result, from what the test raised and from what the evidence shows."""
+        ending = ending_of(error, self.ready.symbols, self.expected)
+        if ending.outcome in (Outcome.PASS, Outcome.FAIL) and not isinstance(error, KharnessError):
+            try:
+                self.gather()
+            except Exception as late:  # the guest may die of what the test did, only now
+                ending = _worse(ending, ending_of(late, self.ready.symbols, self.expected))
+        self.findings = [*ending.findings, *self.findings]
+        outcome, why = self._outcome(ending)
+        return TestResult(
+            id=self.test_id,
+            arch=self.ready.kernel.arch,
+            kernel=self.ready.kernel.id,
+            machine=self.ready.machine.spec.name,
+            outcome=outcome,
+            seconds=time.monotonic() - self.started,
+            why=why,
+            faults=total(self.summaries) if self.summaries else FaultSummary(),
+            model=self.model,
+            evidence=tuple(self.evidence),
+            findings=tuple(self.findings),
+        )
+
+    def _outcome(self, ending: Ending) -> tuple[Outcome, str]:
+        counting = [finding for finding in self.findings if finding.counts]
+        if counting:
+            return Outcome.FAIL, ending.why or counting[0].title
+        if ending.outcome is not Outcome.PASS:
+            return ending.outcome, ending.why
+        blind = [evidence for evidence in self.evidence if not evidence.watched or evidence.lost]
+        if blind:
+            return (
+                Outcome.INCONCLUSIVE,
+                f"{blind[0].oracle} did not watch: {blind[0].why or 'records were lost'}",
+            )
+        faults = total(self.summaries) if self.summaries else FaultSummary()
+        if self.must_inject and not faults.injected:
+            return Outcome.INCONCLUSIVE, f"no fault was injected under {', '.join(self.must_inject)}"
+        return Outcome.PASS, ""
+
+    def scenario(self) -> Scenario:
+        """What was done, for the replay file and the leak batch."""
+        operations: tuple[Operation, ...] = tuple(done.operation for done in self.guest.agent.history)
+        return Scenario(self.ready.machine.spec.name, operations, self.seed)
+
+
+def _worse(first: Ending, second: Ending) -> Ending:
+    """Both happened: a failure of the kernel outranks what could not be seen, which outranks a pass."""
+    if first.outcome is Outcome.FAIL:
+        return Ending(Outcome.FAIL, first.why, (*first.findings, *second.findings))
+    return second

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the scenario interpreter of DSQs: each operation is done on the kernel and asked of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from harness.guest.guest import BpfObject, dsq_context
+from harness.machine.deadline import Deadline
+from harness.model.dsq import DsqModel
+from harness.model.state import Features
+from harness.model.trace import Answer, Disagreement
+from harness.records import GuestError, HarnessError
+from harness.suite.bench import Bench
+from harness.suite.outcome import Disagreed
+
+STATE = "/sys/kernel/sched_ext/state"
+ENABLE_SECONDS = 20.0
+MAX_LISTED = 4096
+"""As MAX_LISTED in bpf_progs/dsq_api.bpf.c: beyond it sets are compared by digest."""
+
+_ERRNO = re.compile(r"\((-\d+)\)")
+
+
+class Dsqs:
+    """DSQ operations on a guest, each compared with the model; the first disagreement raises Disagreed."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        spec = bench.ready.machine.spec
+        self.model = DsqModel(Features(), frozenset(range(spec.nodes)), spec.possible_cpus)
+        self.api = bench.guest.load("dsq_api")
+        self._schedulers: dict[str, BpfObject] = {}
+
+    # --- schedulers ---------------------------------------------------------------------
+
+    def attach(
+        self,
+        program: str,
+        creates: Sequence[tuple[int, int]] = (),
+        *,
+        fault: str | None = None,
+        **variables: int,
+    ) -> BpfObject:
+        """Loads and attaches a scheduler whose ops.init creates these (id, node); compares how it ended.
+
+        `fault` is a harness.model.trace.FaultAt that fired meanwhile.
+        """
+        scheduler = self._bench.guest.load(program, **variables)
+        answer = self.model.attach(scheduler.name, creates, fault)
+        got = scheduler.attach(check=False)
+        exit_error = self._exit_error(scheduler) if got == 0 else None
+        self._schedulers[scheduler.name] = scheduler
+        self._judge(answer, got, exit_error)
+        return scheduler
+
+    def detach(self, scheduler: BpfObject) -> None:
+        """Detaches it; all its DSQs must go."""
+        answer = self.model.detach(scheduler.name)
+        scheduler.detach()
+        self._judge(answer, 0)
+
+    def _exit_error(self, scheduler: BpfObject) -> int | None:
+        """Waits until the scheduler is enabled or has exited; the errno of its exit info, or None if it stays."""
+        deadline = Deadline(
+            ENABLE_SECONDS * self._bench.ready.pristine.scale, "the scheduler to be enabled or to exit"
+        )
+        while True:
+            state = self._bench.guest.read(STATE).strip()
+            ended = scheduler.get("exited", "exit_msg", "exit_reason")
+            if ended["exited"] and state == "disabled":
+                found = _ERRNO.search(ended["exit_msg"])
+                if not found:
+                    raise GuestError(f"the scheduler exited: {ended['exit_reason']}: {ended['exit_msg']}")
+                return int(found[1])
+            if state == "enabled" and not ended["exited"]:
+                return None
+            if deadline.expired:
+                raise GuestError(f"{deadline}: its state is {state!r}")
+
+    # --- operations ---------------------------------------------------------------------
+
+    def create(self, dsq_id: int, node: int = -1, *, fault: str | None = None) -> int:
+        """scx_bpf_create_dsq() from a SYSCALL program; returns what the kernel answered."""
+        return self._one(self.model.create(dsq_id, node, fault), "create", dsq_id, node)
+
+    def destroy(self, dsq_id: int) -> None:
+        """scx_bpf_destroy_dsq()."""
+        self._one(self.model.destroy(dsq_id), "destroy", dsq_id)
+
+    def nr_queued(self, dsq_id: int) -> int:
+        """scx_bpf_dsq_nr_queued()."""
+        return self._one(self.model.nr_queued(dsq_id), "nr_queued", dsq_id)
+
+    def create_range(self, first: int, count: int, node: int = -1) -> None:
+        """Creates ids [first, first + count), each answer compared."""
+        answers = self.api.run("create", dsq_context(first, node), repeat=count)
+        for dsq_id, got in zip(range(first, first + count), answers, strict=True):
+            self._judge(self.model.create(dsq_id, node), got)
+
+    def destroy_range(self, first: int, count: int) -> None:
+        """Destroys ids [first, first + count)."""
+        for dsq_id, got in zip(
+            range(first, first + count),
+            self.api.run("destroy", dsq_context(first), repeat=count),
+            strict=True,
+        ):
+            self._judge(self.model.destroy(dsq_id), got)
+
+    def check_live(self) -> None:
+        """Walks the kernel's table and compares the set of live DSQs with the model's."""
+        if not self.model.live() and self._bench.guest.read(STATE).strip() != "enabled":
+            return
+        status = self.api.run("live", dsq_context(0), record=False)[0]
+        if status:
+            raise HarnessError(f"the DSQ table cannot be walked: the walk answered {status}")
+        seen = self.api.get("live_count", "live_sum", "live_mix", "live_nelems")
+        count = seen["live_count"]
+        if count != seen["live_nelems"]:
+            raise HarnessError(
+                f"the walk saw {count} DSQs, the table says {seen['live_nelems']}", step="run again"
+            )
+        if count <= MAX_LISTED:
+            ids = self.api.get("live_ids", most=count)["live_ids"] if count else []
+            problem = self.model.compare_live(ids[:count])
+        else:
+            problem = self.model.compare_digest(count, seen["live_sum"], seen["live_mix"])
+        self._count(problem)
+
+    # --- parts --------------------------------------------------------------------------
+
+    def _one(self, answer: Answer, program: str, dsq_id: int, node: int = -1) -> int:
+        got = self.api.run(program, dsq_context(dsq_id, node))[0]
+        self._judge(answer, got)
+        return got
+
+    def _judge(self, answer: Answer, got: int, exit_error: int | None = None) -> None:
+        self._count(self.model.observe(answer, got, exit_error))
+
+    def _count(self, problem: Disagreement | None) -> None:
+        self._bench.count_model(1, 1, str(problem) if problem else None)
+        if problem:
+            raise Disagreed(str(problem))

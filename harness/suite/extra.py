@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns what every session runs beside its tests: canaries that prove the oracles, and the leak batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.guest import kmemleak
+from harness.guest.guest import Guest
+from harness.oracles import crash, dmesg, percpu
+from harness.oracles import kmemleak as kmemleak_oracle
+from harness.oracles.log import parse_kmsg
+from harness.records import Canary, EventKind, Evidence, MachineEnded, Outcome
+from harness.suite.bench import Bench
+from harness.suite.outcome import Inconclusive, KernelFinding
+from harness.suite.session import Ready, Workshop
+
+CANARY = "/sys/kernel/debug/kharness/canary"
+LEAKS = 4
+"""Leaked objects of a kind; one alone may be hidden by a stale pointer on some stack."""
+
+HANG_SECONDS = 2.0
+
+
+def _provoke(guest: Guest, name: str, times: int = 1) -> None:
+    for _ in range(times):
+        guest.write(CANARY, name)
+
+
+def _warn(guest: Guest, ready: Ready) -> dict[str, bool]:
+    _provoke(guest, "warn")
+    texts = guest.agent.call("kmsg", record=False)["records"]
+    found = dmesg.findings([record for text in texts for record in parse_kmsg(text)], ready.symbols)
+    return {"dmesg": any(f.kind == "warn" and f.function == "kharness_warn" for f in found)}
+
+
+def _leaks(guest: Guest, ready: Ready) -> dict[str, bool]:
+    _provoke(guest, "slab-leak", LEAKS)
+    _provoke(guest, "percpu-leak", LEAKS)
+    counted = percpu.findings(percpu.parse(ready.pristine.percpu), percpu.parse(guest.settle()))
+    found = kmemleak_oracle.findings(kmemleak.report(guest.agent), ready.symbols)
+    blamed = {(f.kind, f.function) for f in found}
+    return {
+        "kmemleak slab": ("slab leak", "kharness_leak_slab") in blamed,
+        "kmemleak percpu": ("percpu leak", "kharness_leak_percpu") in blamed,
+        "percpu": any(f.count == LEAKS for f in counted),
+    }
+
+
+def _dies(kind: str, provoke: str) -> Callable[[Guest, Ready], dict[str, bool]]:
+    """A canary that kills its guest: the crash oracle must say `kind`."""
+
+    def run(guest: Guest, ready: Ready) -> dict[str, bool]:
+        try:
+            guest.agent.call("write", seconds=HANG_SECONDS, path=CANARY, data=provoke)
+            guest.agent.call("ping", seconds=HANG_SECONDS)
+        except MachineEnded as error:
+            found = crash.findings(error.lines, error.ended, error.expired, ready.symbols)
+            return {kind: any(f.kind == kind for f in found)}
+        return {kind: False}
+
+    return run
+
+
+CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
+    "warn": _warn,
+    "leaks": _leaks,
+    "panic": _dies("panic", "panic"),
+    "hang": _dies("hang", "hang"),
+}
+
+
+ORACLES = ("dmesg", "kmemleak slab", "kmemleak percpu", "percpu", "panic", "hang")
+"""What the canaries prove, by the names in their events."""
+
+
+class CanaryItem(pytest.Item):
+    """One deliberate defect on one target, in a guest of its own."""
+
+    counted = False
+
+    def __init__(self, *, ready: Ready, workshop: Workshop, **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+        self.ready = ready
+        self._workshop = workshop
+
+    def runtest(self) -> None:
+        """Raises Inconclusive naming the oracles that did not see it."""
+        name = self.name.partition("[")[0]
+        try:
+            with self.ready.restore() as guest:
+                caught = CANARIES[name](guest, self.ready)
+        except Exception as error:
+            self._report({name: False}, str(error))
+            raise
+        self._report(caught, "")
+        missed = [oracle for oracle, seen in caught.items() if not seen]
+        if missed:
+            raise Inconclusive(
+                f"the {', '.join(missed)} oracle did not see a deliberate defect on this kernel"
+            )
+
+    def _report(self, caught: dict[str, bool], why: str) -> None:
+        for oracle, seen in caught.items():
+            canary = Canary(oracle, self.ready.kernel.id, seen, why)
+            self._workshop.journal.emit(EventKind.CANARY, canary, kernel=self.ready.kernel.id)
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        return "canary", None, self.name
+
+
+class LeakBatch(pytest.Item):
+    """What the tests that passed did, done again in one guest, then kmemleak's whole protocol, paid once."""
+
+    def __init__(self, *, ready: Ready, workshop: Workshop, **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+        self.ready = ready
+        self._workshop = workshop
+
+    @classmethod
+    def make(cls, session: pytest.Session, ready: Ready, workshop: Workshop) -> LeakBatch:
+        return cls.from_parent(
+            session,
+            name=f"kmemleak[{ready.name}]",
+            nodeid=f"batch::kmemleak[{ready.name}]",
+            ready=ready,
+            workshop=workshop,
+        )
+
+    def runtest(self) -> None:
+        """Raises KernelFinding for a leak, Inconclusive when kmemleak did not watch."""
+        done = self._workshop.remembered(self.ready)
+        bench = Bench("batch::kmemleak", self.ready, self._workshop.session.seed)
+        self._workshop.journal.emit(EventKind.TEST_START, {}, kernel=self.ready.kernel.id, test=bench.test_id)
+        error: BaseException | None = None
+        with bench.guest:
+            if done:
+                bench.expect(*{pattern for other in done for pattern in other.expected})
+                try:
+                    self._again(bench, done)
+                except Exception as raised:
+                    error = raised
+            else:
+                error = Inconclusive("no test passed whose operations could be repeated")
+            result = bench.conclude(error)
+        self._workshop.journal.emit(EventKind.TEST_END, result, kernel=result.kernel, test=result.id)
+        if result.outcome is Outcome.FAIL:
+            raise KernelFinding("\n".join(f.title for f in result.findings if f.counts) or result.why)
+        if result.outcome is not Outcome.PASS:
+            raise Inconclusive(result.why)
+
+    def _again(self, bench: Bench, done: list[Bench]) -> None:
+        for other in done:
+            for operation in other.scenario().operations:
+                bench.guest.agent.call(operation.verb, seconds=120.0, check=False, **operation.args)
+            bench.guest.agent.call("reset", seconds=60.0)
+        bench.guest.settle()
+        text = kmemleak.report(bench.guest.agent)
+        bench.findings += kmemleak_oracle.findings(text, self.ready.symbols)
+        bench.evidence.append(Evidence("kmemleak", payload={"scenarios": len(done)}))
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        return "batch", None, self.name
+
+
+def canaries(session: pytest.Session, ready: Ready, workshop: Workshop) -> list[CanaryItem]:
+    """The canaries of one target."""
+    return [
+        CanaryItem.from_parent(
+            session,
+            name=f"{name}[{ready.name}]",
+            nodeid=f"canary::{name}[{ready.name}]",
+            ready=ready,
+            workshop=workshop,
+        )
+        for name in CANARIES
+    ]

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns how a test ends: what was raised, what the evidence shows, and the TestResult made of both."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from harness.oracles import crash
+from harness.oracles.frames import Symbolize, neutral, signature
+from harness.records import (
+    Finding,
+    GuestError,
+    HarnessError,
+    KernelFailure,
+    KharnessError,
+    MachineEnded,
+    Outcome,
+)
+
+
+class Inconclusive(KharnessError):
+    """A test that could not show what it set out to show: no fault was injected, evidence was lost."""
+
+
+class KernelFinding(Exception):
+    """Raised at a test's end so that pytest shows it as failed; the findings are in the journal."""
+
+
+class Disagreed(Exception):
+    """The kernel answered what the model does not allow."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What one raised exception means: an outcome, why, and the finding that it is."""
+
+    outcome: Outcome
+    why: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+def _finding(oracle: str, kind: str, title: str) -> Finding:
+    return Finding(oracle, kind, title, signature(oracle, kind, (), neutral(title)))
+
+
+def _machine_ended(error: MachineEnded, symbolize: Symbolize, expect: Sequence[str]) -> Ending:
+    found = crash.findings(error.lines, error.ended, error.expired, symbolize, expect)
+    if found:
+        return Ending(Outcome.FAIL, found[0].title, tuple(found))
+    lost = crash.classify(error.lines, error.ended, error.expired)
+    return Ending(Outcome.INCONCLUSIVE, str(lost or error.what))
+
+
+def ending_of(error: BaseException | None, symbolize: Symbolize, expect: Sequence[str] = ()) -> Ending:
+    """What a test's exception says. Three failures are kept apart: kernel, guest, harness.
+
+    An assertion is the kernel's failure; an exception nobody foresaw is ours, and never the kernel's.
+    """
+    if error is None:
+        return Ending(Outcome.PASS)
+    if isinstance(error, pytest.skip.Exception):
+        return Ending(Outcome.SKIP, str(error.msg))
+    if isinstance(error, MachineEnded):
+        return _machine_ended(error, symbolize, expect)
+    if isinstance(error, Disagreed):
+        return Ending(Outcome.FAIL, str(error), (_finding("model", "disagreement", str(error)),))
+    if isinstance(error, AssertionError | pytest.fail.Exception):
+        title = (str(error).splitlines() or ["assertion failed"])[0]
+        return Ending(Outcome.FAIL, title, (_finding("test", "assertion", title),))
+    if isinstance(error, KernelFailure):
+        return Ending(Outcome.FAIL, error.what, (_finding("guest", error.kind, error.what),))
+    if isinstance(error, Inconclusive | GuestError | HarnessError):
+        return Ending(Outcome.INCONCLUSIVE, error.line())
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" at {where[-1].filename}:{where[-1].lineno}" if where else ""
+    return Ending(Outcome.INCONCLUSIVE, f"the harness itself failed: {type(error).__name__}: {error}{place}")

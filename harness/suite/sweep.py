@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns fault injection as tests see it: knobs armed in the guest, sites observed, fail-nth sweeps."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.faults import knobs
+from harness.faults.sites import RawSite, summarise
+from harness.guest.guest import BpfObject
+from harness.records import Fault, FaultSummary, GuestError
+from harness.suite.bench import Bench
+from harness.suite.outcome import Disagreed
+
+TYPES = {1: "failslab", 2: "page"}
+"""As in bpf_progs/fault_sites.bpf.c."""
+
+ENOMEM = -12
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A fail-nth sweep: counts of runs, injections and undone runs; `seconds` is guest time in the sweep alone."""
+
+    ids: int
+    runs: int
+    injected: int
+    undone: int
+    seconds: float
+    summary: FaultSummary
+
+
+class Faults:
+    """Fault injection on one guest. Observed are the allocations of the agent's thread, or of the named one."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._guest = bench.guest
+        self._observer: BpfObject | None = None
+
+    @property
+    def observer(self) -> BpfObject:
+        """The tracing object that sees each fault site, loaded and attached on first use."""
+        if self._observer is None:
+            self._observer = self._guest.load("fault_sites")
+            self._observer.attach("slab_site")
+            self._observer.attach("page_site")
+        return self._observer
+
+    def ranges(self, functions: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Text ranges of functions in the running kernel; what has several ranges is left out."""
+        found = self._bench.ready.symbols.ranges(functions)
+        return {name: spans[0] for name, spans in found.items() if len(spans) == 1}
+
+    @contextlib.contextmanager
+    def armed(self, fault: Fault) -> Iterator[None]:
+        """Arms `fault` for the block. A path with /proc/self means the agent, which does the operations."""
+        try:
+            for path, value in knobs.arm(fault, self.ranges(fault.within)):
+                self._guest.write(path, value)
+            yield
+        finally:
+            for path, value in knobs.disarm(fault):
+                self._guest.agent.call("write", check=False, path=path, data=value)
+
+    def watch(self, on: bool = True) -> None:
+        """Starts or stops observing the agent's thread."""
+        tid = int(self._guest.agent.call("ping", record=False)["tid"])
+        self.observer.set("watch_tid", tid if on else 0)
+
+    def sweep_create(
+        self, api: BpfObject, context: bytes, *, ids: int, under: Sequence[str], budget_ms: int = 30000
+    ) -> Swept:
+        """Every allocation of each of `ids` creates fails once; the create without a fault is kept.
+
+        `under` are the functions under test: sites elsewhere (the syscall's own copy) are injected but not counted.
+        Raises Disagreed when an answer is neither success nor -ENOMEM, or a create fails with nothing injected.
+        """
+        observer = self.observer
+        for path, value in knobs.arm(Fault(nth=1), {})[:-1]:
+            self._guest.write(path, value)
+        got = api.sweep("create", "destroy", context, observer, ids=ids, keep=True, budget_ms=budget_ms)
+        observer.set("watch_tid", 0)
+        if got["disputed"] or got["lost"]:
+            raise GuestError(
+                f"fail-nth and the tracer disagree on {got['disputed']} faults ({got['lost']} lost)"
+            )
+        if got["ids"] != ids:
+            raise GuestError(f"the sweep did {got['ids']} of {ids} creates in {budget_ms} ms")
+        self._judge(got["outcomes"])
+        summary = self.collect("create", under, got["outcomes"])
+        self._bench.count_faults(summary)
+        self._bench.count_model(got["runs"], got["runs"])
+        return Swept(got["ids"], got["runs"], got["injected"], got["undone"], got["sweep_us"] / 1e6, summary)
+
+    def _judge(self, outcomes: Sequence[Sequence[int]]) -> None:
+        for kind, _stack, answer, times in outcomes:
+            if kind == 0:
+                raise Disagreed(f"create answered {answer} {times} times although no fault was injected")
+            if answer not in (0, ENOMEM):
+                raise Disagreed(
+                    f"create answered {answer} {times} times under a fault, the model allows 0 or -ENOMEM"
+                )
+
+    def collect(
+        self, operation: str, under: Sequence[str], outcomes: Sequence[Sequence[int]] = ()
+    ) -> FaultSummary:
+        """The sites seen since the observer was loaded, decoded.
+
+        `outcomes` are a sweep's [type, stack, answer, times].
+        """
+        lost = self.observer.get("lost")["lost"]
+        if lost:
+            raise GuestError(
+                f"{lost} fault observations were lost", step="raise MAX_SITES in fault_sites.bpf.c"
+            )
+        stacks = {
+            struct.unpack("<I", key)[0]: _addresses(value) for key, value in self.observer.dump("stacks")
+        }
+        results: dict[tuple[int, int], tuple[int, int]] = {}
+        for kind, stack, answer, times in outcomes:
+            errors, ok = results.get((kind, stack), (0, 0))
+            results[kind, stack] = (errors + times, ok) if answer else (errors, ok + times)
+        rows = []
+        for key, value in self.observer.dump("sites"):
+            kind, stack = struct.unpack("<Ii", key)
+            reached, injected, size, gfp = struct.unpack("<QQII", value)
+            errors, ok = results.get((kind, stack), (0, 0))
+            names = tuple(frame.function for frame in self._bench.ready.symbols.chain(stacks.get(stack, ())))
+            rows.append(RawSite(TYPES[kind], names, size, gfp, reached, injected, errors, ok))
+        return summarise(operation, rows, under)
+
+
+def _addresses(value: bytes) -> tuple[int, ...]:
+    return tuple(address for (address,) in struct.iter_unpack("<Q", value) if address)

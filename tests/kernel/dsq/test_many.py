@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Many DSQs: created by ops.init and one by one, all there, and all gone with their scheduler."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.suite.dsq import Dsqs
+
+
+@pytest.mark.parametrize("count", [1, 1000, 10_000, pytest.param(100_000, marks=pytest.mark.full)])
+def test_ops_init_creates_many(dsq: Dsqs, count: int) -> None:
+    scheduler = dsq.attach("dsq_many", [(i, -1) for i in range(count)], nr_dsqs=count)
+    assert scheduler.get("created")["created"] == count
+    dsq.check_live()
+    dsq.detach(scheduler)
+    dsq.check_live()
+
+
+def test_create_many_one_by_one(dsq: Dsqs) -> None:
+    dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
+    dsq.create_range(1, 5000)
+    dsq.check_live()
+    dsq.create_range(2500, 100)
+    dsq.destroy_range(1, 4000)
+    dsq.check_live()
+    dsq.create_range(1, 1000)
+    dsq.check_live()
+
+
+def test_reload_many_times(dsq: Dsqs) -> None:
+    for _ in range(5):
+        dsq.detach(dsq.attach("dsq_many", [(i, -1) for i in range(200)], nr_dsqs=200))
