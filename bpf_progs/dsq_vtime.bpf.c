@@ -38,12 +38,12 @@ void STRUCT_OPS(vtime_running, struct task_struct *p)
 
 void STRUCT_OPS(vtime_stopping, struct task_struct *p, bool runnable)
 {
-	p->scx.dsq_vtime += (SCX_SLICE_DFL - p->scx.slice) * 100 / p->scx.weight;
+	set_dsq_vtime(p, p->scx.dsq_vtime + (SCX_SLICE_DFL - p->scx.slice) * 100 / p->scx.weight);
 }
 
 void STRUCT_OPS(vtime_enable, struct task_struct *p)
 {
-	p->scx.dsq_vtime = vtime_now;
+	set_dsq_vtime(p, vtime_now);
 }
 
 void STRUCT_OPS(vtime_exit, struct scx_exit_info *info)

@@ -24,7 +24,7 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
     plan = Plan(
         kernels=(KernelRequest(source_of(wanted), wanted.kernel.arch, wanted.kernel.role),), seed=wanted.seed, out=out,
         machine=wanted.machine, toolchain=toolchain, argv=("kharness", "replay", str(path)),
-        test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig,
+        test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
     )  # fmt: skip
     cache = Cache.default(CACHE_CAP_GIB << 30)
     progress = Progress(cache.folder("durations"))

@@ -68,6 +68,8 @@ def run(
     machine: Annotated[str, typer.Option(help="A machine of vm/ARCH.yaml.")] = "default",
     suite: Annotated[str, typer.Option(help="The tests to run: a file or folder.")] = defaults.DEFAULT_SUITE,
     select: Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")] = "",
+    full: Annotated[bool, typer.Option("--full", help="The long tests too.")] = False,
+    cmdline: Annotated[str, typer.Option(help="Added to the kernel command line.")] = "",
     kconfig: Annotated[
         list[str], typer.Option(help="A Kconfig fragment of yours, over ours; may be given again.")
     ] = [],  # noqa: B006
@@ -87,7 +89,7 @@ def run(
     source = sources(tree, kernel)
     plan = Plan(
         kernels=tuple(KernelRequest(source, name) for name in arches(arch)),
-        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite, select=select,
+        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite, select=select, full=full, cmdline=cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs,
         argv=("kharness", *sys.argv[1:]),
     )  # fmt: skip

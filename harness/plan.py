@@ -53,6 +53,8 @@ class Plan:
     machine: str = "default"
     suite: str = DEFAULT_SUITE
     select: str = ""
+    full: bool = False
+    cmdline: str = ""
     kconfig: tuple[str, ...] = ()
     toolchain: str = "root"
     jobs: int = DEFAULT_JOBS

@@ -86,7 +86,7 @@ class Workbench:
         )  # fmt: skip
         initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
         known = facts.gather(self._toolchain, self._cache)
-        launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known)
+        launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known, self._plan.cmdline)
         chosen = accel.choose(launch, self._toolchain, self._cache)
         launch = replace(launch, accelerator=chosen.name)
         saved = self._boot(launch, kernel)
@@ -98,7 +98,7 @@ class Workbench:
         )  # fmt: skip
         self._journal.emit(EventKind.MACHINE, machine, kernel=kernel.id)
         self._progress.say(f"machine {request.arch} {spec.name}: {chosen.name}, because {chosen.why}")
-        return Target(kernel, machine, str(initramfs), known)
+        return Target(kernel, machine, str(initramfs), known, self._plan.cmdline)
 
     # --- its steps ----------------------------------------------------------------------------
 

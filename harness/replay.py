@@ -16,7 +16,7 @@ from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
 class Replay:
     """One test to do again. A replay fails only if it shows one of `signatures` again.
 
-    `kconfig` are the user's fragments. `argv` is how the run was called.
+    `kconfig` and `cmdline` are what the user added. `argv` is how the run was called.
     """
 
     schema: int
@@ -28,6 +28,7 @@ class Replay:
     scenario: Scenario
     argv: tuple[str, ...] = ()
     kconfig: tuple[str, ...] = ()
+    cmdline: str = ""
 
 
 def write(path: Path, replay: Replay) -> Path:

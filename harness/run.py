@@ -22,7 +22,7 @@ from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal, read
 from harness.plan import Plan, Session, Target
-from harness.records import EventKind, Exit, HarnessError, KharnessError, encode
+from harness.records import EventKind, Exit, HarnessError, KharnessError, UsageError, encode
 from harness.report import html, junit, results, terminal
 from harness.verdict import Results, judge
 
@@ -46,7 +46,7 @@ class Conductor:
 
     def run(self) -> Exit:
         """Does everything; returns the exit status. Raises what is not a result: usage and host trouble."""
-        why = ""
+        why, pointless = "", False
         self.journal.emit(
             EventKind.RUN_START,
             {
@@ -64,6 +64,10 @@ class Conductor:
         except KeyboardInterrupt:
             why = "interrupted"
             raise
+        except UsageError as error:
+            why = error.line()
+            pointless = not self.plan.out
+            raise
         except KharnessError as error:
             why = error.line()
             raise
@@ -73,9 +77,20 @@ class Conductor:
         finally:
             self.journal.end(why)
             self.journal.close()
-            self.judged = self.report(quiet=bool(why))
+            if pointless:
+                self._forget()
+            else:
+                self.judged = self.report(quiet=bool(why))
             self.out.release()
+        assert self.judged is not None
         return self.judged.verdict.exit
+
+    def _forget(self) -> None:
+        """Removes the folder of a run that was a mistake of the caller's: it would hold no results."""
+        shutil.rmtree(self.out.path)
+        latest = self.out.path.parent / "latest"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
 
     def _prepare(self, toolchain: Toolchain) -> list[Target]:
         """Builds and saves each kernel; one that does not build or boot is a result, not an end."""
@@ -99,6 +114,8 @@ class Conductor:
             "--kharness-plan", str(plan_file.resolve()), "--tb=short", "-q", "-rN", "--durations=0",
             "--durations-min=5", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"),
         ]  # fmt: skip
+        if not self.plan.full:
+            argv += ["-m", "not full"]
         if self.plan.select:
             argv += ["-k", self.plan.select]
         suite = Path(self.plan.suite)

@@ -75,11 +75,15 @@ class Vm:
             self._process = spawn(command, stdout=subprocess.DEVNULL, stderr=stderr)
         deadline = Deadline(STARTUP_SECONDS, "QEMU to open its sockets")
         console = self._connect(self.sockets.console, deadline)
-        self._console = pexpect.socket_pexpect.SocketSpawn(console, encoding="latin-1", timeout=None)
+        self._console = pexpect.socket_pexpect.SocketSpawn(console, timeout=None)
         self._agent = self._connect(self.sockets.agent, deadline)
         self._qmp = QEMUMonitorProtocol(self._connect(self.sockets.qmp, deadline))
         self._qmp.settimeout(STARTUP_SECONDS)
-        self._qmp.connect()
+        try:
+            self._qmp.connect()
+        except (QMPError, EOFError, ConnectionError) as error:
+            self._qmp = None
+            raise self._not_started() from error
         if self._incoming:
             self._wait_migration("inmigrate", Deadline(STARTUP_SECONDS, "the snapshot to be read"))
 
@@ -94,14 +98,15 @@ class Vm:
             except OSError:
                 sock.close()
             if self._process.poll() is not None:
-                raise MachineLost(
-                    f"{self.launch.definition.qemu.binary} did not start: {self._last_words()}",
-                    step="run 'kharness doctor'",
-                )
+                raise self._not_started()
             if deadline.expired:
                 raise MachineLost(f"{deadline}: {path.name}", step="run 'kharness doctor'")
             # The socket has no event of its own to wait for until it exists.
             time.sleep(0.003)
+
+    def _not_started(self) -> MachineLost:
+        binary = self.launch.definition.qemu.binary
+        return MachineLost(f"{binary} did not start: {self._last_words()}", step="run 'kharness doctor'")
 
     def _last_words(self) -> str:
         text = self._stderr.read_text(errors="replace").strip() if self._stderr.exists() else ""
@@ -174,7 +179,7 @@ class Vm:
         """Takes what the console has; False when QEMU closed it."""
         while True:
             try:
-                self._console_text += self._console.read_nonblocking(65536, timeout=0)
+                self._console_text += _text(self._console.read_nonblocking(65536, timeout=0))
             except (pexpect.TIMEOUT, BlockingIOError):
                 return True
             except (pexpect.EOF, OSError):
@@ -186,14 +191,14 @@ class Vm:
         Raises MachineEnded at the deadline and when QEMU is gone.
         """
         try:
-            found = int(self._console.expect(list(patterns), timeout=deadline.left))
+            found = int(self._console.expect([pattern.encode() for pattern in patterns], timeout=deadline.left))
         except pexpect.TIMEOUT as error:
-            self._console_text += self._console.before
+            self._console_text += _text(self._console.before)
             raise self._expired(deadline) from error
         except pexpect.EOF as error:
-            self._console_text += self._console.before
+            self._console_text += _text(self._console.before)
             raise self.gone(deadline.what) from error
-        self._console_text += self._console.before + self._console.after
+        self._console_text += _text(self._console.before + self._console.after)
         return found
 
     def send(self, data: bytes) -> None:
@@ -251,6 +256,11 @@ class Vm:
         """Of the process that we started (the sandbox around QEMU)."""
         assert self._process is not None
         return self._process.pid
+
+
+def _text(data: bytes) -> str:
+    """Console bytes as text: Latin-1, so that no byte is lost or refused."""
+    return data.decode("latin-1")
 
 
 def _ended(status: int) -> Ended:

@@ -182,6 +182,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
             schema=SCHEMA, kernel=bench.ready.kernel, test=result.id, machine=result.machine, seed=bench.seed,
             signatures=signatures, scenario=bench.scenario(), argv=workshop.session.argv,
             kconfig=workshop.session.kconfig,
+            cmdline=bench.ready.target.cmdline,
         )  # fmt: skip
         replay.write(path, again)
         result = replace(result, replay=str(path))

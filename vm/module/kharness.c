@@ -146,6 +146,58 @@ static const struct file_operations barrier_fops = {
 	.write = barrier_write,
 };
 
+#define CHURN_OBJECTS 1024
+
+/*
+ * Turns over the per-CPU sheaves of every kmalloc cache of this CPU. A sheaf (mm/slub.c) keeps the pointers of
+ * objects it has handed out until their slots are filled again, and kmemleak, which scans it, takes them for
+ * references: without this the first hundred or so leaked objects of a size are invisible.
+ */
+static void churn_work(struct work_struct *work)
+{
+	void **objects = kvmalloc_array(CHURN_OBJECTS, sizeof(*objects), GFP_KERNEL | __GFP_ZERO);
+	size_t size;
+	int i, half;
+
+	if (!objects)
+		return;
+	for (size = 8; size <= 8192; size *= 2) {
+		for (half = 0; half < 2; half++) {
+			/* 96 and 192 bytes have caches of their own between the powers of two. */
+			size_t want = half ? size + size / 2 : size;
+
+			if (half && size != 64 && size != 128)
+				continue;
+			for (i = 0; i < CHURN_OBJECTS; i++)
+				objects[i] = kmalloc(want, GFP_KERNEL);
+			for (i = 0; i < CHURN_OBJECTS; i++)
+				kfree(objects[i]);
+		}
+		cond_resched();
+	}
+	kvfree(objects);
+}
+
+static ssize_t churn_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	int cpu;
+
+	for_each_online_cpu(cpu) {
+		struct work_struct item;
+
+		INIT_WORK_ONSTACK(&item, churn_work);
+		schedule_work_on(cpu, &item);
+		flush_work(&item);
+		destroy_work_on_stack(&item);
+	}
+	return len;
+}
+
+static const struct file_operations churn_fops = {
+	.owner = THIS_MODULE,
+	.write = churn_write,
+};
+
 static struct dentry *folder;
 
 static int __init kharness_init(void)
@@ -157,6 +209,7 @@ static int __init kharness_init(void)
 	folder = debugfs_create_dir("kharness", NULL);
 	debugfs_create_file("canary", 0200, folder, NULL, &canary_fops);
 	debugfs_create_file("barrier", 0200, folder, NULL, &barrier_fops);
+	debugfs_create_file("churn", 0200, folder, NULL, &churn_fops);
 	return 0;
 }
 
