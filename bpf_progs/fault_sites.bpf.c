@@ -40,8 +40,11 @@ struct {
 	__type(value, struct site);
 } sites SEC(".maps");
 
-/* Set by the agent: the thread id to watch; 0 watches nobody. */
+/* The thread id to watch; 0 watches nobody, below 0 everybody. */
 s32 watch_tid;
+
+/* Look only at sites that are made to fail. */
+u32 only_injected;
 
 /* The site that was made to fail last, and how many were: what the agent's sweep reads after each run. */
 u32 last_type;
@@ -56,7 +59,9 @@ static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool
 	struct site_key key = { .type = type };
 	struct site *site;
 
-	if (!watch_tid || (s32)bpf_get_current_pid_tgid() != watch_tid)
+	if (only_injected && !injected)
+		return;
+	if (!watch_tid || (watch_tid > 0 && (s32)bpf_get_current_pid_tgid() != watch_tid))
 		return;
 	key.stack = bpf_get_stackid(ctx, &stacks, 0);
 	if (key.stack < 0) {

@@ -20,11 +20,11 @@ _CLONE = re.compile(r"(?:\.(?:isra|constprop|part|cold|llvm)(?:\.\d+)*)+$")
 # (lib/fault-inject.c, mm/failslab.c, mm/fail_page_alloc.c, kernel/bpf/trampoline.c).
 _HOOK = re.compile(
     r"(?:__)?should_fail(?:slab|_ex|_alloc_page)?|fail_dump|fail_stacktrace"
-    r"|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|__bpf_prog_(?:enter|exit)\w*|bpf_get_stack\w*|stack_trace_save\w*"
+    r"|\?|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|__bpf_prog_(?:enter|exit)\w*|bpf_get_stack\w*|stack_trace_save\w*"
 )
 
 # Programs and the images that call them: names hold a hash or an id, and their number differs between loads.
-_BPF = re.compile(r"bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|bpf__\w+|bpf_dispatcher_\w+_func|bpf")
+_BPF = re.compile(r"\?|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|bpf__\w+|bpf_dispatcher_\w+_func|bpf")
 
 # Where a task enters the kernel or a kthread starts: from here outward the chain tells only the architecture.
 _BOUNDARY = re.compile(

@@ -77,7 +77,7 @@ class BpfObject:
         """A fail-nth sweep; see do_sweep() in vm/agent/run.c for the answer's fields."""
         return self._agent.call(
             "sweep", seconds=15.0 + budget_ms / 1000, name=self.name, prog=program, undo=undo, ctx=context.hex(),
-            observer=observer.name, repeat=ids, keep=keep, timeout_ms=budget_ms,
+            observer=observer.name, repeat=ids, keep=keep, timeout_ms=budget_ms, fifo=1,
         )  # fmt: skip
 
 

@@ -20,6 +20,9 @@ TYPES = {1: "failslab", 2: "page"}
 
 ENOMEM = -12
 
+PROVOKED = (r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory")
+"""What the kernel says when memory runs out: expected while faults are injected, and only then."""
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -58,6 +61,7 @@ class Faults:
     @contextlib.contextmanager
     def armed(self, fault: Fault) -> Iterator[None]:
         """Arms `fault` for the block. A path with /proc/self means the agent, which does the operations."""
+        self._bench.expect(*PROVOKED)
         try:
             for path, value in knobs.arm(fault, self.ranges(fault.within)):
                 self._guest.write(path, value)
@@ -66,10 +70,15 @@ class Faults:
             for path, value in knobs.disarm(fault):
                 self._guest.agent.call("write", check=False, path=path, data=value)
 
-    def watch(self, on: bool = True) -> None:
-        """Starts or stops observing the agent's thread."""
+    def watch(self, *, everybody: bool = False) -> None:
+        """Observes from now on the agent's thread; of `everybody` (enabling runs in a kthread) only injected sites."""
+        self.observer.set("only_injected", int(everybody))
         tid = int(self._guest.agent.call("ping", record=False)["tid"])
-        self.observer.set("watch_tid", tid if on else 0)
+        self.observer.set("watch_tid", -1 if everybody else tid)
+
+    def stop_watching(self) -> None:
+        """Observes nobody any more."""
+        self.observer.set("watch_tid", 0)
 
     def sweep_create(
         self, api: BpfObject, context: bytes, *, ids: int, under: Sequence[str], budget_ms: int = 30000
@@ -80,6 +89,7 @@ class Faults:
         Raises Disagreed when an answer is neither success nor -ENOMEM, or a create fails with nothing injected.
         """
         observer = self.observer
+        self._bench.expect(*PROVOKED)
         for path, value in knobs.arm(Fault(nth=1), {})[:-1]:
             self._guest.write(path, value)
         got = api.sweep("create", "destroy", context, observer, ids=ids, keep=True, budget_ms=budget_ms)

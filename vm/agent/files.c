@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/random.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -128,6 +129,26 @@ static long long watched_value(const struct buf *b, const char *key)
 }
 
 /*
+ * Runs for a moment on each CPU: an idle CPU keeps the memory map of the last process it ran (lazy TLB), and with
+ * it two percpu objects of a process that has long exited, until another process runs there.
+ */
+static void visit_cpus(void)
+{
+	cpu_set_t home, one;
+
+	if (sched_getaffinity(0, sizeof(home), &home))
+		return;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &home))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(home), &home);
+}
+
+/*
  * Quiescence: writes to "barrier" and reads the number behind "key" in "watch" until it stood still for "rounds"
  * rounds. Teardown chains rcu_work, irq_work and call_rcu, so one barrier is not enough.
  */
@@ -141,6 +162,7 @@ void do_settle(const struct op *op, struct reply *r)
 	struct buf b = {};
 
 	while (still < rounds) {
+		visit_cpus();
 		err = write_file(barrier, "1", 1, false);
 		if (err) {
 			reply_error(r, err, "%s: %s", barrier, strerror(err));

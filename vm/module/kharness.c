@@ -6,11 +6,11 @@
 #include <linux/debugfs.h>
 #include <linux/error-injection.h>
 #include <linux/irq_work.h>
-#include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
 
@@ -40,29 +40,16 @@ static noinline void kharness_warn(void)
 	WARN(1, "kharness: deliberate WARN\n");
 }
 
-static noinline void kharness_hang(void)
+static noinline void hang_here(void *unused)
 {
-	local_irq_disable();
 	for (;;)
 		cpu_relax();
 }
 
-static int hang_all(void *unused)
+/* Every CPU spins with interrupts off, this one last. */
+static noinline void kharness_hang(void)
 {
-	kharness_hang();
-	return 0;
-}
-
-static void start_hang(void)
-{
-	int cpu;
-
-	for_each_online_cpu(cpu) {
-		struct task_struct *task = kthread_create_on_cpu(hang_all, NULL, cpu, "kharness_hang/%u");
-
-		if (!IS_ERR(task))
-			wake_up_process(task);
-	}
+	on_each_cpu(hang_here, NULL, 0);
 }
 
 static noinline void kharness_panic(void)
@@ -78,7 +65,7 @@ static const struct {
 	{ "slab-leak", kharness_leak_slab },
 	{ "percpu-leak", kharness_leak_percpu },
 	{ "panic", kharness_panic },
-	{ "hang", start_hang },
+	{ "hang", kharness_hang },
 };
 
 static ssize_t canary_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
