@@ -9,36 +9,37 @@
 enum { SITE_SLAB = 1, SITE_PAGE = 2 };
 
 #define MAX_SITES 4096
+#define MAX_DEPTH 32
 
 struct kmem_cache {
 	unsigned int object_size;
 } KERNEL_TYPE;
 
-struct site_key {
-	u32 type;
-	s32 stack;
-};
-
+/* One site: a type and a stack. The map's key is a hash of both; 0 is never one. */
 struct site {
 	u64 reached;
 	u64 injected;
+	u32 type;
 	u32 size;
 	u32 gfp;
+	u32 depth;
+	u64 stack[MAX_DEPTH];
 };
-
-struct {
-	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
-	__uint(max_entries, MAX_SITES);
-	__uint(key_size, sizeof(u32));
-	__uint(value_size, 32 * sizeof(u64));
-} stacks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_SITES);
-	__type(key, struct site_key);
+	__type(key, u64);
 	__type(value, struct site);
 } sites SEC(".maps");
+
+/* Too large for the BPF stack; one for each type, since either program may interrupt the other but not itself. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SITE_PAGE + 1);
+	__type(key, u32);
+	__type(value, struct site);
+} scratch SEC(".maps");
 
 /* The thread id to watch; 0 watches nobody, below 0 everybody. */
 s32 watch_tid;
@@ -47,44 +48,67 @@ s32 watch_tid;
 u32 only_injected;
 
 /* The site that was made to fail last, and how many were: what the agent's sweep reads after each run. */
-u32 last_type;
-s32 last_stack;
+u64 last_site;
 u64 fired;
 
 /* Observations that found no room: the evidence is then incomplete. */
 u64 lost;
 
+/* FNV-1a over the type and the words of the stack. */
+static __always_inline u64 hash_site(const struct site *site)
+{
+	u64 hash = 0xcbf29ce484222325ULL ^ site->type;
+	int i;
+
+	bpf_for(i, 0, MAX_DEPTH) {
+		if (i >= site->depth)
+			break;
+		hash = (hash ^ site->stack[i]) * 0x100000001b3ULL;
+		hash ^= hash >> 29;
+	}
+	return hash ?: 1;
+}
+
+static __always_inline struct site *find_site(u64 hash, const struct site *fresh)
+{
+	struct site *site = bpf_map_lookup_elem(&sites, &hash);
+
+	if (!site) {
+		bpf_map_update_elem(&sites, &hash, fresh, BPF_NOEXIST);
+		site = bpf_map_lookup_elem(&sites, &hash);
+	}
+	return site;
+}
+
 static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool injected)
 {
-	struct site_key key = { .type = type };
-	struct site *site;
+	struct site *fresh, *site;
+	long bytes;
+	u64 hash;
 
 	if (only_injected && !injected)
 		return;
 	if (!watch_tid || (watch_tid > 0 && (s32)bpf_get_current_pid_tgid() != watch_tid))
 		return;
-	key.stack = bpf_get_stackid(ctx, &stacks, 0);
-	if (key.stack < 0) {
-		__sync_fetch_and_add(&lost, 1);
+	fresh = bpf_map_lookup_elem(&scratch, &type);
+	if (!fresh)
+		return;
+	bytes = bpf_get_stack(ctx, fresh->stack, sizeof(fresh->stack), 0);
+	fresh->type = type;
+	fresh->size = size;
+	fresh->gfp = gfp;
+	fresh->depth = bytes > 0 ? bytes / sizeof(u64) : 0;
+	hash = hash_site(fresh);
+	site = find_site(hash, fresh);
+	if (site) {
+		__sync_fetch_and_add(&site->reached, 1);
+		if (injected)
+			__sync_fetch_and_add(&site->injected, 1);
 	} else {
-		site = bpf_map_lookup_elem(&sites, &key);
-		if (!site) {
-			struct site fresh = { .size = size, .gfp = gfp };
-
-			bpf_map_update_elem(&sites, &key, &fresh, BPF_NOEXIST);
-			site = bpf_map_lookup_elem(&sites, &key);
-		}
-		if (site) {
-			__sync_fetch_and_add(&site->reached, 1);
-			if (injected)
-				__sync_fetch_and_add(&site->injected, 1);
-		} else {
-			__sync_fetch_and_add(&lost, 1);
-		}
+		__sync_fetch_and_add(&lost, 1);
 	}
 	if (injected) {
-		last_type = type;
-		last_stack = key.stack;
+		last_site = hash;
 		__sync_fetch_and_add(&fired, 1);
 	}
 }

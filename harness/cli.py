@@ -89,7 +89,8 @@ def run(
     source = sources(tree, kernel)
     plan = Plan(
         kernels=tuple(KernelRequest(source, name) for name in arches(arch)),
-        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite, select=select, full=full, cmdline=cmdline,
+        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite, select=select,
+        full=full, cmdline=cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs,
         argv=("kharness", *sys.argv[1:]),
     )  # fmt: skip

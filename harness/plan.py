@@ -16,6 +16,9 @@ DEFAULT_JOBS = 2
 """More than two compilers at once only wait for each other's memory on the machines this is built for."""
 
 CACHE_CAP_GIB = 20
+DEFAULT_GUESTS = 2
+"""Guests at once; each uses about one core under TCG and 1 GiB."""
+
 RETRY_LOST_MACHINE = 1
 """How often a test is tried again whose QEMU was killed: the host's trouble, not the kernel's."""
 
@@ -58,6 +61,7 @@ class Plan:
     kconfig: tuple[str, ...] = ()
     toolchain: str = "root"
     jobs: int = DEFAULT_JOBS
+    guests: int = DEFAULT_GUESTS
     keep: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB

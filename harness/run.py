@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import selectors
 import shutil
 import signal
 import subprocess
@@ -109,41 +111,66 @@ class Conductor:
         )  # fmt: skip
         plan_file = self.out.path / "plan.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))
+        shards = 1 if self.plan.test_id else min(self.plan.guests, os.cpu_count() or 1)
+        scratch = Path(tempfile.mkdtemp(prefix="kharness-"))
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+        children: list[subprocess.Popen[bytes]] = []
+        try:
+            for shard in range(shards):
+                argv = [*self._pytest_argv(plan_file), "--kharness-shard", f"{shard}/{shards}"]
+                children.append(spawn(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+            self._listen(children)
+        except BaseException:
+            self._interrupt(children)
+            raise
+        finally:
+            for child in children:
+                end(child)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _pytest_argv(self, plan_file: Path) -> list[str]:
         argv = [
             sys.executable, "-m", "pytest", "-p", "harness.suite.plugin", "-p", "no:cacheprovider",
-            "--kharness-plan", str(plan_file.resolve()), "--tb=short", "-q", "-rN", "--durations=0",
-            "--durations-min=5", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"),
+            "--kharness-plan", str(plan_file.resolve()), "--tb=short", "-q", "-rN",
+            "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"),
         ]  # fmt: skip
         if not self.plan.full:
             argv += ["-m", "not full"]
         if self.plan.select:
             argv += ["-k", self.plan.select]
         suite = Path(self.plan.suite)
-        argv.append(str(suite if suite.is_absolute() else ROOT / suite))
-        scratch = Path(tempfile.mkdtemp(prefix="kharness-"))
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
-        with open(self.out.path / "pytest.log", "wb") as log:
-            child = spawn(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            try:
+        here = suite if suite.exists() else ROOT / suite
+        return [*argv, str(here.resolve())]
+
+    def _listen(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Shows and keeps what the children print, line by line, until all have ended."""
+        with selectors.DefaultSelector() as selector, open(self.out.path / "pytest.log", "wb") as log:
+            for child in children:
                 assert child.stdout is not None
-                for line in child.stdout:
+                selector.register(child.stdout, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    stream = key.fileobj
+                    assert isinstance(stream, io.BufferedReader)
+                    line = stream.readline()
+                    if not line:
+                        selector.unregister(stream)
+                        continue
                     log.write(line)
                     self.progress.say(line.decode(errors="replace").rstrip("\n"))
-                child.wait()
-            except BaseException:
-                self._interrupt(child)
-                raise
-            finally:
-                end(child)
-                shutil.rmtree(scratch, ignore_errors=True)
+        for child in children:
+            child.wait()
 
-    def _interrupt(self, child: subprocess.Popen[bytes]) -> None:
-        """Lets the child end its guests and write its last events."""
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(GOODBYE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.progress.say(f"the test child did not end within {GOODBYE_SECONDS:.0f} s: killed")
+    def _interrupt(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Lets the children end their guests and write their last events."""
+        for child in children:
+            child.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + GOODBYE_SECONDS
+        for child in children:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.progress.say(f"a test child did not end within {GOODBYE_SECONDS:.0f} s: killed")
 
     # --- the end ----------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from harness.plan import RETRY_LOST_MACHINE
 from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, TestResult
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
-from harness.suite.extra import ORACLES, LeakBatch, canaries
+from harness.suite.extra import CanaryItem, LeakBatch, canaries
 from harness.suite.outcome import Inconclusive, KernelFinding
 from harness.suite.session import Ready, Workshop, read_session
 from harness.suite.sweep import Faults
@@ -27,7 +27,7 @@ RESULT = pytest.StashKey[TestResult]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kharness-plan", help="plan.json of a run; written by 'kharness run'")
-    parser.addoption("--kharness-test", default="", help="run only the test of this canonical id")
+    parser.addoption("--kharness-shard", default="0/1", help="which part of the session this process runs: I/N")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,14 +62,26 @@ def pytest_collection_modifyitems(
     wanted = workshop.session.test_id
     if wanted:
         items[:] = [item for item in items if _canonical_of(item) == wanted]
-    chosen = list(items)
-    if chosen:
-        for ready in workshop.ready:
-            items[:0] = canaries(session, ready, workshop)
-            if not wanted:
-                items.append(LeakBatch.make(session, ready, workshop))
-    collected = [_canonical_of(item) for item in items if getattr(item, "counted", True)]
-    data = {"collected": list(dict.fromkeys(collected)), "canaries": list(ORACLES) if chosen else []}
+    if items:
+        items[:0] = [item for ready in workshop.ready for item in canaries(session, ready, workshop)]
+    shard, shards = (int(part) for part in config.getoption("--kharness-shard").split("/"))
+    items[:] = items[shard::shards]
+    if not wanted:
+        # Each part repeats its own tests: what another process did is not there to be repeated.
+        mine = {id(ready) for item in items if (ready := _ready_of(item)) and not isinstance(item, CanaryItem)}
+        items += [
+            LeakBatch.make(session, ready, workshop, shard) for ready in workshop.ready if id(ready) in mine
+        ]
+    collected: dict[str, list[str]] = {}
+    for item in items:
+        ready = _ready_of(item)
+        if ready and not isinstance(item, CanaryItem):
+            collected.setdefault(_canonical_of(item), []).append(ready.kernel.id)
+    proved = [oracle for item in items if isinstance(item, CanaryItem) for oracle in item.oracles]
+    data = {
+        "collected": [{"id": test, "kernel": kernel} for test, kernels in collected.items() for kernel in kernels],
+        "canaries": list(dict.fromkeys(proved)),
+    }
     workshop.journal.emit(EventKind.SESSION_START, data)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.faults import knobs
@@ -107,42 +107,35 @@ class Faults:
         return Swept(got["ids"], got["runs"], got["injected"], got["undone"], got["sweep_us"] / 1e6, summary)
 
     def _judge(self, outcomes: Sequence[Sequence[int]]) -> None:
-        for kind, _stack, answer, times in outcomes:
-            if kind == 0:
+        for site, answer, times in outcomes:
+            if not site:
                 raise Disagreed(f"create answered {answer} {times} times although no fault was injected")
             if answer not in (0, ENOMEM):
-                raise Disagreed(
-                    f"create answered {answer} {times} times under a fault, the model allows 0 or -ENOMEM"
-                )
+                raise Disagreed(f"create answered {answer} {times} times under a fault, the model allows 0 or -ENOMEM")
 
     def collect(
-        self, operation: str, under: Sequence[str], outcomes: Sequence[Sequence[int]] = ()
+        self, operation: str, under: Sequence[str], outcomes: Sequence[Sequence[int]] = (), failed: int = 0
     ) -> FaultSummary:
         """The sites seen since the observer was loaded, decoded.
 
-        `outcomes` are a sweep's [type, stack, answer, times].
+        `outcomes` are a sweep's [site, answer, times]. Without a sweep, `failed` says how many operations ended with
+        an error: it is booked on the last site that fired, which is the one that ended them.
         """
-        lost = self.observer.get("lost")["lost"]
-        if lost:
-            raise GuestError(
-                f"{lost} fault observations were lost", step="raise MAX_SITES in fault_sites.bpf.c"
-            )
-        stacks = {
-            struct.unpack("<I", key)[0]: _addresses(value) for key, value in self.observer.dump("stacks")
-        }
-        results: dict[tuple[int, int], tuple[int, int]] = {}
-        for kind, stack, answer, times in outcomes:
-            errors, ok = results.get((kind, stack), (0, 0))
-            results[kind, stack] = (errors + times, ok) if answer else (errors, ok + times)
-        rows = []
-        for key, value in self.observer.dump("sites"):
-            kind, stack = struct.unpack("<Ii", key)
-            reached, injected, size, gfp = struct.unpack("<QQII", value)
-            errors, ok = results.get((kind, stack), (0, 0))
-            names = tuple(frame.function for frame in self._bench.ready.symbols.chain(stacks.get(stack, ())))
-            rows.append(RawSite(TYPES[kind], names, size, gfp, reached, injected, errors, ok))
-        return summarise(operation, rows, under)
+        seen = self.observer.get("lost", "last_site")
+        if seen["lost"]:
+            step = "raise MAX_SITES in fault_sites.bpf.c"
+            raise GuestError(f"{seen['lost']} fault observations were lost", step=step)
+        results: dict[int, tuple[int, int]] = {seen["last_site"]: (failed, 0)} if failed else {}
+        for site, answer, times in outcomes:
+            errors, ok = results.get(site, (0, 0))
+            results[site] = (errors + times, ok) if answer else (errors, ok + times)
+        return summarise(operation, [self._row(entry, results) for entry in self.observer.dump("sites")], under)
 
-
-def _addresses(value: bytes) -> tuple[int, ...]:
-    return tuple(address for (address,) in struct.iter_unpack("<Q", value) if address)
+    def _row(self, entry: tuple[bytes, bytes], results: Mapping[int, tuple[int, int]]) -> RawSite:
+        """One entry of the observer's map (struct site of bpf_progs/fault_sites.bpf.c)."""
+        (site,) = struct.unpack("<Q", entry[0])
+        reached, injected, kind, size, gfp, depth = struct.unpack_from("<QQIIII", entry[1])
+        stack = struct.unpack_from(f"<{depth}Q", entry[1], 32)
+        errors, ok = results.get(site, (0, 0))
+        names = tuple(frame.function for frame in self._bench.ready.symbols.chain(stack))
+        return RawSite(TYPES[kind], names, size, gfp, reached, injected, errors, ok)

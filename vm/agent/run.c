@@ -103,7 +103,8 @@ void do_run(const struct op *op, struct reply *r)
 
 /* A small table of counted pairs: (site, answer) of injected faults. */
 struct pair {
-	int type, stack, ret;
+	uint64_t site; /* 0: nothing was injected */
+	int ret;
 	long long count;
 };
 
@@ -111,12 +112,12 @@ static struct pair pairs[MAX_PAIRS];
 static int nr_pairs;
 static long long pairs_lost;
 
-static void count_pair(int type, int stack, int ret)
+static void count_pair(uint64_t site, int ret)
 {
 	for (int i = 0; i < nr_pairs; i++) {
 		struct pair *p = &pairs[i];
 
-		if (p->type == type && p->stack == stack && p->ret == ret) {
+		if (p->site == site && p->ret == ret) {
 			p->count++;
 			return;
 		}
@@ -125,13 +126,12 @@ static void count_pair(int type, int stack, int ret)
 		pairs_lost++;
 		return;
 	}
-	pairs[nr_pairs++] = (struct pair){ type, stack, ret, 1 };
+	pairs[nr_pairs++] = (struct pair){ site, ret, 1 };
 }
 
 /* Where a tracing object tells which site failed last; see bpf_progs/fault_sites.bpf.c. */
 struct observer {
-	volatile uint32_t *type;
-	volatile int32_t *stack;
+	volatile uint64_t *site;
 	volatile uint64_t *fired;
 };
 
@@ -139,7 +139,7 @@ static bool open_observer(const struct op *op, struct observer *ob, struct reply
 {
 	struct object *o = find_object(op, "observer", r);
 	char tid[16];
-	struct var type, stack, fired;
+	struct var site, fired;
 	int err;
 
 	if (!o)
@@ -148,15 +148,13 @@ static bool open_observer(const struct op *op, struct observer *ob, struct reply
 	/* Each site has its turn to fail: a stack for those that do is enough, and three times cheaper. */
 	err = set_var(object_bpf(o), "only_injected", "1");
 	err = err ?: set_var(object_bpf(o), "watch_tid", tid);
-	err = err ?: find_var(object_bpf(o), "last_type", &type);
-	err = err ?: find_var(object_bpf(o), "last_stack", &stack);
+	err = err ?: find_var(object_bpf(o), "last_site", &site);
 	err = err ?: find_var(object_bpf(o), "fired", &fired);
 	if (err) {
 		reply_error(r, err, "not an observer: %s", strerror(err));
 		return false;
 	}
-	ob->type = type.at;
-	ob->stack = stack.at;
+	ob->site = site.at;
 	ob->fired = fired.at;
 	return true;
 }
@@ -219,7 +217,7 @@ static bool sweep_once(struct sweep *s, int n)
 	if (after != before + 1)
 		s->disputed++;
 	s->injected++;
-	count_pair(*s->ob.type, *s->ob.stack, s->last_ret);
+	count_pair(*s->ob.site, s->last_ret);
 	return true;
 }
 
@@ -242,13 +240,13 @@ static void sweep_id(struct sweep *s, uint64_t id, bool keep)
 			s->highest_n = n;
 	}
 	if (s->last_ret != 0)
-		count_pair(0, 0, s->last_ret); /* failed although nothing was injected */
+		count_pair(0, s->last_ret); /* failed although nothing was injected */
 }
 
 /*
  * sweep: for "repeat" ids, runs "prog" with the first, second, ... allocation of this task failing until none is
  * left to fail. A run that succeeds in spite of its fault is undone with "undo"; the last, unharmed one is kept when
- * "keep" is set. "outcomes" are [type, stack, answer, times]; type 0 means failed with nothing injected.
+ * "keep" is set. "outcomes" are [site, answer, times], site a key of the observer's map; 0 means failed with nothing injected.
  */
 void do_sweep(const struct op *op, struct reply *r)
 {
@@ -283,7 +281,7 @@ void do_sweep(const struct op *op, struct reply *r)
 	reply_int(r, "sweep_us", now_us() - start);
 	buf_printf(&r->body, ",\"outcomes\":[");
 	for (int p = 0; p < nr_pairs; p++)
-		buf_printf(&r->body, "%s[%d,%d,%d,%lld]", p ? "," : "", pairs[p].type, pairs[p].stack,
+		buf_printf(&r->body, "%s[%llu,%d,%lld]", p ? "," : "", (unsigned long long)pairs[p].site,
 			   pairs[p].ret, pairs[p].count);
 	buf_printf(&r->body, "]");
 }

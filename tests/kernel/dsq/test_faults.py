@@ -48,7 +48,7 @@ def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, what: s
         scheduler = dsq.attach("dsq_many", creates, fault=FaultAt.ANY, nr_dsqs=count, first_id=FIRST)
     faults.stop_watching()
     seen = scheduler.get("created", "first_error")
-    summary = faults.collect(f"ops.init under {what}", INIT)
+    summary = faults.collect(f"ops.init under {what}", INIT, failed=1)
     bench.count_faults(summary)
     assert seen["first_error"] == -12, f"alloc_percpu never failed: {seen['created']} DSQs were created"
     assert 0 < seen["created"] < count
