@@ -139,6 +139,10 @@ class Vm:
         except QMPError as error:
             raise MachineLost(f"QMP {command}: {error}") from error
 
+    def monitor(self, line: str) -> str:
+        """One line for QEMU's human monitor, for what QMP has no command (port forwards)."""
+        return str(self.qmp("human-monitor-command", **{"command-line": line}))
+
     def resume(self) -> None:
         """Lets the guest run."""
         self.qmp("cont")

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest itself: what a restore must renew, what the agent must refuse, SSH for files."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from harness.guest import ssh
+from harness.guest.agent import AgentError
+from harness.guest.guest import Guest
+from harness.suite.session import Ready
+
+CLOCK_SLACK = 5.0
+
+
+def test_clock_is_right_after_a_restore(guest: Guest) -> None:
+    seconds = next(
+        int(line.split()[1]) for line in guest.read("/proc/stat").splitlines() if line.startswith("btime")
+    ) + float(guest.read("/proc/uptime").split()[0])
+    assert abs(seconds - time.time()) < CLOCK_SLACK
+
+
+def test_two_restores_differ_in_entropy(guest: Guest, ready: Ready) -> None:
+    path = "/proc/sys/kernel/random/uuid"
+    with ready.restore() as other:
+        assert guest.read(path) != other.read(path)
+
+
+def test_clocksource_has_high_resolution(guest: Guest) -> None:
+    """Without it timers tick at HZ, and every deadline in the guest is wrong."""
+    assert guest.read("/sys/devices/system/clocksource/clocksource0/current_clocksource").strip() in ("tsc", "kvm-clock")
+
+
+def test_agent_refuses_clearly(guest: Guest) -> None:
+    with pytest.raises(AgentError, match="no verb 'juggle'"):
+        guest.agent.call("juggle", record=False)
+    with pytest.raises(AgentError, match="No such file"):
+        guest.read("/no/such/file")
+    with pytest.raises(AgentError, match="no object 'ghost'"):
+        guest.agent.call("attach", record=False, name="ghost")
+
+
+@pytest.mark.solo
+def test_files_over_ssh(guest: Guest) -> None:
+    """dropbear with a key made for this connection; a file there and back, and a command."""
+    with ssh.connect(guest) as client:
+        into, out, _ = client.exec_command("cat > /tmp/file; wc -c < /tmp/file; uname -r")
+        into.write(b"x" * 100_000)
+        into.channel.shutdown_write()
+        size, release = out.read().decode().split()
+    assert size == "100000"
+    assert release == guest.read("/proc/sys/kernel/osrelease").strip()
