@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import replay
 from harness.host.cache import Cache
 from harness.host.progress import Progress
-from harness.plan import CACHE_CAP_GIB, KernelRequest, Plan, SourceRequest
+from harness.plan import CACHE_CAP_GIB, DEFAULT_SUITE, KernelRequest, Plan, SourceRequest
 from harness.records import Exit, Outcome, UsageError
 from harness.run import Conductor
 from harness.verdict import Results
@@ -25,6 +25,7 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
         kernels=(KernelRequest(source_of(wanted), wanted.kernel.arch, wanted.kernel.role),), seed=wanted.seed, out=out,
         machine=wanted.machine, toolchain=toolchain, argv=("kharness", "replay", str(path)),
         test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
+        suite=wanted.suite or DEFAULT_SUITE,
     )  # fmt: skip
     cache = Cache.default(CACHE_CAP_GIB << 30)
     progress = Progress(cache.folder("durations"))

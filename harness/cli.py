@@ -60,6 +60,15 @@ def arches(text: str) -> tuple[str, ...]:
     return names
 
 
+def suite_of(text: str) -> str:
+    """What --suite names: a path from here, made absolute so that a replay finds it, or one of the checkout's."""
+    if (defaults_root() / text).exists():
+        return text
+    if not Path(text).exists():
+        raise UsageError(f"{text}: no such suite", step="give a file or folder with tests")
+    return str(Path(text).resolve())
+
+
 @app.command()
 def run(
     tree: Tree = "",
@@ -84,12 +93,10 @@ def run(
     for path in kconfig:
         if not Path(path).is_file():
             raise UsageError(f"{path}: no such Kconfig fragment", step="check --kconfig")
-    if not (Path(suite).exists() or (defaults_root() / suite).exists()):
-        raise UsageError(f"{suite}: no such suite", step="give a file or folder with tests")
     source = sources(tree, kernel)
     plan = Plan(
         kernels=tuple(KernelRequest(source, name) for name in arches(arch)),
-        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite, select=select,
+        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite_of(suite), select=select,
         full=full, cmdline=cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs,
         argv=("kharness", *sys.argv[1:]),

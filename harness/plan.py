@@ -95,5 +95,6 @@ class Session:
     cache_cap_gib: int = CACHE_CAP_GIB
     argv: tuple[str, ...] = ()
     test_id: str = ""
+    suite: str = DEFAULT_SUITE
     kconfig: tuple[str, ...] = ()
     schema: int = SCHEMA

@@ -16,7 +16,7 @@ from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
 class Replay:
     """One test to do again. A replay fails only if it shows one of `signatures` again.
 
-    `kconfig` and `cmdline` are what the user added. `argv` is how the run was called.
+    `suite` is where the test lies; `kconfig` and `cmdline` are what the user added. `argv` is how the run was called.
     """
 
     schema: int
@@ -27,6 +27,7 @@ class Replay:
     signatures: tuple[str, ...]
     scenario: Scenario
     argv: tuple[str, ...] = ()
+    suite: str = ""
     kconfig: tuple[str, ...] = ()
     cmdline: str = ""
 

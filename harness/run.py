@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import prepare
+from harness.host import doctor
 from harness.host.cache import Cache
 from harness.host.process import end, spawn
 from harness.host.progress import Progress
@@ -59,6 +60,8 @@ class Conductor:
             },
         )
         try:
+            if self.plan.toolchain == "host":
+                doctor.require_host_tools()
             toolchain = open_toolchain(self.plan.toolchain, self.cache, self.progress)
             targets = self._prepare(toolchain)
             if targets:
@@ -107,7 +110,7 @@ class Conductor:
             run=self.run_id, out=str(self.out.path.resolve()), seed=self.plan.seed, cache=str(self.cache.root),
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
-            kconfig=self.plan.kconfig,
+            kconfig=self.plan.kconfig, suite=self.plan.suite,
         )  # fmt: skip
         plan_file = self.out.path / "plan.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,28 @@ CALL_SECONDS = 15.0
 """Nominal deadline of one operation; the machine's scale multiplies it."""
 
 
+_PROGRAM = re.compile(r"libbpf: prog '([^']+)': -- BEGIN PROG LOAD LOG --\n")
+_VERDICT_END = re.compile(r"\n(?:processed \d+ insns|-- END PROG LOAD LOG --)")
+
+
+def refusal(log: str) -> str:
+    """The program that the verifier refused, and its reason, from libbpf's log; empty where it refused none.
+
+    The reason is the last line before the statistics (print_verification_stats() in kernel/bpf/verifier.c).
+    """
+    begin = _PROGRAM.search(log)
+    if not begin:
+        return ""
+    said = _VERDICT_END.split(log[begin.end() - 1 :], maxsplit=1)[0].strip().splitlines()
+    return f"the verifier refused program {begin[1]}: {said[-1].strip() if said else 'it gave no reason'}"
+
+
 class AgentError(GuestError):
     """The agent answered that an operation failed; `errno` is positive, `answer` the whole reply."""
 
     def __init__(self, verb: str, answer: Mapping[str, Any]) -> None:
         log = str(answer.get("log", ""))
-        reason = answer.get("error", "no reason given")
+        reason = refusal(log) or answer.get("error", "no reason given")
         super().__init__(f"guest: {verb}: {reason}", detail=log)
         self.errno = int(answer.get("errno", 0))
         self.answer = answer

@@ -50,17 +50,17 @@ class BpfObject:
         answer = self._agent.call("dump", record=False, name=self.name, map=map_name)
         return [(bytes.fromhex(key), bytes.fromhex(value)) for key, value in answer["entries"]]
 
-    def run(self, program: str, context: bytes = b"", *, repeat: int = 1, record: bool = True) -> list[int]:
-        """Answers of a SYSCALL program, one a run; with `repeat` the id (first 8 bytes) rises by one."""
+    def run(
+        self, program: str, context: bytes = b"", *, repeat: int = 1, fifo: bool = False, record: bool = True
+    ) -> list[int]:
+        """Answers of a SYSCALL program, one a run; with `repeat` the id (first 8 bytes) rises by one.
+
+        `fifo` runs them at real-time priority.
+        """
         answer = self._agent.call(
-            "run",
-            record=record,
-            seconds=15.0 + repeat / 1000,
-            name=self.name,
-            prog=program,
-            ctx=context.hex(),
-            repeat=repeat,
-        )
+            "run", record=record, seconds=15.0 + repeat / 1000, name=self.name, prog=program,
+            ctx=context.hex(), repeat=repeat, fifo=fifo,
+        )  # fmt: skip
         return [value for value, times in answer["rets"] for _ in range(times)]
 
     def sweep(

@@ -23,6 +23,8 @@ def scan(agent: Agent) -> None:
 def baseline(agent: Agent) -> None:
     """What boot left unreferenced is no finding of a test: scan twice, then clear."""
     age(agent)
+    # Stacks of kthreads that live on (scx_enable_helper) keep stale pointers, which would hide leaks.
+    agent.call("write", record=False, path=KNOB, data="stack=off")
     scan(agent)
     scan(agent)
     agent.call("write", record=False, path=KNOB, data="clear")

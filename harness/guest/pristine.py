@@ -25,7 +25,7 @@ from harness.records import GuestError, HarnessError, KernelFailure, UsageError
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
-FORMAT = 3
+FORMAT = 4
 """Version of what a snapshot holds and how it was prepared."""
 
 BARRIER = "/sys/kernel/debug/kharness/barrier"

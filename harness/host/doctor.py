@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.host.cache import Cache
 from harness.host.process import run
 from harness.host.rootfs import NEEDED, can_sudo, install_command, missing_packages
+from harness.records import HarnessError
 
 GIB = 1 << 30
 DISK_BYTES = 12 * GIB
@@ -88,6 +89,27 @@ def check(toolchain_kind: str, cache: Cache) -> list[Row]:
     else:
         rows += [_tool(need) for need in HOST_NEEDS] + [_file(*need) for need in HOST_FILES]
     return [*rows, _kvm(), *_size_rows(cache)]
+
+
+def require_host_tools() -> None:
+    """Refuses ``--toolchain host`` on a host that lacks what it takes, before anything is built with it.
+
+    Raises HarnessError naming each tool, with the one command that installs them as its step.
+    """
+    rows = [(_tool(need), need.package) for need in HOST_NEEDS]
+    rows += [(_file(*need), need[2]) for need in HOST_FILES]
+    lacking = [(row, package) for row, package in rows if not row.ok]
+    if not lacking:
+        return
+    told = ", ".join(
+        f"{row.tool} is missing" if row.found == "missing" else f"{row.tool} is {row.found}, {row.needed} is needed"
+        for row, _ in lacking
+    )
+    packages = list(dict.fromkeys(package for _, package in lacking))
+    raise HarnessError(
+        f"this host's tools do not suffice: {told}",
+        step=f"{install_command(packages)}, or leave --toolchain host away",
+    )
 
 
 def parse_version(text: str) -> tuple[int, ...]:

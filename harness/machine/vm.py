@@ -222,7 +222,10 @@ class Vm:
         while True:
             ready, _, _ = select.select([self._agent, self._console.fileno()], [], [], deadline.left)
             if self._agent in ready:
-                data = self._agent.recv(1 << 20)
+                try:
+                    data = self._agent.recv(1 << 20)
+                except ConnectionError as error:  # QEMU died with something of ours unread
+                    raise self.gone(deadline.what) from error
                 if data:
                     return data
                 raise self.gone(deadline.what)

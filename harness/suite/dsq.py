@@ -31,7 +31,7 @@ class Dsqs:
         spec = bench.ready.machine.spec
         self.model = DsqModel(Features(), frozenset(range(spec.nodes)), spec.possible_cpus)
         self.api = bench.guest.load("dsq_api")
-        self._schedulers: dict[str, BpfObject] = {}
+        self._attached: set[str] = set()
 
     # --- schedulers ---------------------------------------------------------------------
 
@@ -41,24 +41,31 @@ class Dsqs:
         creates: Sequence[tuple[int, int]] = (),
         *,
         fault: str | None = None,
+        nth: int | None = None,
         **variables: int,
     ) -> BpfObject:
         """Loads and attaches a scheduler whose ops.init creates these (id, node); compares how it ended.
 
-        `fault` is a harness.model.trace.FaultAt that fired meanwhile.
+        `fault` is a harness.model.trace.FaultAt that fired meanwhile, `nth` which alloc_percpu() of init_dsq() it hit.
         """
         scheduler = self._bench.guest.load(program, **variables)
-        answer = self.model.attach(scheduler.name, creates, fault)
+        answer = self.model.attach(scheduler.name, creates, fault, nth)
         got = scheduler.attach(check=False)
         exit_error = self._exit_error(scheduler) if got == 0 else None
-        self._schedulers[scheduler.name] = scheduler
         self._judge(answer, got, exit_error)
+        if got == 0:
+            self._attached.add(scheduler.name)
         return scheduler
+
+    def attached(self, scheduler: BpfObject) -> bool:
+        """Whether its attach succeeded and it was not detached since."""
+        return scheduler.name in self._attached
 
     def detach(self, scheduler: BpfObject) -> None:
         """Detaches it; all its DSQs must go."""
         answer = self.model.detach(scheduler.name)
         scheduler.detach()
+        self._attached.discard(scheduler.name)
         self._judge(answer, 0)
 
     def _exit_error(self, scheduler: BpfObject) -> int | None:
@@ -93,11 +100,17 @@ class Dsqs:
         """scx_bpf_dsq_nr_queued()."""
         return self._one(self.model.nr_queued(dsq_id), "nr_queued", dsq_id)
 
-    def create_range(self, first: int, count: int, node: int = -1) -> None:
-        """Creates ids [first, first + count), each answer compared."""
-        answers = self.api.run("create", dsq_context(first, node), repeat=count)
+    def create_range(
+        self, first: int, count: int, node: int = -1, *, fault: str | None = None, fifo: bool = False
+    ) -> int:
+        """Creates ids [first, first + count), each answer compared; returns how many were refused.
+
+        `fifo`: at real-time priority, so that no kworker of this CPU comes between.
+        """
+        answers = self.api.run("create", dsq_context(first, node), repeat=count, fifo=fifo)
         for dsq_id, got in zip(range(first, first + count), answers, strict=True):
-            self._judge(self.model.create(dsq_id, node), got)
+            self._judge(self.model.create(dsq_id, node, fault), got)
+        return sum(answer != 0 for answer in answers)
 
     def destroy_range(self, first: int, count: int) -> None:
         """Destroys ids [first, first + count)."""

@@ -23,8 +23,8 @@ LEAKS = 4
 
 HANG_SECONDS = 2.0
 
-BATCH_REPEAT = 300
-"""A run over thousands of ids is repeated for so many: a leak that each makes shows with fewer."""
+BATCH_REPEAT = {"sweep": 300, "run": 3000}
+"""An operation over thousands of ids is repeated for so many: a leak that each makes shows with fewer."""
 
 
 def _provoke(guest: Guest, name: str, times: int = 1) -> None:
@@ -165,8 +165,8 @@ class LeakBatch(pytest.Item):
         for other in done:
             for operation in other.scenario().operations:
                 args = dict(operation.args)
-                if "repeat" in args:
-                    args["repeat"] = min(int(args["repeat"]), BATCH_REPEAT)
+                if operation.verb in BATCH_REPEAT:
+                    args["repeat"] = min(int(args["repeat"]), BATCH_REPEAT[operation.verb])
                 bench.guest.agent.call(operation.verb, seconds=120.0, check=False, **args)
             bench.guest.agent.call("reset", seconds=60.0)
         bench.guest.settle()

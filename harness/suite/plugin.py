@@ -193,7 +193,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
         again = replay.Replay(
             schema=SCHEMA, kernel=bench.ready.kernel, test=result.id, machine=result.machine, seed=bench.seed,
             signatures=signatures, scenario=bench.scenario(), argv=workshop.session.argv,
-            kconfig=workshop.session.kconfig,
+            kconfig=workshop.session.kconfig, suite=workshop.session.suite,
             cmdline=bench.ready.target.cmdline,
         )  # fmt: skip
         replay.write(path, again)

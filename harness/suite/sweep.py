@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness.faults import knobs
 from harness.faults.sites import RawSite, summarise
 from harness.guest.guest import BpfObject
-from harness.records import Fault, FaultSummary, GuestError
+from harness.records import Fault, FaultSite, FaultSummary, GuestError
 from harness.suite.bench import Bench
 from harness.suite.outcome import Disagreed
 
@@ -79,6 +79,15 @@ class Faults:
     def stop_watching(self) -> None:
         """Observes nobody any more."""
         self.observer.set("watch_tid", 0)
+
+    def fired_functions(self) -> int:
+        """How often fail_function fired since it was armed for one call: its `times` counts down."""
+        return 1 - int(self._guest.read(f"{knobs.FUNCTION}/times"))
+
+    def function_summary(self, operation: str, stack: tuple[str, ...]) -> FaultSummary:
+        """One call of the function under `stack` that was made to fail, and whose failure was reported."""
+        site = FaultSite(operation, "function", ("pcpu_alloc_noprof", *stack), 0, 0, 1, 1, "handled")
+        return FaultSummary(1, 1, 1, (site,))
 
     def sweep_create(
         self, api: BpfObject, context: bytes, *, ids: int, under: Sequence[str], budget_ms: int = 30000

@@ -59,6 +59,18 @@ static bool open_call(const struct op *op, const char *prog_key, struct call *c,
 }
 
 /*
+ * With "fifo", the agent runs at real-time priority while it works: kworkers bound to its CPU wait, among them the one
+ * that keeps spare percpu pages populated, so that alloc_percpu() has to allocate by itself.
+ */
+static void set_fifo(const struct op *op, bool on)
+{
+	struct sched_param param = { .sched_priority = on };
+
+	if (arg_int(op, "fifo", 0))
+		sched_setscheduler(0, on ? SCHED_FIFO : SCHED_OTHER, &param);
+}
+
+/*
  * run: program "prog" of object "name" with context "ctx" (hex). With "repeat", as often as that, the id rising
  * by one each time; "rets" are the answers in order, run-length encoded as [answer, times].
  */
@@ -73,6 +85,7 @@ void do_run(const struct op *op, struct reply *r)
 		return;
 	memcpy(&id, c.ctx, sizeof(id));
 	buf_printf(&r->body, ",\"rets\":[");
+	set_fifo(op, true);
 	for (done = 0; done < repeat; done++) {
 		if (c.len >= sizeof(id) && repeat > 1)
 			step_id(&c, id + done);
@@ -86,6 +99,7 @@ void do_run(const struct op *op, struct reply *r)
 		last = ret;
 		run++;
 	}
+	set_fifo(op, false);
 	if (run)
 		buf_printf(&r->body, "[%d,%lld]", last, run);
 	else if (r->body.data[r->body.len - 1] == ',')
@@ -157,18 +171,6 @@ static bool open_observer(const struct op *op, struct observer *ob, struct reply
 	ob->site = site.at;
 	ob->fired = fired.at;
 	return true;
-}
-
-/*
- * With "fifo", the agent runs at real-time priority while it works: kworkers bound to its CPU wait, among them the one
- * that keeps spare percpu pages populated, so that alloc_percpu() has to allocate by itself.
- */
-static void set_fifo(const struct op *op, bool on)
-{
-	struct sched_param param = { .sched_priority = on };
-
-	if (arg_int(op, "fifo", 0))
-		sched_setscheduler(0, on ? SCHED_FIFO : SCHED_OTHER, &param);
 }
 
 static bool arm(int fd, int n)

@@ -32,6 +32,42 @@ def test_every_allocation_of_create_fails_once(dsq: Dsqs, faults: Faults, bench:
     dsq.check_live()
 
 
+def test_each_alloc_percpu_of_attach_fails(dsq: Dsqs, faults: Faults, bench: Bench) -> None:
+    """The k-th alloc_percpu() of init_dsq() fails: global DSQs, bypass DSQs, then those of ops.init.
+
+    Before ops.init attach itself answers -ENOMEM; from there on it succeeds and the exit info carries the error.
+    """
+    bench.must_inject = INIT
+    bench.expect(r"ops\.init\(\) failed \(-12\)")
+    spec = bench.ready.machine.spec
+    creates = [(FIRST, -1), (FIRST + 1, -1)]
+    for nth in range(1, spec.nodes + spec.possible_cpus + len(creates) + 1):
+        with faults.armed(Fault(what="function", within=INIT, nth=nth, task="all")):
+            scheduler = dsq.attach(
+                "dsq_many", creates, fault=FaultAt.PERCPU, nth=nth, nr_dsqs=len(creates), first_id=FIRST
+            )
+            assert faults.fired_functions() == 1, f"the {nth}-th alloc_percpu() of an attach was never made"
+        bench.count_faults(faults.function_summary(f"attach, alloc_percpu {nth}", INIT))
+        if dsq.attached(scheduler):
+            dsq.detach(scheduler)
+    scheduler = dsq.attach("dsq_many", creates, nr_dsqs=len(creates), first_id=FIRST)
+    dsq.check_live()
+
+
+def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Bench) -> None:
+    """Create after create fails in alloc_percpu(): each must free the DSQ that it had already allocated."""
+    bench.must_inject = PERCPU
+    dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
+    faults.watch()
+    with faults.armed(Fault(what="page", within=PERCPU, probability=100)):
+        refused = dsq.create_range(FIRST, 3000, fault=FaultAt.ANY, fifo=True)
+    faults.stop_watching()
+    assert refused, "alloc_percpu never failed: the fault was not where it should be"
+    bench.count_faults(faults.collect("create without percpu memory", CREATE, failed=1))
+    dsq.check_live()
+    dsq.create(1)
+
+
 @pytest.mark.parametrize("what", ["failslab", "page"])
 def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, what: str) -> None:
     """All allocations inside pcpu_alloc_noprof() fail while ops.init creates DSQs, until alloc_percpu() gives up.
