@@ -23,7 +23,8 @@ _HOOK = re.compile(
     r"|\?|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|__bpf_prog_(?:enter|exit)\w*|bpf_get_stack\w*|stack_trace_save\w*"
 )
 
-# Programs and the images that call them: names hold a hash or an id, and their number differs between loads.
+# Programs and the images that call them: names hold a hash or an id, and their number differs between loads. An
+# address that no symbol covers ("?") is JITed code too.
 _BPF = re.compile(r"\?|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|bpf__\w+|bpf_dispatcher_\w+_func|bpf")
 
 # Where a task enters the kernel or a kthread starts: from here outward the chain tells only the architecture.

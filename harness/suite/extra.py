@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -162,6 +163,7 @@ class LeakBatch(pytest.Item):
             raise Inconclusive(result.why)
 
     def _again(self, bench: Bench, done: list[Bench]) -> None:
+        start = time.monotonic()
         for other in done:
             for operation in other.scenario().operations:
                 args = dict(operation.args)
@@ -170,9 +172,11 @@ class LeakBatch(pytest.Item):
                 bench.guest.agent.call(operation.verb, seconds=120.0, check=False, **args)
             bench.guest.agent.call("reset", seconds=60.0)
         bench.guest.settle()
+        again = time.monotonic() - start
         text = kmemleak.report(bench.guest.agent)
         bench.findings += kmemleak_oracle.findings(text, self.ready.symbols)
-        bench.evidence.append(Evidence("kmemleak", payload={"scenarios": len(done)}))
+        seconds = {"operations": round(again, 2), "kmemleak": round(time.monotonic() - start - again, 2)}
+        bench.evidence.append(Evidence("kmemleak", payload={"scenarios": len(done), "seconds": seconds}))
 
     def reportinfo(self) -> tuple[str, None, str]:
         return "batch", None, self.name
