@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the agent's protocol against a machine that answers from a script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import cast
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.guest.agent import Agent, AgentError, encode_value
+from harness.machine.deadline import Deadline
+from harness.machine.vm import Vm
+from harness.records import Ended, GuestError, How, MachineEnded
+
+Reply = Callable[[int, str], list[bytes]]
+
+
+class Line:
+    """A machine whose agent answers each line with what `reply` makes of its number and the rest."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.sent: list[bytes] = []
+        self.waiting: list[bytes] = []
+        self.deadlines: list[Deadline] = []
+
+    def send(self, data: bytes) -> None:
+        self.sent.append(data)
+        number, _, rest = data.decode("latin-1").rstrip("\n").partition("\t")
+        self.waiting += self.reply(int(number), rest)
+
+    def receive(self, deadline: Deadline) -> bytes:
+        self.deadlines.append(deadline)
+        if not self.waiting:
+            raise MachineEnded(str(deadline), Ended(How.RUNNING), [], True)
+        return self.waiting.pop(0)
+
+
+def answer(number: int, /, **more: object) -> bytes:
+    return json.dumps({"id": number, "ok": True, "us": 1500, **more}).encode() + b"\n"
+
+
+def agent(reply: Reply, scale: float = 1.0) -> tuple[Agent, Line]:
+    line = Line(reply)
+    return Agent(cast(Vm, line), scale), line
+
+
+def fine(number: int, rest: str) -> list[bytes]:
+    return [answer(number, data="x")]
+
+
+def test_one_line_out_one_line_back() -> None:
+    guest, line = agent(fine)
+    assert guest.call("read", path="/proc/version", max=10)["data"] == "x"
+    assert line.sent == [b"1\tread\tpath=/proc/version\tmax=10\n"]
+    guest.call("ping")
+    assert line.sent[1] == b"2\tping\n"
+
+
+def test_values_are_percent_encoded() -> None:
+    guest, line = agent(fine)
+    guest.call("write", path="/x", data="50%\tof\nit", keep=True, not_now=False)
+    assert line.sent == [b"1\twrite\tpath=/x\tdata=50%25%09of%0Ait\tkeep=1\tnot_now=0\n"]
+
+
+@given(st.text(st.characters(max_codepoint=255)))
+def test_any_byte_survives_the_encoding(text: str) -> None:
+    coded = encode_value(text)
+    assert not set(coded) & set("\t\n")
+    assert unquote_to_bytes(coded.encode("latin-1")) == text.encode("latin-1")
+
+
+def test_an_answer_in_pieces_and_two_in_one() -> None:
+    whole = answer(1, data="a\u00ff")
+
+    def reply(number: int, rest: str) -> list[bytes]:
+        return [whole[:5], whole[5:20], whole[20:] + answer(2)] if number == 1 else []
+
+    guest, _ = agent(reply)
+    assert guest.call("read")["data"] == "a\u00ff"
+    assert guest.call("ping")["id"] == 2
+
+
+def test_a_stale_answer_is_passed_over() -> None:
+    def reply(number: int, rest: str) -> list[bytes]:
+        return [] if number == 1 else [answer(1, data="old") + answer(number, data="new")]
+
+    guest, _ = agent(reply)
+    with pytest.raises(MachineEnded):
+        guest.call("read")
+    assert guest.call("read")["data"] == "new"
+
+
+@pytest.mark.parametrize("junk", [b"not json\n", b'{"id": 1, "ok"\n', b"\xff\xfe\n"])
+def test_garbage_is_the_guests_fault_and_shown(junk: bytes) -> None:
+    guest, _ = agent(lambda number, rest: [junk])
+    with pytest.raises(GuestError, match="answered garbage") as raised:
+        guest.call("ping")
+    assert repr(junk.rstrip(b"\n")) in str(raised.value)
+
+
+def refused(number: int, rest: str) -> list[bytes]:
+    return [answer(number, ok=False, errno=22, error="/bpf/x.bpf.o: Invalid argument", log="R1 bad\nR2 worse")]
+
+
+def test_a_refusal_names_verb_reason_errno_and_keeps_the_log() -> None:
+    guest, _ = agent(refused)
+    with pytest.raises(AgentError) as raised:
+        guest.call("load", name="x")
+    assert raised.value.line() == "guest: load: /bpf/x.bpf.o: Invalid argument"
+    assert raised.value.errno == 22
+    assert raised.value.detail == "R1 bad\nR2 worse"
+
+
+def test_a_refusal_may_be_wanted() -> None:
+    guest, _ = agent(refused)
+    assert guest.call("attach", check=False)["errno"] == 22
+
+
+def test_history_holds_what_was_done_not_what_was_looked_at() -> None:
+    guest, _ = agent(fine)
+    guest.call("write", path="/x", data="1")
+    guest.call("read", record=False, path="/x")
+    guest.call("sweep", repeat=5)
+    assert [(done.operation.verb, dict(done.operation.args)) for done in guest.history] == [
+        ("write", {"path": "/x", "data": "1"}),
+        ("sweep", {"repeat": "5"}),
+    ]
+    assert guest.history[0].seconds == pytest.approx(0.0015)
+
+
+def test_what_was_refused_was_done_all_the_same() -> None:
+    guest, _ = agent(refused)
+    with pytest.raises(AgentError):
+        guest.call("attach", name="x")
+    assert [done.operation.verb for done in guest.history] == ["attach"]
+
+
+def test_deadlines_scale_with_the_machine() -> None:
+    guest, line = agent(fine, scale=3.0)
+    guest.call("run", seconds=20)
+    assert line.deadlines[0].seconds == 60
+    assert "the guest to answer 'run'" in str(line.deadlines[0])

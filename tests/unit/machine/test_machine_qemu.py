@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the QEMU argv and the kernel command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.machine import definition
+from harness.machine.qemu import AGENT_PORT, Launch, Sockets, argv, command_line, hardware
+
+
+@pytest.fixture
+def launch() -> Launch:
+    vm = definition.load("x86_64")
+    return Launch(vm, vm.spec("default"), "tcg", Path("/k/image"), Path("/k/initramfs"), {"tsc_khz": "2450000"})
+
+
+def after(command: list[str], option: str) -> list[str]:
+    return [command[i + 1] for i, word in enumerate(command) if word == option]
+
+
+def test_command_line_is_one_line_with_its_facts(launch: Launch) -> None:
+    line = command_line(launch)
+    assert "tsc_early_khz=2450000" in line.split()
+    assert "\n" not in line and "  " not in line and "{" not in line
+    assert "console=ttyS0" in line.split()
+    assert "kmemleak=on" in line.split()
+
+
+def test_a_quiet_kernel_would_hide_its_warnings(launch: Launch) -> None:
+    assert not {"quiet", "loglevel=3"} & set(command_line(launch).split())
+
+
+def test_a_missing_fact_is_not_passed_over(launch: Launch) -> None:
+    with pytest.raises(KeyError, match="tsc_khz"):
+        command_line(replace(launch, facts={}))
+
+
+def test_the_users_words_come_last_so_that_they_win(launch: Launch) -> None:
+    assert command_line(replace(launch, cmdline="panic=0  nosmp")).endswith(" panic=0 nosmp")
+
+
+@pytest.mark.parametrize(("online", "wanted"), [(2, True), (4, False)])
+def test_fewer_cpus_online_than_possible(launch: Launch, online: int, wanted: bool) -> None:
+    small = replace(launch, spec=replace(launch.spec, possible_cpus=4, online_cpus=online))
+    assert (f"maxcpus={online}" in command_line(small).split()) is wanted
+    assert after(hardware(small), "-smp") == ["4"]
+
+
+def test_a_guest_that_reboots_ends_qemu_and_none_gets_out(launch: Launch) -> None:
+    command = hardware(launch)
+    assert "-no-reboot" in command
+    assert after(command, "-netdev") == ["user,id=net,restrict=on"]
+
+
+@pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
+def test_the_cpu_fits_the_accelerator(launch: Launch, accelerator: str) -> None:
+    command = hardware(replace(launch, accelerator=accelerator))
+    assert after(command, "-accel") == [accelerator]
+    assert after(command, "-cpu") == [launch.definition.qemu.cpu[accelerator]]
+
+
+def test_the_machine_starts_paused_with_three_sockets(launch: Launch) -> None:
+    sockets = Sockets(Path("/tmp/x"))
+    command = argv(launch, sockets)
+    assert "-S" in command and "-incoming" not in command
+    paths = [word.partition("path=")[2].partition(",")[0] for word in after(command, "-chardev")]
+    assert paths == [str(sockets.console), str(sockets.agent), str(sockets.qmp)]
+    assert f"virtserialport,chardev=agent,name={AGENT_PORT}" in after(command, "-device")
+    assert after(command, "-append") == [command_line(launch)]
+
+
+def test_a_restored_machine_differs_only_in_where_its_state_comes_from(launch: Launch) -> None:
+    sockets = Sockets(Path("/tmp/x"))
+    cold, warm = argv(launch, sockets), argv(launch, sockets, Path("/snap/state"))
+    assert warm == [*cold, "-incoming", "file:/snap/state"]
+
+
+def test_no_path_of_a_run_decides_what_the_guest_sees(launch: Launch) -> None:
+    assert not [word for word in hardware(launch) if "/" in word]

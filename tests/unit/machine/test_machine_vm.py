@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of one machine's life against a stand-in for QEMU: what is said when it ends, is killed or keeps silent."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.host.sandbox import Bind
+from harness.host.toolchain import Toolchain
+from harness.machine import definition, vm
+from harness.machine.deadline import Deadline
+from harness.machine.qemu import Launch
+from harness.machine.vm import Vm, _ended
+from harness.records import Ended, How, MachineEnded, MachineLost
+
+FAKE = Path(__file__).with_name("fake_qemu.py")
+
+
+class Fake:
+    """A toolchain whose QEMU is fake_qemu.py."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def argv(self, command: Sequence[str], *, binds: Sequence[Bind] = ()) -> list[str]:
+        return [sys.executable, str(FAKE), self.mode, *command[1:]]
+
+
+def machine(mode: str) -> Vm:
+    known = definition.load("x86_64")
+    here = Path("/dev/null")
+    launch = Launch(known, known.spec("default"), "tcg", here, here, {"tsc_khz": "0"})
+    return Vm(launch, cast(Toolchain, Fake(mode)))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_bytes_go_to_the_agent_and_come_back() -> None:
+    with machine("echo") as fake:
+        fake.resume()
+        assert fake.expect([r"Linux version [^\n]*\n"], Deadline(10, "the first line")) == 0
+        fake.send(b"hello\n")
+        got = b""
+        while not got.endswith(b"\n"):
+            got += fake.receive(Deadline(10, "the echo"))
+        assert got == b"hello\n"
+        assert fake.console_lines == ["[    0.000000] Linux version 0.0 (fake)"]
+
+
+def test_leaving_ends_qemu_and_removes_its_folder() -> None:
+    with machine("silent") as fake:
+        pid, folder = fake.pid, fake.sockets.folder
+        assert alive(pid) and folder.is_dir()
+    assert not alive(pid) and not folder.exists()
+    fake.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "ended"),
+    [
+        ("exit:0", Ended(How.EXITED, status=0)),
+        ("exit:3", Ended(How.EXITED, status=3)),
+        ("kill:9", Ended(How.KILLED, signal=9)),
+        ("kill:6", Ended(How.KILLED, signal=6)),
+    ],
+)
+def test_qemu_that_ends_tells_how_and_what_it_printed(mode: str, ended: Ended) -> None:
+    with machine(mode) as fake:
+        fake.resume()
+        fake.send(b"ping\n")
+        with pytest.raises(MachineEnded, match="QEMU ended during: an answer") as raised:
+            fake.receive(Deadline(10, "an answer"))
+        assert raised.value.ended == ended
+        assert not raised.value.expired
+        assert "Linux version 0.0" in raised.value.lines[-1]
+        assert "Linux version 0.0" in raised.value.what, "the last console line belongs in the line"
+
+
+@pytest.mark.parametrize("channel", ["agent", "console"])
+def test_silence_expires_while_qemu_runs(channel: str) -> None:
+    with machine("silent") as fake:
+        fake.resume()
+        wait = Deadline(0.3, "a word")
+        with pytest.raises(MachineEnded, match="waited 0 s for a word; last console line: ") as raised:
+            if channel == "agent":
+                fake.receive(wait)
+            else:
+                fake.expect(["never printed"], wait)
+        assert raised.value.ended == Ended(How.RUNNING)
+        assert raised.value.expired
+        assert any("Linux version" in line for line in raised.value.lines)
+
+
+def test_qemu_that_does_not_start_is_no_fault_of_the_kernels() -> None:
+    fake = machine("refuse")
+    with pytest.raises(MachineLost, match="did not start: fake-qemu: no such machine") as raised:
+        fake.__enter__()
+    assert "doctor" in raised.value.step
+    assert not fake.sockets.folder.exists()
+
+
+def test_qemu_that_opens_no_socket_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm, "STARTUP_SECONDS", 0.5)
+    fake = machine("deaf")
+    with pytest.raises(MachineLost, match=r"QEMU to open its sockets.*console\.sock"):
+        fake.__enter__()
+    assert not fake.sockets.folder.exists()
+
+
+def test_qmp_that_refuses_is_not_the_guests_end() -> None:
+    with machine("silent") as fake:
+        with pytest.raises(MachineLost, match="QMP no-such-command: .*no such command"):
+            fake.qmp("no-such-command")
+        fake.resume()
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        (0, Ended(How.EXITED, status=0)),
+        (1, Ended(How.EXITED, status=1)),
+        (128, Ended(How.EXITED, status=128)),
+        (137, Ended(How.KILLED, signal=9)),
+        (-6, Ended(How.KILLED, signal=6)),
+    ],
+)
+def test_a_sandbox_passes_signals_on_as_128_and_more(status: int, ended: Ended) -> None:
+    assert _ended(status) == ended
+

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of one test's end: which evidence makes which outcome, and what outranks what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.records import (
+    Ended,
+    FaultSite,
+    FaultSummary,
+    Frame,
+    GuestError,
+    How,
+    MachineEnded,
+    MachineSpec,
+    Outcome,
+    TestResult,
+)
+from harness.suite.bench import Bench
+from harness.suite.plugin import canonical
+from harness.suite.session import Ready
+
+FIRST_SEQ = 500
+WARN = (
+    "4,500,2101932,-,caller=T91;------------[ cut here ]------------",
+    "4,501,2101944,-,caller=T91;WARNING: kernel/sched/ext/ext.c:4890 at init_dsq+0x3c/0xc0, CPU#1: dsq_many/91",
+    "4,502,2101964,-,caller=T91;RIP: 0010:init_dsq+0x3c/0xc0",
+    "4,503,2101976,-,caller=T91;---[ end trace 0000000000000000 ]---",
+)
+LEAK = """unreferenced object (percpu) 0x00000010 (size 8):
+  comm "dsq_many", pid 91, jiffies 4294668400
+  backtrace (crc 0):
+    pcpu_alloc_noprof+0x4a5/0x870
+    init_dsq+0x9a/0xc0
+    scx_bpf_create_dsq+0xd6/0x530
+"""
+
+
+def percpu_stats(current: int) -> str:
+    names = {"nr_alloc": 900, "nr_dealloc": 900 - current, "nr_cur_alloc": current, "nr_max_alloc": 400}
+    names |= {"nr_chunks": 2, "unit_size": 262144}
+    return "".join(f"  {name:<20}: {value:12}\n" for name, value in names.items()) + "Per Chunk Stats:\n"
+
+
+class FakeGuest:
+    """A guest whose evidence is what the test sets."""
+
+    def __init__(self) -> None:
+        self.kmsg: Sequence[str] = ()
+        self.overruns = 0
+        self.percpu = 100
+        self.kmemleak = ""
+        self.kmemleak_refuses = ""
+        self.dies: BaseException | None = None
+        self.asked: list[str] = []
+        self.agent = SimpleNamespace(call=self.call, history=[])
+
+    def reset(self) -> None:
+        if self.dies is not None:
+            raise self.dies
+
+    def settle(self) -> str:
+        return percpu_stats(self.percpu)
+
+    def call(self, verb: str, /, **args: Any) -> dict[str, Any]:
+        self.asked.append(f"{verb} {args.get('path', '')} {args.get('data', '')}".strip())
+        if verb == "kmsg":
+            return {"ok": True, "records": list(self.kmsg), "overruns": self.overruns}
+        if verb == "read":
+            return {"ok": True, "data": self.kmemleak}
+        if args.get("data") == "scan=off" and self.kmemleak_refuses:
+            return {"ok": False, "errno": 16, "error": self.kmemleak_refuses}
+        return {"ok": True}
+
+
+def symbols(frame: Frame) -> Sequence[Frame]:
+    return (frame,)
+
+
+def made() -> tuple[Bench, FakeGuest]:
+    guest = FakeGuest()
+    ready = SimpleNamespace(
+        restore=lambda: guest,
+        symbols=symbols,
+        kernel=SimpleNamespace(arch="x86_64", id="tree-x86_64-1"),
+        machine=SimpleNamespace(spec=MachineSpec("x86_64")),
+        pristine=SimpleNamespace(next_seq=FIRST_SEQ, percpu=percpu_stats(100)),
+    )
+    return Bench("tests/x.py::test_x", cast(Ready, ready), 7), guest
+
+
+def conclude(change: Callable[[Bench, FakeGuest], object], error: BaseException | None = None) -> TestResult:
+    bench, guest = made()
+    change(bench, guest)
+    return bench.conclude(error)
+
+
+def test_a_pass_names_every_oracle_that_watched() -> None:
+    result = conclude(lambda bench, guest: None)
+    assert (result.outcome, result.why, result.findings) == (Outcome.PASS, "", ())
+    assert {seen.oracle for seen in result.evidence} == {"dmesg", "percpu", "kmemleak"}
+    assert all(seen.watched and not seen.lost for seen in result.evidence)
+
+
+def test_a_warning_fails_a_test_that_raised_nothing() -> None:
+    result = conclude(lambda bench, guest: setattr(guest, "kmsg", WARN))
+    assert result.outcome is Outcome.FAIL
+    (found,) = result.findings
+    assert (found.function, found.file, found.line) == ("init_dsq", "kernel/sched/ext/ext.c", 4890)
+    assert "init_dsq" in result.why
+
+
+def test_a_warning_that_was_announced_does_not() -> None:
+    def provoke(bench: Bench, guest: FakeGuest) -> None:
+        guest.kmsg = WARN
+        bench.expect(r"WARNING .* in init_dsq")
+
+    result = conclude(provoke)
+    assert result.outcome is Outcome.PASS
+    assert [found.expected for found in result.findings] == [True]
+
+
+def test_kmemleak_is_asked_whose_objects_are_left() -> None:
+    def leak(bench: Bench, guest: FakeGuest) -> None:
+        guest.percpu = 102
+        guest.kmemleak = LEAK
+
+    result = conclude(leak)
+    assert result.outcome is Outcome.FAIL
+    assert [(found.kind, found.function) for found in result.findings] == [("percpu leak", "init_dsq")]
+
+
+def test_the_count_speaks_where_kmemleak_is_silent() -> None:
+    result = conclude(lambda bench, guest: setattr(guest, "percpu", 102))
+    assert result.outcome is Outcome.FAIL
+    assert [(found.kind, found.count) for found in result.findings] == [("percpu count", 2)]
+
+
+def test_kmemleak_is_not_asked_without_need() -> None:
+    bench, guest = made()
+    bench.conclude(None)
+    assert not any(asked.endswith("scan") for asked in guest.asked), "a scan is the dearest wait of all"
+
+
+@pytest.mark.parametrize(
+    ("change", "oracle"),
+    [
+        (lambda bench, guest: setattr(guest, "overruns", 3), "dmesg"),
+        (lambda bench, guest: setattr(guest, "kmsg", ("6,505,1,-;five records later",)), "dmesg"),
+        (lambda bench, guest: setattr(guest, "kmemleak_refuses", "Device or resource busy"), "kmemleak"),
+    ],
+    ids=["overrun", "gap", "kmemleak-off"],
+)
+def test_an_oracle_that_did_not_watch_is_not_a_clean_log(
+    change: Callable[[Bench, FakeGuest], object], oracle: str
+) -> None:
+    result = conclude(change)
+    assert result.outcome is Outcome.INCONCLUSIVE
+    assert result.why.startswith(f"{oracle} did not watch")
+
+
+def test_a_finding_outranks_a_blind_oracle() -> None:
+    def both(bench: Bench, guest: FakeGuest) -> None:
+        guest.kmsg, guest.overruns = WARN, 1
+
+    assert conclude(both).outcome is Outcome.FAIL
+
+
+def faults(injected: int, operation: str = "create") -> FaultSummary:
+    site = FaultSite(operation, "failslab", ("pcpu_alloc_noprof", "init_dsq"), reached=9, injected=injected)
+    return FaultSummary(9, injected, injected, (site,))
+
+
+@pytest.mark.parametrize(
+    ("summaries", "outcome"),
+    [
+        ([], Outcome.INCONCLUSIVE),
+        ([faults(0)], Outcome.INCONCLUSIVE),
+        ([faults(0), faults(2, "attach")], Outcome.PASS),
+    ],
+)
+def test_a_test_that_was_to_inject_must_have(summaries: list[FaultSummary], outcome: Outcome) -> None:
+    def inject(bench: Bench, guest: FakeGuest) -> None:
+        bench.must_inject = ("pcpu_alloc_noprof",)
+        for summary in summaries:
+            bench.count_faults(summary)
+
+    result = conclude(inject)
+    assert result.outcome is outcome
+    assert ("pcpu_alloc_noprof" in result.why) is (outcome is Outcome.INCONCLUSIVE)
+
+
+def test_an_assertion_keeps_its_words_and_the_evidence_joins_it() -> None:
+    result = conclude(lambda bench, guest: setattr(guest, "kmsg", WARN), AssertionError("seen was 3"))
+    assert (result.outcome, result.why) == (Outcome.FAIL, "seen was 3")
+    assert [found.kind for found in result.findings] == ["assertion", "warn"]
+
+
+@pytest.mark.parametrize("error", [GuestError("the verifier refused it"), TypeError("oops")])
+def test_what_is_not_the_kernels_stays_inconclusive(error: BaseException) -> None:
+    result = conclude(lambda bench, guest: None, error)
+    assert (result.outcome, result.findings) == (Outcome.INCONCLUSIVE, ())
+
+
+def test_a_guest_that_dies_of_it_only_afterwards_fails_the_test() -> None:
+    panic = ("[    9.000000][    T1] Kernel panic - not syncing: Fatal exception",)
+    death = MachineEnded("no answer", Ended(How.EXITED, status=0), panic, False)
+    result = conclude(lambda bench, guest: setattr(guest, "dies", death))
+    assert (result.outcome, [found.kind for found in result.findings]) == (Outcome.FAIL, ["panic"])
+
+
+def test_qemu_killed_afterwards_does_not() -> None:
+    death = MachineEnded("no answer", Ended(How.KILLED, signal=9), (), False)
+    result = conclude(lambda bench, guest: setattr(guest, "dies", death))
+    assert result.outcome is Outcome.INCONCLUSIVE and "SIGKILL" in result.why
+
+
+def test_qemu_killed_afterwards_does_not_wipe_out_a_failure() -> None:
+    death = MachineEnded("no answer", Ended(How.KILLED, signal=9), (), False)
+    result = conclude(lambda bench, guest: setattr(guest, "dies", death), AssertionError("seen was 3"))
+    assert (result.outcome, result.why) == (Outcome.FAIL, "seen was 3")
+
+
+def test_the_first_disagreement_is_kept() -> None:
+    bench, _ = made()
+    bench.count_model(10, 10)
+    bench.count_model(1, 1, "first")
+    bench.count_model(1, 1, "second")
+    assert (bench.model.operations, bench.model.compared, bench.model.first_disagreement) == (12, 12, "first")
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "wanted"),
+    [
+        ("tests/a.py::test_x[tree-x86_64-default]", "tests/a.py::test_x"),
+        ("tests/a.py::test_x[tree-x86_64-default-failslab]", "tests/a.py::test_x[failslab]"),
+        ("tests/a.py::test_x[1-2-tree-x86_64-default]", "tests/a.py::test_x[1-2]"),
+        ("tests/a.py::test_x[base-x86_64-default]", "tests/a.py::test_x[base-x86_64-default]"),
+    ],
+)
+def test_the_canonical_id_leaves_this_target_out_and_no_other(nodeid: str, wanted: str) -> None:
+    ready = SimpleNamespace(name="tree-x86_64-default")
+    assert canonical(nodeid, cast(Ready, ready)) == wanted

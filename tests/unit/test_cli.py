@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the command line: what is refused before anything is built, and how it is said."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from harness import cli, run
+from harness.plan import DEFAULT_SERIES, KernelRequest, Plan, SourceRequest
+from harness.records import Exit, UsageError
+
+ROOT = Path(cli.__file__).resolve().parents[1]
+
+
+class Asked:
+    """Stands for the conductor and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.status = Exit.PASS
+
+    def conduct(self, plan: Plan) -> Exit:
+        self.plans.append(plan)
+        return self.status
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    it = Asked()
+    monkeypatch.setattr(run, "conduct", it.conduct)
+    return it
+
+
+def invoke(*args: str) -> tuple[int, str]:
+    """Status and what is said; an error of ours is raised, as main() would see it."""
+    done = CliRunner().invoke(cli.app, args)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def test_no_argument_runs_the_default_kernel(asked: Asked) -> None:
+    assert invoke("run")[0] == Exit.PASS
+    (plan,) = asked.plans
+    assert plan.kernels == (KernelRequest(SourceRequest(version=DEFAULT_SERIES), "x86_64"),)
+    assert plan.seed > 0, "a seed that was chosen must be there to be printed"
+
+
+@pytest.mark.parametrize("status", list(Exit))
+def test_the_conductors_status_is_the_commands(asked: Asked, status: Exit) -> None:
+    asked.status = status
+    assert invoke("run")[0] == int(status)
+
+
+def test_everything_asked_for_reaches_the_plan(asked: Asked, tmp_path: Path) -> None:
+    fragment = tmp_path / "mine.config"
+    fragment.write_text("CONFIG_X=y\n")
+    invoke(
+        "run", "--tree", str(tmp_path), "--arch", "x86_64,,x86_64", "-k", "duplicate or node", "--full", "--seed", "7",
+        "--cmdline", "nosmp", "--kconfig", str(fragment), "--out", "o", "--jobs", "3", "--suite", str(tmp_path),
+        "--toolchain", "host",
+    )  # fmt: skip
+    (plan,) = asked.plans
+    assert plan.kernels == (KernelRequest(SourceRequest(tree=str(tmp_path)), "x86_64"),)
+    assert (plan.select, plan.full, plan.seed, plan.cmdline) == ("duplicate or node", True, 7, "nosmp")
+    assert (plan.kconfig, plan.out, plan.jobs) == ((str(fragment),), "o", 3)
+    assert (plan.suite, plan.toolchain) == (str(tmp_path), "host")
+
+
+def test_a_relative_tree_does_not_depend_on_where_we_stand(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "linux").mkdir()
+    monkeypatch.chdir(tmp_path)
+    invoke("run", "--tree", "linux")
+    assert asked.plans[0].kernels[0].source.tree == str(tmp_path / "linux")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--tree", "/", "--kernel", "7.2"), "exclude each other"),
+        (("--tree", "/no/such/linux"), "/no/such/linux: no such folder"),
+        (("--arch", "vax"), "architecture 'vax'"),
+        (("--arch", "x86_64,vax"), "architecture 'vax'"),
+        (("--machine", "huge"), "no machine 'huge'"),
+        (("--kconfig", "/no/such.config"), "/no/such.config: no such Kconfig fragment"),
+        (("--suite", "no/such/suite"), "no/such/suite: no such suite"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_done(asked: Asked, args: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        invoke("run", *args)
+    assert says in raised.value.what
+    assert raised.value.step, "each error names the next step"
+    assert raised.value.exit == Exit.USAGE
+    assert not asked.plans
+
+
+@pytest.mark.parametrize(
+    "args", [("run", "--tre", "x"), ("run", "--jobs", "0"), ("run", "--seed", "x"), ("rum",), ("replay",)]
+)
+def test_a_flag_that_is_none_is_the_callers_mistake(asked: Asked, args: tuple[str, ...]) -> None:
+    assert invoke(*args)[0] == Exit.USAGE
+    assert not asked.plans
+
+
+def kharness(*args: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run([sys.executable, "-m", "harness", *args], cwd=cache, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("run", "--arch", "vax"), "kharness: no machine definition for architecture 'vax'; one of: "),
+        (("report", "out"), "kharness: no results in out/results.json: No such file or directory; give the folder"),
+        (("replay", "nothing.json"), "kharness: cannot read the replay file nothing.json: "),
+    ],
+)
+def test_one_clear_line_and_nothing_left_behind(tmp_path: Path, args: tuple[str, ...], line: str) -> None:
+    done = kharness(*args, cache=tmp_path)
+    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_cache_is_listed_as_such(tmp_path: Path) -> None:
+    done = kharness("cache", "list", cache=tmp_path)
+    assert done.returncode == Exit.PASS, done.stderr
+    assert done.stdout.strip()

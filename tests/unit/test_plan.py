@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the plan: what the conductor tells the pytest child survives the way through plan.json."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import plan, records
+from harness.plan import KernelRequest, Plan, Session, SourceRequest, Target
+from harness.records import HarnessError, Kernel, Machine, MachineSpec, Role, UsageError, decode, encode
+from harness.suite.session import read_session
+
+KERNEL = Kernel(
+    "tree-x86_64-1", "x86_64", Role.TREE, "7.2.13", "linux-source-7.2 7.2.13-1", "", "abc", False, (), "/c/config",
+    "def", "tools", "/c/image", "/c/vmlinux", "/c", 400.0, True,
+)  # fmt: skip
+MACHINE = Machine("tree-x86_64-1", "x86_64", MachineSpec("x86_64"), "tcg", "no KVM", 3.0, 0.3, 1.0, "/s")
+SESSION = Session(
+    "run-1", "/out", 7, "/cache", "root", (Target(KERNEL, MACHINE, "/i/initramfs", {"tsc_khz": "1"}, "nosmp"),),
+    argv=("kharness", "run", "-k", "a b"), test_id="t::x[1]", kconfig=("/f.config",),
+)  # fmt: skip
+
+
+def test_a_session_survives_plan_json(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(encode(SESSION)))
+    assert read_session(file) == SESSION
+
+
+def test_a_plan_survives_the_event_log() -> None:
+    request = KernelRequest(SourceRequest(tree="/home/x/linux"), "x86_64", Role.PATCHED)
+    asked = Plan((request,), seed=3, kconfig=("/f.config",), argv=("kharness", "run"))
+    assert decode(json.loads(json.dumps(encode(asked))), Plan) == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("", HarnessError, "plan.json"),
+        ("{", HarnessError, "plan.json"),
+        ("{}", UsageError, "run"),
+        (json.dumps({**encode(SESSION), "seed": "seven"}), UsageError, "seed"),
+        (json.dumps({**encode(SESSION), "targets": [{}]}), UsageError, "targets"),
+    ],
+)
+def test_a_damaged_plan_is_refused_by_name(tmp_path: Path, text: str, error: type[Exception], says: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    with pytest.raises(error, match=says):
+        read_session(file)
+
+
+def test_no_plan_at_all_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as raised:
+        read_session(tmp_path / "plan.json")
+    assert "kharness run" in raised.value.step
+
+
+def test_a_source_names_itself() -> None:
+    assert str(SourceRequest(tree="/home/x/linux")) == "/home/x/linux"
+    assert str(SourceRequest(version="7.2")) == "linux-source-7.2"
+
+
+def imports(file: Path) -> set[str]:
+    """The modules of the project that a file imports, also within TYPE_CHECKING and functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.startswith("harness.")}
+
+
+ROOMS = (
+    "records", "plan", "host", "replay", "journal", "source", "build", "machine", "guest", "faults", "oracles", "model",
+    "suite", "prepare", "verdict", "report", "run", "again", "cli",
+)  # fmt: skip
+"""Left to right, as docs/rooms.md has them; a module may import only from its own room and those before it."""
+
+FREE = {"model": {"records"}, "plan": {"records"}, "records": set[str]()}
+"""Rooms that may import even less."""
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_its_place() -> None:
+    home = Path(plan.__file__).parent
+    there = {path.stem for path in home.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there - {"__init__", "__main__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_import_points_backwards(name: str) -> None:
+    home = Path(records.__file__).parent
+    files = [home / f"{name}.py"] if (home / f"{name}.py").exists() else sorted((home / name).rglob("*.py"))
+    assert files
+    allowed = FREE.get(name, set(ROOMS[: ROOMS.index(name)])) | {name}
+    wrong = {f"{file.name}: {module}" for file in files for module in imports(file) if room(module) not in allowed}
+    assert not wrong
+
+
+def test_the_ground_floor_needs_no_disk_and_no_process() -> None:
+    for module in (plan, records):
+        assert module.__file__ is not None
+        tree = ast.parse(Path(module.__file__).read_text())
+        used = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        assert not used & {"os", "subprocess", "pathlib", "shutil", "socket"}, module.__name__
+    assert sys.version_info >= (3, 11)
