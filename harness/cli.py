@@ -174,6 +174,11 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _interrupted() -> NoReturn:
+    print("kharness: interrupted; the same command goes on with what is built", file=sys.stderr)
+    sys.exit(Exit.INTERRUPTED)
+
+
 def main() -> NoReturn:
     """Entry point: every failure is one line and an exit status of records.Exit."""
     signal.signal(signal.SIGTERM, _terminated)
@@ -185,6 +190,9 @@ def main() -> NoReturn:
             print(error.detail, file=sys.stderr)
         sys.exit(error.exit)
     except KeyboardInterrupt:
-        print("kharness: interrupted; the same command goes on with what is built", file=sys.stderr)
-        sys.exit(Exit.INTERRUPTED)
+        _interrupted()
+    except SystemExit as ended:  # typer makes one of an interrupt within a command
+        if ended.code == Exit.INTERRUPTED:
+            _interrupted()
+        raise
     sys.exit(Exit.PASS)

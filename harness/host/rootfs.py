@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,11 @@ def make(folder: Path, made: Recipe, on_line: Callable[[str], None], say: Callab
         root.mkdir(mode=0o755)
         # In a mount namespace of its own: what it mounts goes with it, also when it is killed in the middle.
         private = ["unshare", "--mount", "--propagation", "private", "--"]
-        run([*private, *argv, made.suite, str(root)], what=what, on_line=on_line)
+        # And with a TMPDIR of its own: what it keeps there stays when it is killed.
+        with tempfile.TemporaryDirectory(prefix="kharness-") as scratch:
+            os.chmod(scratch, 0o755)  # apt reads there as another user
+            env = {**os.environ, "TMPDIR": scratch}
+            run([*private, *argv, made.suite, str(root)], what=what, env=env, on_line=on_line)
     else:
         # As a tar file unpacked by us, so that every file is the user's own and can be removed again.
         tar = folder / "root.tar"

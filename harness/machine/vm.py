@@ -164,7 +164,10 @@ class Vm:
                 status = self.qmp("query-migrate").get("status")
                 done, failed = status == "completed", status in ("failed", "cancelled")
             if failed:
-                raise MachineLost("QEMU could not write its state", step="look for space on the disk")
+                raise MachineLost(
+                    f"QEMU could not write its state to {self.sockets.folder.parent}",
+                    step="free space there, or set TMPDIR to another folder",
+                )
             if done:
                 return
             if deadline.expired:
