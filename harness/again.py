@@ -10,7 +10,7 @@ from harness import replay
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.plan import CACHE_CAP_GIB, DEFAULT_SUITE, KernelRequest, Plan, SourceRequest
-from harness.records import Exit, Outcome, UsageError
+from harness.records import Exit, HarnessError, Outcome
 from harness.run import Conductor
 from harness.verdict import Results
 
@@ -46,7 +46,7 @@ def source_of(wanted: replay.Replay) -> SourceRequest:
 def compare(wanted: replay.Replay, results: Results | None) -> tuple[Exit, str]:
     """What a replay's results say about the finding that was looked for, as status and last line."""
     if results is None:
-        raise UsageError("the replay gave no results", step="run it again")
+        raise HarnessError("the replay gave no results", step="run it again")
     rows = [test for test in results.tests if test.id == wanted.test]
     seen = {found.signature for test in rows for found in test.findings if found.counts}
     again = seen & set(wanted.signatures)

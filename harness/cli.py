@@ -6,6 +6,7 @@ from __future__ import annotations
 import secrets
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -195,4 +196,8 @@ def main() -> NoReturn:
         if ended.code == Exit.INTERRUPTED:
             _interrupted()
         raise
+    except Exception as error:  # ours, and so never 1, which would be the kernel's
+        traceback.print_exc()
+        print(f"kharness: kharness itself failed: {type(error).__name__}: {error}; report it", file=sys.stderr)
+        sys.exit(Exit.UNJUDGED)
     sys.exit(Exit.PASS)

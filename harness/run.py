@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import selectors
@@ -137,7 +136,7 @@ class Conductor:
             "--kharness-plan", str(plan_file.resolve()), "--tb=short", "-q", "-rN",
             "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"),
         ]  # fmt: skip
-        if not self.plan.full:
+        if not self.plan.full and not self.plan.test_id:  # a replay names its test, long or not
             argv += ["-m", "not full"]
         if self.plan.select:
             argv += ["-k", self.plan.select]
@@ -147,20 +146,21 @@ class Conductor:
 
     def _listen(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
         """Shows and keeps what the children print, line by line, until all have ended."""
+        unfinished: dict[int, bytes] = {}
         with selectors.DefaultSelector() as selector, open(self.out.path / "pytest.log", "wb") as log:
             for child in children:
                 assert child.stdout is not None
                 selector.register(child.stdout, selectors.EVENT_READ)
             while selector.get_map():
                 for key, _ in selector.select():
-                    stream = key.fileobj
-                    assert isinstance(stream, io.BufferedReader)
-                    line = stream.readline()
-                    if not line:
-                        selector.unregister(stream)
-                        continue
-                    log.write(line)
-                    self.progress.say(line.decode(errors="replace").rstrip("\n"))
+                    data = os.read(key.fd, 65536)
+                    *lines, unfinished[key.fd] = (unfinished.get(key.fd, b"") + data).split(b"\n")
+                    if not data:
+                        selector.unregister(key.fileobj)
+                        lines = [unfinished.pop(key.fd)] if unfinished[key.fd] else []
+                    for line in lines:
+                        log.write(line + b"\n")
+                        self.progress.say(line.decode(errors="replace"))
         for child in children:
             child.wait()
 

@@ -53,7 +53,7 @@ def _recall(memory: Path, key: str) -> Accelerator | None:
     try:
         data = json.loads(memory.read_text())
         return Accelerator(data["name"], data["why"]) if data["key"] == key else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # not there, or torn by a power cut: probe again
 
 

@@ -92,8 +92,10 @@ def load(arch: str) -> Definition:
         raise UsageError(
             f"no machine definition for architecture {arch!r}", step=f"one of: {', '.join(architectures())}"
         )
-    data: Any = yaml.safe_load(path.read_text())
     try:
+        data: Any = yaml.safe_load(path.read_text())
         return decode(data, Definition)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}", step="correct it") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error.what}") from error

@@ -36,7 +36,7 @@ def _recall(memory: Path, key: str) -> int | None:
     try:
         data = json.loads(memory.read_text())
         return int(data["tsc_khz"]) if data["key"] == key else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # not there, or torn: measure again
 
 

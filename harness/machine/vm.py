@@ -16,7 +16,7 @@ from typing import Any
 
 import pexpect
 import pexpect.socket_pexpect
-from qemu.qmp import QMPError
+from qemu.qmp import ExecInterruptedError, QMPError, StateError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from harness.host.process import end, spawn
@@ -77,8 +77,10 @@ class Vm:
         console = self._connect(self.sockets.console, deadline)
         self._console = pexpect.socket_pexpect.SocketSpawn(console, timeout=None)
         self._agent = self._connect(self.sockets.agent, deadline)
-        self._qmp = QEMUMonitorProtocol(self._connect(self.sockets.qmp, deadline))
+        monitor = self._connect(self.sockets.qmp, deadline)
+        self._qmp = QEMUMonitorProtocol(monitor)
         self._qmp.settimeout(STARTUP_SECONDS)
+        self._greeted(monitor, deadline)
         try:
             self._qmp.connect()
         except (QMPError, EOFError, ConnectionError) as error:
@@ -103,6 +105,12 @@ class Vm:
                 raise MachineLost(f"{deadline}: {path.name}", step="run 'kharness doctor'")
             # The socket has no event of its own to wait for until it exists.
             time.sleep(0.003)
+
+    def _greeted(self, monitor: socket.socket, deadline: Deadline) -> None:
+        """Waits for QMP's greeting to begin: the library's own connect() has no deadline."""
+        if not select.select([monitor], [], [], deadline.left)[0]:
+            self._qmp = None
+            raise MachineLost(f"{deadline}: QMP said nothing", step="run 'kharness doctor'")
 
     def _not_started(self) -> MachineLost:
         binary = self.launch.definition.qemu.binary
@@ -134,7 +142,7 @@ class Vm:
             raise MachineLost(f"QMP {command}: QEMU is not running")
         try:
             return self._qmp.cmd(command, **arguments)
-        except (TimeoutError, EOFError, ConnectionError) as error:
+        except (TimeoutError, EOFError, ConnectionError, ExecInterruptedError, StateError) as error:
             raise self.gone(f"QMP {command}") from error
         except QMPError as error:
             raise MachineLost(f"QMP {command}: {error}") from error

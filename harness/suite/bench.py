@@ -17,8 +17,10 @@ from harness.records import (
     Evidence,
     FaultSummary,
     Finding,
-    KharnessError,
+    HarnessError,
+    KernelFailure,
     LogRecord,
+    MachineEnded,
     ModelSummary,
     Operation,
     Outcome,
@@ -105,7 +107,8 @@ class Bench:
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""
         ending = ending_of(error, self.ready.symbols, self.expected)
-        if ending.outcome in (Outcome.PASS, Outcome.FAIL) and not isinstance(error, KharnessError):
+        # Whatever else went wrong, what a living guest shows against its kernel must not be lost.
+        if ending.outcome is not Outcome.SKIP and not isinstance(error, MachineEnded | HarnessError | KernelFailure):
             try:
                 self.gather()
             except Exception as late:  # the guest may die of what the test did, only now
@@ -139,8 +142,10 @@ class Bench:
                 f"{blind[0].oracle} did not watch: {blind[0].why or 'records were lost'}",
             )
         faults = total(self.summaries) if self.summaries else FaultSummary()
-        if self.must_inject and not faults.injected:
-            return Outcome.INCONCLUSIVE, f"no fault was injected under {', '.join(self.must_inject)}"
+        hit = {name for site in faults.sites if site.injected for name in site.stack}
+        spared = [name for name in self.must_inject if name not in hit]
+        if spared:
+            return Outcome.INCONCLUSIVE, f"no fault was injected under {', '.join(spared)}"
         return Outcome.PASS, ""
 
     def scenario(self) -> Scenario:
@@ -153,4 +158,4 @@ def _worse(first: Ending, second: Ending) -> Ending:
     """Both happened: a failure of the kernel outranks what could not be seen, which outranks a pass."""
     if first.outcome is Outcome.FAIL:
         return Ending(Outcome.FAIL, first.why, (*first.findings, *second.findings))
-    return second
+    return first if second.outcome is first.outcome else second

@@ -33,7 +33,7 @@ def judge(events: Iterable[Event]) -> Results:
         reasons += _for_itself(log, test, compared)
     reasons.sort(key=lambda reason: _WORST_FIRST.index(reason.verdict))  # stable: else in the log's order
     verdict = reasons[0].verdict if reasons else Verdict.PASS
-    step = next((reason.step for reason in reasons if reason.step), "") or log.again("--keep")
+    step = next((reason.step for reason in reasons if reason.step), "") or log.again()
     return Results(
         schema=SCHEMA,
         verdict=verdict,

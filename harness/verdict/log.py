@@ -131,7 +131,7 @@ class Log:
         if test.replay:
             return shlex.join(["kharness", "replay", test.replay])
         if test.id in PSEUDO:
-            return self.again("--keep")
+            return self.again()
         name = test.id.rpartition("::")[2].partition("[")[0]  # -k takes names, no paths and brackets
         return shlex.join([*shlex.split(self.again(drop="-k")), "-k", name])
 
@@ -148,19 +148,19 @@ class Log:
         for kernel in self.standing():
             if not self.on(kernel):
                 continue
-            shell = f"kharness shell --arch {kernel.arch}"
+            again = self.again()
             mine = [canary for canary in self.canaries if canary.kernel == kernel.id]
             if not mine:
                 yield Reason(
-                    Verdict.INCONCLUSIVE, f"{kernel.id}: no canary was run: no oracle is proved", shell
+                    Verdict.INCONCLUSIVE, f"{kernel.id}: no canary was run: no oracle is proved", again
                 )
             for name in wanted - Counter(canary.oracle for canary in mine) if mine else ():
-                yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id}: the {name} canary was not run", shell)
+                yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id}: the {name} canary was not run", again)
             for canary in mine:
                 if not canary.caught:
                     why = f": {canary.why}" if canary.why else ""
                     yield Reason(
-                        Verdict.INCONCLUSIVE, f"{kernel.id}: {canary.oracle} missed its canary{why}", shell
+                        Verdict.INCONCLUSIVE, f"{kernel.id}: {canary.oracle} missed its canary{why}", again
                     )
 
     def _run_gaps(self) -> Iterator[str]:

@@ -131,6 +131,29 @@ def test_one_clear_line_and_nothing_left_behind(tmp_path: Path, args: tuple[str,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("raised", "status", "last"),
+    [
+        (KeyboardInterrupt(), Exit.INTERRUPTED, "kharness: interrupted; "),
+        (RuntimeError("boom"), Exit.UNJUDGED, "kharness: kharness itself failed: RuntimeError: boom"),
+        (UsageError("no such tree", step="give one"), Exit.USAGE, "kharness: no such tree; give one"),
+    ],
+)
+def test_every_end_has_its_status_and_last_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, status: Exit, last: str
+) -> None:
+    def conduct(plan: Plan) -> Exit:
+        raise raised
+
+    monkeypatch.setattr(run, "conduct", conduct)
+    monkeypatch.setattr("harness.cli.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["kharness", "run"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == status
+    assert capsys.readouterr().err.splitlines()[-1].startswith(last)
+
+
 def test_an_empty_cache_is_listed_as_such(tmp_path: Path) -> None:
     done = kharness("cache", "list", cache=tmp_path)
     assert done.returncode == Exit.PASS, done.stderr

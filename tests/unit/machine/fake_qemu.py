@@ -2,7 +2,7 @@
 """Owns a stand-in for QEMU: opens the three sockets of an argv, speaks QMP, and ends as its first argument says.
 
 Modes: ``echo`` answers the agent's bytes with the same; ``silent`` answers nothing; ``exit:N`` and ``kill:N`` end
-when the agent is sent something; ``refuse`` ends at once, ``deaf`` opens no socket. All print one line on the
+when the agent is sent something or QMP says ``stop``; ``mute`` never greets; ``refuse`` ends at once, ``deaf`` opens no socket. All print one line on the
 console when the guest is let run.
 """
 
@@ -50,8 +50,10 @@ def commands(peer: socket.socket) -> Iterator[dict[str, str]]:
             yield command
 
 
-def monitor(server: socket.socket, console: socket.socket) -> None:
+def monitor(server: socket.socket, console: socket.socket, mode: str) -> None:
     peer, _ = server.accept()
+    if mode == "mute":
+        threading.Event().wait()
     peer.sendall(b'{"QMP": {"version": {"qemu": {"major": 10}}, "capabilities": []}}\r\n')
     for command in commands(peer):
         answer: dict[str, object] = {"return": {"status": "running"}}
@@ -59,6 +61,8 @@ def monitor(server: socket.socket, console: socket.socket) -> None:
             answer = {"error": {"class": "CommandNotFound", "desc": "no such command"}}
         if command["execute"] == "cont":
             console.sendall(CONSOLE_LINE)
+        if command["execute"] == "stop":
+            leave(mode)
         peer.sendall(json.dumps({**answer, "id": command.get("id")}).encode() + b"\r\n")
 
 
@@ -73,7 +77,7 @@ def main() -> None:
     servers = {name: listen(path) for name, path in paths.items()}
     console, _ = servers["console"].accept()
     agent, _ = servers["agent"].accept()
-    threading.Thread(target=monitor, args=(servers["qmp"], console), daemon=True).start()
+    threading.Thread(target=monitor, args=(servers["qmp"], console, mode), daemon=True).start()
     while data := agent.recv(1 << 16):
         leave(mode)
         if mode == "echo":

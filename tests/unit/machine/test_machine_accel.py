@@ -84,7 +84,7 @@ def test_a_new_boot_or_qemu_is_probed_again(host: Host, what: str) -> None:
     assert host.probes == 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"key": "boot-1 t1"}'])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"key": "boot-1 t1"}'])
 def test_a_damaged_memory_is_no_memory(host: Host, text: str) -> None:
     host.choose()
     (memory,) = host.cache.folder("probes").iterdir()

@@ -67,6 +67,12 @@ def test_a_malformed_field_is_named_with_its_file(folder: Path, old: str, new: s
     assert str(file) in raised.value.what and named in raised.value.what
 
 
+def test_a_file_that_is_not_yaml_is_named_with_the_line(folder: Path) -> None:
+    (folder / "x86_64.yaml").write_text("arch: x86_64\nkernel: {srcarch: x86\nqemu: [\n")
+    with pytest.raises(UsageError, match=r"x86_64\.yaml: not YAML: .*line 3"):
+        definition.load("x86_64")
+
+
 def test_an_empty_file_is_refused(folder: Path) -> None:
     (folder / "x86_64.yaml").write_text("")
     with pytest.raises(UsageError, match=r"x86_64\.yaml"):

@@ -119,6 +119,23 @@ def test_qemu_that_opens_no_socket_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     assert not fake.sockets.folder.exists()
 
 
+def test_qemu_whose_monitor_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm, "STARTUP_SECONDS", 0.5)
+    fake = machine("mute")
+    with pytest.raises(MachineLost, match="QMP said nothing"):
+        fake.__enter__()
+    assert not fake.sockets.folder.exists()
+
+
+def test_qemu_that_ends_during_a_monitor_command_tells_how() -> None:
+    with machine("kill:9") as fake:
+        fake.resume()
+        for _ in range(2):  # the connection breaks under the first; the second finds it broken
+            with pytest.raises(MachineEnded, match="QEMU ended during: QMP stop") as raised:
+                fake.qmp("stop")
+            assert raised.value.ended == Ended(How.KILLED, signal=9)
+
+
 def test_qmp_that_refuses_is_not_the_guests_end() -> None:
     with machine("silent") as fake:
         with pytest.raises(MachineLost, match="QMP no-such-command: .*no such command"):

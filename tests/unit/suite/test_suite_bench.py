@@ -195,6 +195,26 @@ def test_a_test_that_was_to_inject_must_have(summaries: list[FaultSummary], outc
     assert ("pcpu_alloc_noprof" in result.why) is (outcome is Outcome.INCONCLUSIVE)
 
 
+def test_each_function_that_was_to_be_hit_must_have_been() -> None:
+    def inject(bench: Bench, guest: FakeGuest) -> None:
+        bench.must_inject = ("init_dsq", "rhashtable_insert")
+        bench.count_faults(faults(2))
+
+    result = conclude(inject)
+    assert (result.outcome, result.why) == (Outcome.INCONCLUSIVE, "no fault was injected under rhashtable_insert")
+
+
+@pytest.mark.parametrize("error", [GuestError("the worker never started"), TypeError("oops")])
+def test_a_warning_is_not_lost_because_the_test_broke_off(error: BaseException) -> None:
+    result = conclude(lambda bench, guest: setattr(guest, "kmsg", WARN), error)
+    assert (result.outcome, [found.kind for found in result.findings]) == (Outcome.FAIL, ["warn"])
+
+
+def test_the_first_reason_is_kept_when_the_evidence_fails_too() -> None:
+    result = conclude(lambda bench, guest: setattr(guest, "dies", GuestError("later")), GuestError("first"))
+    assert (result.outcome, result.why) == (Outcome.INCONCLUSIVE, "first")
+
+
 def test_an_assertion_keeps_its_words_and_the_evidence_joins_it() -> None:
     result = conclude(lambda bench, guest: setattr(guest, "kmsg", WARN), AssertionError("seen was 3"))
     assert (result.outcome, result.why) == (Outcome.FAIL, "seen was 3")
