@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.host.progress import duration as rough
 from harness.records import Finding, MachineSpec, Outcome
 from harness.verdict import KernelRow, MachineRow, Results, TestRow
 
@@ -32,14 +33,7 @@ def plural(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: ``0.12 s``, ``42 s``, ``3 min 5 s``, ``1 h 2 min``."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{seconds:.2f} s" if seconds < 10 else rough(seconds)
 
 
 def place(finding: Finding) -> str:
