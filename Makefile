@@ -55,7 +55,7 @@ $(VENV)/.ready:
 	@echo "python environment: installing into $(VENV)" >&2
 	@$(PYTHON) -m venv --clear "$(VENV)" || \
 		{ echo "kharness: python3 cannot make virtual environments; sudo apt-get install -y python3-venv" >&2; exit 4; }
-	@"$(PY)" -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@"$(PY)" -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 clean:
