@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels broken by hand, each in one line: what the harness says of them. Builds of minutes, with ccache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.e2e.command import Done, Kharness
+from tests.e2e.trees import UserTree
+
+
+def findings(done: Done) -> list[dict[str, Any]]:
+    """What speaks against the kernel, from every test."""
+    found = [finding for test in done.results["tests"] for finding in test["findings"]]
+    return [finding for finding in found if not finding["expected"] and not finding["allowed_by"]]
+
+
+def functions(finding: dict[str, Any]) -> list[str]:
+    return [frame["function"] for frame in finding["frames"]]
+
+
+def test_compile_error(kharness: Kharness, user_tree: UserTree) -> None:
+    """A result, exit status 1: file and line on the screen and in results.json."""
+    file = user_tree.scheduler
+    with user_tree.edited(file, "free_dsq_rcufn", "\tkfree(dsq);", "\tkfree(dsk);") as line:
+        done = kharness("run", "--tree", str(user_tree.folder)).expect(1)
+    (row,) = done.results["tests"]
+    assert (row["id"], row["outcome"]) == ("build", "fail")
+    (finding,) = row["findings"]
+    assert (finding["file"], finding["line"]) == (file, line)
+    assert "dsk" in finding["title"]
+    assert f"{file}:{line}" in done.stdout
+    assert "dsk" in done.stdout
+    assert any("error:" in text for text in finding["log"])
+    assert done.verdict.startswith("verdict: FAIL")
+
+
+@pytest.mark.full
+def test_exit_dsq_removed(kharness: Kharness, user_tree: UserTree) -> None:
+    """A percpu leak whose stack leads through init_dsq()."""
+    file = user_tree.scheduler
+    with user_tree.edited(file, "free_dsq_rcufn", "\texit_dsq(dsq);\n", ""):
+        done = kharness("run", "--tree", str(user_tree.folder), "-k", "lifecycle").expect(1)
+    leaks = [finding for finding in findings(done) if finding["oracle"] == "kmemleak"]
+    assert leaks, f"no leak, but {[(f['oracle'], f['title']) for f in findings(done)]}"
+    assert all("percpu" in leak["kind"] + leak["title"] for leak in leaks)
+    for leak in leaks:
+        stack = functions(leak)
+        assert any(name.endswith("init_dsq") for name in stack), stack
+        assert leak["function"] in stack
+        assert leak["file"] == file
+        assert leak["line"]
+    assert "percpu" in done.stdout
+    assert "init_dsq" in done.stdout
+    assert done.verdict.startswith("verdict: FAIL")
+
+
+@pytest.mark.full
+def test_warn_added(kharness: Kharness, user_tree: UserTree) -> None:
+    """Function, file and line of the WARN."""
+    file = user_tree.scheduler
+    with user_tree.edited(
+        file, "scx_bpf_create_dsq", "\ts32 ret;\n", "\ts32 ret;\n\n\tWARN_ON_ONCE(1);\n"
+    ) as line:
+        done = kharness("run", "--tree", str(user_tree.folder), "-k", "lifecycle").expect(1)
+    found = findings(done)
+    assert found
+    for finding in found:
+        assert (finding["oracle"], finding["kind"]) == ("dmesg", "warn")
+        assert (finding["function"], finding["file"]) == ("scx_bpf_create_dsq", file)
+        assert finding["line"] == line + 2
+    assert f"{file}:{line + 2}" in done.stdout
+    assert done.verdict.startswith("verdict: FAIL")
+
+
+@pytest.mark.full
+def test_duplicate_accepted(kharness: Kharness, user_tree: UserTree) -> None:
+    """A create that answers 0 for an id that is taken, and frees what it made: only the model can know."""
+    with user_tree.edited(
+        user_tree.scheduler, "scx_bpf_create_dsq", "\n\treturn ret;", "\n\treturn ret == -EEXIST ? 0 : ret;"
+    ):
+        done = kharness("run", "--tree", str(user_tree.folder), "-k", "lifecycle").expect(1)
+    row = done.test("test_duplicate_is_refused")
+    assert row["outcome"] == "fail"
+    assert [finding["oracle"] for finding in row["findings"]] == ["model"]
+    assert "EEXIST" in row["model"]["first_disagreement"]
+    assert "create" in row["model"]["first_disagreement"]
+    assert {finding["oracle"] for finding in findings(done)} == {"model"}
+    assert done.verdict.startswith("verdict: FAIL")

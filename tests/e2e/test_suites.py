@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the kernel that go wrong: whose fault it is, what is said, and that it can be replayed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.command import Done, Kharness
+from tests.e2e.conftest import place
+
+
+@pytest.fixture(scope="module")
+def odd(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterator[Done]:
+    """One run of three tests that cannot be judged."""
+    for started in place(cache_home):
+        yield started.run("--suite", suite("odd"), timeout=300)
+
+
+def test_nothing_odd_is_the_kernels_fault(odd: Done) -> None:
+    odd.expect(3)
+    assert odd.verdict.startswith("verdict: INCONCLUSIVE")
+    assert not [found for test in odd.results["tests"] for found in test["findings"]]
+    assert odd.results["next"].startswith("kharness ")
+
+
+def test_refused_by_the_verifier(odd: Done) -> None:
+    """One line names the program and the verifier's reason."""
+    row = odd.test("test_refused_by_the_verifier")
+    assert row["outcome"] == "inconclusive"
+    assert "\n" not in row["why"]
+    assert "refused" in row["why"]
+    assert "scx_bpf_create_dsq" in row["why"] or "not allowed" in row["why"]
+
+
+def test_qemu_is_killed(odd: Done) -> None:
+    row = odd.test("test_qemu_is_killed")
+    assert row["outcome"] == "inconclusive"
+    assert "QEMU was killed by SIGKILL" in row["why"]
+
+
+def test_a_mistake_in_a_test(odd: Done) -> None:
+    row = odd.test("test_with_a_mistake_of_its_own")
+    assert row["outcome"] == "inconclusive"
+    assert "TypeError" in row["why"]
+    assert "test_odd.py" in row["why"]
+
+
+def test_no_test_at_all(kharness: Kharness, passed: Done, suite: Callable[[str], str]) -> None:
+    done = kharness.run("--suite", suite("empty"), timeout=120).expect(3)
+    assert "no test was collected" in done.stdout
+    assert done.results["next"].startswith("kharness run")
+
+
+def test_replay(kharness: Kharness, passed: Done, suite: Callable[[str], str]) -> None:
+    """The line that a failed run prints does the test again, and fails on the same signature."""
+    first = kharness.run("--suite", suite("wrong"), "--seed", "7", timeout=300).expect(1)
+    assert "creating DSQ 7 twice answered -17" in first.stdout
+    (wanted,) = first.test("test_wants_a_duplicate")["findings"]
+    (line,) = [text for text in first.stdout.splitlines() if "kharness replay" in text]
+    command = shlex.split(line)
+    assert command[0] == "kharness"
+    again = kharness(*command[1:], timeout=300).expect(1)
+    (found,) = again.test("test_wants_a_duplicate")["findings"]
+    assert found["signature"] == wanted["signature"]
+    assert again.results["run"]["seed"] == 7
+    assert wanted["signature"] in again.verdict
