@@ -73,7 +73,8 @@ class Running:
         self._start = time.monotonic()
         self._cwd = cwd
         self.process = subprocess.Popen(
-            argv,
+            # A shell that starts us in the background has Ctrl-C ignored, and children inherit that.
+            ["env", "--default-signal=INT", *argv],
             cwd=cwd,
             env=dict(env),
             stdin=subprocess.DEVNULL,

@@ -14,7 +14,11 @@ from tests.e2e.conftest import QUICK, place
 from tests.e2e.leaks import below
 from tests.e2e.trees import UserTree
 
-TERM = signal.SIGTERM
+pytestmark = pytest.mark.full
+
+BOTH = pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)], ids=["ctrl-c", "sigterm"]
+)
 
 
 def interrupted(running: Running, number: int) -> Done:
@@ -49,12 +53,12 @@ def test_while_the_tree_is_read(kharness: Kharness, user_tree: UserTree, cache: 
     running = kharness.start("run", "--tree", str(user_tree.folder))
     running.wait_for(r"reading [^\n]*: started")
     running.wait_until("git reads", lambda: bool(below(running.process.pid, "git")))
-    interrupted(running, signal.SIGINT)
+    interrupted(running, signal.SIGTERM)
     assert user_tree.state() == before
     assert sorted((cache / "source").iterdir()) == sources
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, TERM], ids=["ctrl-c", "sigterm"])
+@BOTH
 def test_while_the_kernel_is_built(kharness: Kharness, passed: Done, cache: Path, number: int) -> None:
     (kharness.cwd / "my.config").write_text(f'CONFIG_LOCALVERSION="-e2e-{number}"\n')
     kernels = sorted((cache / "kernel").iterdir())
@@ -65,9 +69,7 @@ def test_while_the_kernel_is_built(kharness: Kharness, passed: Done, cache: Path
     assert sorted((cache / "kernel").iterdir()) == kernels
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(TERM, marks=pytest.mark.full)], ids=["ctrl-c", "sigterm"]
-)
+@BOTH
 def test_while_booting_and_testing(kharness: Kharness, passed: Done, cache: Path, number: int) -> None:
     """One after the other; the third try comes to its end."""
     args = ["-k", QUICK, "--cmdline", f"kharness_e2e={number}"]
