@@ -2,7 +2,7 @@
 /* A scheduler that spreads tasks over nr_dsqs user DSQs, each a FIFO, and serves them round robin. */
 #include "kharness.bpf.h"
 
-const volatile u32 nr_dsqs = 8;
+u32 nr_dsqs = 8;
 
 u64 enqueued;
 u64 dispatched;

@@ -2,9 +2,9 @@
 /* A scheduler that creates nr_dsqs user DSQs in ops.init and otherwise leaves everything to the defaults. */
 #include "kharness.bpf.h"
 
-const volatile u64 nr_dsqs = 1;
-const volatile u64 first_id = 0;
-const volatile s32 node = NUMA_NO_NODE;
+u64 nr_dsqs = 1;
+u64 first_id = 0;
+s32 node = NUMA_NO_NODE;
 
 u64 created;
 s32 first_error;

@@ -128,7 +128,7 @@ class Guest:
         self.vm.close()
 
     def load(self, program: str, **variables: int) -> BpfObject:
-        """Loads bpf_progs/PROGRAM.bpf.c with its const volatile variables set."""
+        """Loads bpf_progs/PROGRAM.bpf.c with these of its global variables set."""
         self._names += 1
         name = f"{program[:20]}{self._names}"
         settings: dict[str, Any] = {f"set.{variable}": value for variable, value in variables.items()}

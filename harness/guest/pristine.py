@@ -25,9 +25,11 @@ from harness.records import GuestError, HarnessError, KernelFailure, UsageError
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
-FORMAT = 4
+FORMAT = 5
 """Version of what a snapshot holds and how it was prepared."""
 
+BPF_FOLDER = "/bpf"
+KEEP_SECONDS = 60.0
 BARRIER = "/sys/kernel/debug/kharness/barrier"
 PERCPU_STATS = "/sys/kernel/debug/percpu_stats"
 SETTLE_SECONDS = 30.0
@@ -111,6 +113,9 @@ def _boot(launch: Launch, toolchain: Toolchain, folder: Path, note: Callable[[st
         agent = Agent(vm, scale_of(took))
         agent.call("ping", record=False)
         check_shape(agent, launch)
+        # What does not load is left: the test that wants it will say why.
+        note("loading BPF objects")
+        agent.call("keep", seconds=KEEP_SECONDS, record=False, path=BPF_FOLDER)
         note("kmemleak baseline")
         kmemleak.baseline(agent)
         agent.call("write", record=False, path="/sys/kernel/debug/clear_warn_once", data="1")

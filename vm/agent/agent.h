@@ -85,20 +85,30 @@ void bpf_setup(void);
 struct object *find_object(const struct op *op, const char *key, struct reply *r);
 int object_prog_fd(struct object *o, const char *prog);
 
+/* kept.c */
+void do_keep(const struct op *op, struct reply *r);
+struct bpf_object;
+/* An object kept from this path, whose variables can all be set as the load wants, or NULL. */
+struct bpf_object *kept_take(const char *path, const struct op *op);
+/* Brings an object back to what it was after loading and keeps it; false when it was not a kept one. */
+bool kept_give_back(struct bpf_object *bpf);
+
 /* vars.c */
 void do_get(const struct op *op, struct reply *r);
 void do_set(const struct op *op, struct reply *r);
 void do_dump(const struct op *op, struct reply *r);
-struct bpf_object;
 struct bpf_object *object_bpf(struct object *o);
 /* Finds a global variable: its memory, size and kind; returns 0 or an errno. */
 struct var {
 	void *at;
 	size_t size, elem;
-	bool is_signed, is_char, is_array;
+	bool is_signed, is_char, is_array, is_const;
 };
 int find_var(struct bpf_object *obj, const char *name, struct var *var);
 int set_var(struct bpf_object *obj, const char *name, const char *value);
+
+/* relay.c */
+int relay(int argc, char **argv);
 
 /* run.c */
 void do_run(const struct op *op, struct reply *r);

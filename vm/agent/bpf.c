@@ -101,12 +101,32 @@ static int set_arguments(struct bpf_object *bpf, const struct op *op, struct rep
 	return 0;
 }
 
+static struct bpf_object *load_file(const char *path, const struct op *op, struct reply *r)
+{
+	struct bpf_object *bpf = bpf_object__open_file(path, NULL);
+	int err;
+
+	if (!bpf) {
+		libbpf_error(r, errno, path);
+		return NULL;
+	}
+	err = set_arguments(bpf, op, r);
+	if (!err) {
+		err = bpf_object__load(bpf);
+		if (err)
+			libbpf_error(r, err, path);
+	}
+	if (!err)
+		return bpf;
+	bpf_object__close(bpf);
+	return NULL;
+}
+
 /* load: "path" as "name"; set.VAR=value for each global to set before it is loaded. */
 void do_load(const struct op *op, struct reply *r)
 {
 	const char *name = arg_str(op, "name", ""), *path = arg_str(op, "path", "");
 	struct object *o = NULL;
-	int err;
 
 	libbpf_log.len = 0;
 	if (!*name || strlen(name) >= sizeof(o->name) || object_named(name)) {
@@ -121,23 +141,13 @@ void do_load(const struct op *op, struct reply *r)
 		return;
 	}
 	memset(o, 0, sizeof(*o));
-	o->bpf = bpf_object__open_file(path, NULL);
-	if (!o->bpf) {
-		libbpf_error(r, errno, path);
-		return;
-	}
-	err = set_arguments(o->bpf, op, r);
-	if (!err) {
-		err = bpf_object__load(o->bpf);
-		if (err)
-			libbpf_error(r, err, path);
-	}
-	if (err) {
-		bpf_object__close(o->bpf);
-		o->bpf = NULL;
-		return;
-	}
-	strcpy(o->name, name);
+	o->bpf = kept_take(path, op);
+	if (o->bpf)
+		set_arguments(o->bpf, op, r);
+	else
+		o->bpf = load_file(path, op, r);
+	if (o->bpf)
+		strcpy(o->name, name);
 }
 
 static struct bpf_link *attach_one(struct object *o, const char *what)
@@ -202,7 +212,8 @@ void do_detach(const struct op *op, struct reply *r)
 static void unload(struct object *o)
 {
 	destroy_links(o, NULL);
-	bpf_object__close(o->bpf);
+	if (!kept_give_back(o->bpf))
+		bpf_object__close(o->bpf);
 	o->bpf = NULL;
 }
 

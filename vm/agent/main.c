@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The agent's loop: one operation in, one JSON line out. */
+/* The agent's loop: one operation in, one JSON line out. "agent relay ..." is another program, see relay.c. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -38,7 +38,7 @@ static const struct {
 	{ "kill", do_kill },	     { "reap", do_reap },     { "load", do_load },	{ "unload", do_unload },
 	{ "attach", do_attach },     { "detach", do_detach }, { "get", do_get },	{ "set", do_set },
 	{ "dump", do_dump },	     { "run", do_run },	      { "sweep", do_sweep },
-	{ "idle", do_idle },
+	{ "idle", do_idle },	     { "keep", do_keep },
 };
 
 static void send_all(int fd, const char *data, size_t len)
@@ -100,11 +100,14 @@ static int wait_readable(int fd)
 
 int main(int argc, char **argv)
 {
-	const char *port = argc > 1 ? argv[1] : "/dev/virtio-ports/kharness.agent";
-	int fd = open(port, O_RDWR | O_CLOEXEC);
+	const char *port = argc > 1 ? argv[1] : "/dev/kharness.agent";
 	struct buf in = {};
 	char chunk[65536];
+	int fd;
 
+	if (!strcmp(port, "relay"))
+		return relay(argc - 2, argv + 2);
+	fd = open(port, O_RDWR | O_CLOEXEC);
 	if (fd < 0 || kmsg_open() < 0) {
 		perror(port);
 		return 1;

@@ -64,14 +64,17 @@ int find_var(struct bpf_object *obj, const char *name, struct var *var)
 			continue;
 		for (int i = 0; i < btf_vlen(sec); i++, info++) {
 			const struct btf_type *v = btf__type_by_id(btf, info->type);
+			const char *section;
 			size_t size;
 			char *base;
 
 			if (!btf_is_var(v) || strcmp(btf__name_by_offset(btf, v->name_off), name))
 				continue;
-			base = section_memory(obj, btf__name_by_offset(btf, sec->name_off), &size);
+			section = btf__name_by_offset(btf, sec->name_off);
+			base = section_memory(obj, section, &size);
 			if (!base)
 				return ENOTSUP;
+			var->is_const = !strncmp(section, ".rodata", 7);
 			var->at = base + info->offset;
 			return classify(btf, info->type, var);
 		}
@@ -147,11 +150,15 @@ void do_set(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	const char *name = arg_str(op, "var", "");
+	struct var var;
 	int err;
 
 	if (!o)
 		return;
-	err = set_var(object_bpf(o), name, arg_str(op, "value", "0"));
+	/* The kernel freezes constants when it loads the object, and libbpf maps them read-only. */
+	err = find_var(object_bpf(o), name, &var) ?: var.is_const ? EROFS : 0;
+	if (!err)
+		err = set_var(object_bpf(o), name, arg_str(op, "value", "0"));
 	if (err)
 		reply_error(r, err, "variable %s: %s", name, strerror(err));
 }
