@@ -7,7 +7,6 @@ import base64
 import contextlib
 import io
 import socket
-import time
 from collections.abc import Iterator
 
 import paramiko
@@ -16,16 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from harness.guest.guest import Guest
 from harness.machine.deadline import Deadline
+from harness.machine.qemu import SSH_PORT
 from harness.records import GuestError
 
 CONNECT_SECONDS = 20.0
-
-
-def _free_port() -> int:
-    """A loopback port that nobody listens on now; QEMU's hostfwd cannot choose one itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+LOG = "/tmp/dropbear.log"
 
 
 def _key() -> tuple[paramiko.Ed25519Key, str]:
@@ -40,42 +34,37 @@ def _key() -> tuple[paramiko.Ed25519Key, str]:
 
 @contextlib.contextmanager
 def connect(guest: Guest) -> Iterator[paramiko.SSHClient]:
-    """A connection as root; the port is forwarded on loopback for the block only.
+    """A connection as root, over a virtio-serial port: the guest has no network.
 
     Raises GuestError when the guest's SSH server does not answer within its deadline.
     """
     key, line = _key()
     guest.agent.call("write", path="/root/authorized_keys", data=line + "\n", mode="600", record=False)
-    argv = ["/sbin/dropbear", "-F", "-E", "-R", "-s", "-D", "/root", "-p", "22"]
-    arguments = {f"a{i}": word for i, word in enumerate(argv)}
-    guest.agent.call("spawn", record=False, name="sshd", out="/tmp/dropbear.log", **arguments)  # type: ignore[arg-type]
-    port = _free_port()
-    guest.vm.monitor(f"hostfwd_add net tcp:127.0.0.1:{port}-:22")
+    channel = socket.socket(socket.AF_UNIX)
     client = paramiko.SSHClient()
     # The host key was made a moment ago in a guest that only we can reach.
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     try:
-        _open(client, port, key, Deadline(CONNECT_SECONDS * guest.pristine.scale, "the guest's SSH server"), guest)
+        channel.connect(str(guest.vm.sockets.ssh))  # before the server looks at it, or it sees a port hung up
+        server = ["/sbin/dropbear", "-i", "-E", "-R", "-s", "-D", "/root"]
+        argv = ["/bin/agent", "relay", f"/dev/{SSH_PORT}", *server]
+        arguments = {f"a{i}": word for i, word in enumerate(argv)}
+        guest.agent.call("spawn", record=False, name="sshd", out=LOG, **arguments)  # type: ignore[arg-type]
+        _open(client, channel, key, Deadline(CONNECT_SECONDS * guest.pristine.scale, "the guest's SSH server"), guest)
         yield client
     finally:
         client.close()
-        guest.vm.monitor(f"hostfwd_remove net tcp:127.0.0.1:{port}")
+        channel.close()
         guest.agent.call("kill", check=False, record=False, name="sshd")
 
 
 def _open(
-    client: paramiko.SSHClient, port: int, key: paramiko.Ed25519Key, deadline: Deadline, guest: Guest
+    client: paramiko.SSHClient, channel: socket.socket, key: paramiko.Ed25519Key, deadline: Deadline, guest: Guest
 ) -> None:
-    """Connects, again and again until the server listens: QEMU accepts before the guest does."""
-    while True:
-        try:
-            client.connect(
-                "127.0.0.1", port=port, username="root", pkey=key, allow_agent=False, look_for_keys=False,
-                timeout=deadline.left, banner_timeout=deadline.left, auth_timeout=deadline.left,
-            )  # fmt: skip
-            return
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            if deadline.expired:
-                log = guest.read("/tmp/dropbear.log")
-                raise GuestError(f"{deadline}: {error}", detail=log) from error
-            time.sleep(0.05)
+    try:
+        client.connect(
+            "guest", username="root", pkey=key, sock=channel, allow_agent=False, look_for_keys=False,
+            timeout=deadline.left, banner_timeout=deadline.left, auth_timeout=deadline.left,
+        )  # fmt: skip
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise GuestError(f"{deadline}: {error}", detail=guest.read(LOG)) from error

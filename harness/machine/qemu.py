@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.machine.definition import Definition
+from harness.definition import Definition
 from harness.records import MachineSpec
 
 AGENT_PORT = "kharness.agent"
-"""Name of the virtio-serial port that the guest's agent serves (vm/init looks for it)."""
+"""Name of the virtio-serial port that the guest's agent serves (vm/init links it into /dev)."""
+
+SSH_PORT = "kharness.ssh"
+"""Name of the port for SSH. There is no network: a guest can reach nothing, and its kernel needs no TCP/IP."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Sockets:
         return self.folder / "agent.sock"
 
     @property
+    def ssh(self) -> Path:
+        return self.folder / "ssh.sock"
+
+    @property
     def qmp(self) -> Path:
         return self.folder / "qmp.sock"
 
@@ -77,9 +84,7 @@ def hardware(launch: Launch) -> list[str]:
         "-no-reboot",
         "-device", f"virtio-serial-{qemu.virtio}",
         "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
-        # No way out: only ports forwarded on request (SSH for shell and files) lead in.
-        "-netdev", "user,id=net,restrict=on",
-        "-device", f"virtio-net-{qemu.virtio},netdev=net",
+        "-device", f"virtserialport,chardev=ssh,name={SSH_PORT}",
         "-device", f"virtio-rng-{qemu.virtio}",
         "-serial", "chardev:console",
     ]  # fmt: skip
@@ -95,6 +100,7 @@ def argv(launch: Launch, sockets: Sockets, incoming: Path | None = None) -> list
         *hardware(launch),
         *socket("console", sockets.console, f",logfile={sockets.console_log}"),
         *socket("agent", sockets.agent),
+        *socket("ssh", sockets.ssh),
         *socket("qmp", sockets.qmp),
         "-mon", "chardev=qmp,mode=control",
         "-kernel", str(launch.image),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import shutil
 import socket
@@ -30,6 +31,10 @@ STARTUP_SECONDS = 20.0
 """For QEMU to open its sockets; it needs a tenth of a second unless the host is drowning."""
 
 
+MAX_TMPDIR = 70
+"""Bytes of a TMPDIR that leave room for /kharness-vm-XXXXXXXX/console.sock."""
+
+
 class Vm:
     """A QEMU process, started paused. Use as a context manager: leaving it ends QEMU.
 
@@ -39,7 +44,7 @@ class Vm:
 
     def __init__(self, launch: Launch, toolchain: Toolchain, incoming: Path | None = None) -> None:
         self.launch = launch
-        self.sockets = Sockets(Path(tempfile.mkdtemp(prefix="kharness-vm-")))
+        self.sockets = Sockets(Path(tempfile.mkdtemp(prefix="kharness-vm-", dir=_short_folder())))
         self._toolchain = toolchain
         self._incoming = incoming
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,10 +152,6 @@ class Vm:
         except QMPError as error:
             raise MachineLost(f"QMP {command}: {error}") from error
 
-    def monitor(self, line: str) -> str:
-        """One line for QEMU's human monitor, for what QMP has no command (port forwards)."""
-        return str(self.qmp("human-monitor-command", **{"command-line": line}))
-
     def resume(self) -> None:
         """Lets the guest run."""
         self.qmp("cont")
@@ -248,7 +249,7 @@ class Vm:
     def _expired(self, deadline: Deadline) -> MachineEnded:
         return MachineEnded(
             f"{deadline}; last console line: {self._last_line()}",
-            Ended(How.RUNNING), self.console_lines, expired=True,
+            Ended(How.RUNNING), self.console_lines, expired=True, waiting=deadline.what,
         )  # fmt: skip
 
     def _last_line(self) -> str:
@@ -274,6 +275,12 @@ class Vm:
         """Of the process that we started (the sandbox around QEMU)."""
         assert self._process is not None
         return self._process.pid
+
+
+def _short_folder() -> str:
+    """Where sockets go: TMPDIR, unless a socket's path there would pass the 107 bytes of sun_path (unix(7))."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) < MAX_TMPDIR else "/tmp"
 
 
 def _text(data: bytes) -> str:
