@@ -148,14 +148,17 @@ class MachineEnded(KharnessError):
     """A machine stopped answering: raw, for the crash oracle to say whose fault it was.
 
     `lines` is the console since the machine started, `expired` tells that a deadline ran out while
-    QEMU still ran.
+    QEMU still ran, `waiting` for what.
     """
 
-    def __init__(self, what: str, ended: Ended, lines: Sequence[str], expired: bool) -> None:
+    def __init__(
+        self, what: str, ended: Ended, lines: Sequence[str], expired: bool, waiting: str = ""
+    ) -> None:
         super().__init__(what, detail="\n".join(lines[-20:]))
         self.ended = ended
         self.lines = tuple(lines)
         self.expired = expired
+        self.waiting = waiting
 
 
 # --- what is tested ---------------------------------------------------------------------

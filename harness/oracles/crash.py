@@ -63,20 +63,21 @@ def _dead(lines: Sequence[str], found: Sequence[Finding], tail: str) -> KernelFa
     return None
 
 
-def _hung(found: Sequence[Finding], tail: str) -> KernelFailure:
+def _hung(found: Sequence[Finding], tail: str, waiting: str) -> KernelFailure:
     stalls = [f for f in found if f.kind in STALLS]
-    why = _cause(stalls) if stalls else ": no answer and nothing on the console that says why"
+    waited = f": waited in vain for {waiting}" if waiting else ": no answer"
+    why = _cause(stalls) if stalls else f"{waited}, and nothing on the console says why"
     return KernelFailure("hang", f"the kernel hangs{why}", detail=tail)
 
 
 def classify(
-    lines: Sequence[str], ended: Ended, deadline_expired: bool
+    lines: Sequence[str], ended: Ended, deadline_expired: bool, waiting: str = ""
 ) -> KernelFailure | MachineLost | None:
     """What became of a machine, from its console's `lines` and how QEMU ended.
 
     Returns the exception for the caller to raise, or None for a machine that runs, stands within its deadline
     and has not oopsed. QEMU killed is never the kernel's fault, whatever the console says: the panic
-    may be the killing's consequence. A guest that ends QEMU with status 0 has reset itself (-no-reboot):
+    may be the killing's consequence. `waiting` says for what, when the deadline expired. A guest that ends QEMU with status 0 has reset itself (-no-reboot):
     a triple fault, or a reboot that nobody asked for.
     """
     tail = "\n".join(lines[-_TAIL:])
@@ -94,13 +95,14 @@ def classify(
         return KernelFailure("reset", how + _cause(found), detail=tail)
     if ended.how is not How.RUNNING:
         return _lost(ended, tail)
-    return _hung(found, tail) if deadline_expired else None
+    return _hung(found, tail, waiting) if deadline_expired else None
 
 
 def findings(
     lines: Sequence[str],
     ended: Ended,
     deadline_expired: bool,
+    waiting: str = "",
     symbolize: Symbolize | None = None,
     expect: Sequence[str] = (),
 ) -> list[Finding]:
@@ -108,7 +110,7 @@ def findings(
 
     `expect` are regular expressions over the finding's title.
     """
-    failure = classify(lines, ended, deadline_expired)
+    failure = classify(lines, ended, deadline_expired, waiting)
     if not isinstance(failure, KernelFailure):
         return []
     found = dmesg.findings(parse_console(lines), symbolize)

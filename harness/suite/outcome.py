@@ -48,7 +48,7 @@ def _finding(oracle: str, kind: str, title: str) -> Finding:
 
 
 def _machine_ended(error: MachineEnded, symbolize: Symbolize, expect: Sequence[str]) -> Ending:
-    found = crash.findings(error.lines, error.ended, error.expired, symbolize, expect)
+    found = crash.findings(error.lines, error.ended, error.expired, error.waiting, symbolize, expect)
     if found:
         return Ending(Outcome.FAIL, found[0].title, tuple(found))
     lost = crash.classify(error.lines, error.ended, error.expired)

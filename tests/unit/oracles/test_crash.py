@@ -30,7 +30,7 @@ KILLED, FAILED, PVPANIC = Ended(How.KILLED, signal=9), Ended(How.EXITED, status=
     ("lines", "ended", "late", "kind", "says"),
     [
         (CLEAN, RUNNING, False, None, ""),
-        (CLEAN, RUNNING, True, "hang", "nothing on the console that says why"),
+        (CLEAN, RUNNING, True, "hang", "nothing on the console says why"),
         (LOCKUP, RUNNING, True, "hang", "soft lockup"),
         (OOPS, RUNNING, False, "oops", "NULL pointer dereference"),
         (OOPS, RUNNING, True, "oops", "NULL pointer dereference"),
@@ -64,6 +64,11 @@ def test_classify(lines: list[str], ended: Ended, late: bool, kind: str | None, 
     if got is not None:
         assert says in got.what and "\n" not in got.what
         assert got.detail == "\n".join(lines[-30:])
+
+
+def test_a_hang_says_what_was_waited_for_and_no_seconds() -> None:
+    (found,) = findings(CLEAN, RUNNING, True, "the kernel to boot")
+    assert "waited in vain for the kernel to boot" in found.title
 
 
 def test_user_space_cannot_fake_a_panic() -> None:
