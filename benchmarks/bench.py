@@ -20,7 +20,7 @@ from harness.host.process import end, spawn
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
 from harness.journal import Journal
-from harness.machine.definition import load
+from harness.definition import load
 from harness.machine.vm import Vm
 from harness.plan import DEFAULT_ARCHES, DEFAULT_JOBS, DEFAULT_SERIES, KernelRequest, Plan, SourceRequest
 from harness.prepare import KCONFIGS, Workbench
@@ -56,7 +56,7 @@ def cold_build(toolchain: Toolchain, cache: Cache, progress: Progress) -> Row:
     how = definition.kernel
     request = kbuild.BuildRequest(
         debian.fetch(DEFAULT_SERIES, toolchain, cache, progress),
-        kbuild.ArchBuild(definition.arch, how.srcarch, how.cross_compile, how.image, how.target),
+        kbuild.ArchBuild(definition.arch, how.srcarch, definition.cross_compile, how.image, how.target),
         tuple(KCONFIGS / f"{name}.config" for name in how.fragments),
         make_vars=tuple(sorted(how.make_vars.items())),
         jobs=DEFAULT_JOBS,

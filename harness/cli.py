@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from harness import plan as defaults
-from harness.machine.definition import load
+from harness.definition import load
 from harness.plan import KernelRequest, Plan, SourceRequest
 from harness.records import Exit, KharnessError, UsageError
 
@@ -184,7 +184,7 @@ def main() -> NoReturn:
     """Entry point: every failure is one line and an exit status of records.Exit."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=True)
+        app(standalone_mode=True, prog_name="kharness")
     except KharnessError as error:
         print(f"kharness: {error.line()}", file=sys.stderr)
         if error.detail:

@@ -17,10 +17,10 @@ from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine
 from harness.host.cache import Cache
 from harness.host.progress import Progress
-from harness.host.toolchain import Toolchain
+from harness.host.toolchain import Toolchain, guest_root
 from harness.journal import Journal
 from harness.machine import accel, facts
-from harness.machine.definition import Definition, load
+from harness.definition import Definition, load
 from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
@@ -80,10 +80,9 @@ class Workbench:
             return None
         self._journal.emit(EventKind.KERNEL, kernel, kernel=kernel.id)
         self._pseudo("build", kernel, spec.name, start, ())
-        how = image.UserspaceBuild(
-            request.arch, definition.userspace.cc, definition.userspace.triplet, definition.userspace.bpf,
-            definition.kernel.cross_compile, definition.kernel.srcarch,
-        )  # fmt: skip
+        how = image.GuestBuild(
+            definition, guest_root(definition.userspace.debian, self._cache, self._progress)
+        )
         initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
         known = facts.gather(self._toolchain, self._cache)
         launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known, self._plan.cmdline)
@@ -109,7 +108,7 @@ class Workbench:
 
     def _kernel(self, request: KernelRequest, definition: Definition, tree: Tree) -> Kernel:
         how = definition.kernel
-        arch = kbuild.ArchBuild(request.arch, how.srcarch, how.cross_compile, how.image, how.target)
+        arch = kbuild.ArchBuild(request.arch, how.srcarch, definition.cross_compile, how.image, how.target)
         build = kbuild.BuildRequest(
             tree, arch, tuple(KCONFIGS / f"{name}.config" for name in how.fragments),
             tuple(Path(path) for path in self._plan.kconfig), tuple(sorted(how.make_vars.items())), self._plan.jobs,
@@ -125,7 +124,7 @@ class Workbench:
                 launch, Path(kernel.path).name, self._toolchain, self._cache, self._progress
             )
         except MachineEnded as error:
-            found = crash.findings(error.lines, error.ended, error.expired, symbols)
+            found = crash.findings(error.lines, error.ended, error.expired, error.waiting, symbols)
             if not found:
                 lost = crash.classify(error.lines, error.ended, error.expired)
                 raise lost or error from error

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.definition import Definition
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.sandbox import Bind
@@ -17,19 +18,30 @@ from harness.records import HarnessError, Kernel
 ROOT = Path(__file__).resolve().parents[2]
 BPF_FOLDER = ROOT / "bpf_progs"
 VM_FOLDER = ROOT / "vm"
-FORMAT = 1
+FORMAT = 2
+GUEST = "/guest"
+"""Where the guest's Debian files lie inside the toolchain."""
 
 
 @dataclass(frozen=True)
-class UserspaceBuild:
-    """How programs for the guest are compiled: compiler, multiarch triplet and BPF architecture."""
+class GuestBuild:
+    """What programs for a guest are made with: its definition, and `root`, Debian's files for its architecture."""
 
-    arch: str
-    cc: str
-    triplet: str
-    bpf: str
-    cross_compile: str
-    srcarch: str
+    definition: Definition
+    root: Path
+
+    @property
+    def arch(self) -> str:
+        return self.definition.arch
+
+    @property
+    def cross_compile(self) -> str:
+        return self.definition.cross_compile
+
+    @property
+    def key(self) -> str:
+        """The guest root's content, by its list of packages."""
+        return hashlib.sha256((self.root.parent / "packages").read_bytes()).hexdigest()
 
 
 def _hash(parts: Iterable[str], folders: Iterable[Path]) -> str:
@@ -42,9 +54,9 @@ def _hash(parts: Iterable[str], folders: Iterable[Path]) -> str:
     return digest.hexdigest()[:24]
 
 
-def programs(how: UserspaceBuild, toolchain: Toolchain, cache: Cache, progress: Progress) -> Path:
+def programs(how: GuestBuild, toolchain: Toolchain, cache: Cache, progress: Progress) -> Path:
     """The folder with ``agent`` and ``*.bpf.o``; the same for every kernel of an architecture."""
-    key = _hash([toolchain.id, how.arch, str(FORMAT)], [VM_FOLDER / "agent", BPF_FOLDER])
+    key = _hash([toolchain.id, how.key, how.arch, str(FORMAT)], [VM_FOLDER / "agent", BPF_FOLDER])
 
     def maker(folder: Path) -> None:
         with progress.phase(f"agent and BPF programs {how.arch}", f"programs-{how.arch}"):
@@ -53,29 +65,34 @@ def programs(how: UserspaceBuild, toolchain: Toolchain, cache: Cache, progress: 
     return cache.produce("programs", key, maker, what="agent and BPF programs", say=progress.say)[0]
 
 
-def _compile(how: UserspaceBuild, toolchain: Toolchain, folder: Path) -> None:
+def _compile(how: GuestBuild, toolchain: Toolchain, folder: Path) -> None:
     binds = [
         Bind(VM_FOLDER / "agent", "/agent"),
-        Bind(BPF_FOLDER, "/bpf"),
+        Bind(how.root, GUEST),
         Bind(folder, "/out", writable=True),
     ]
     agent = (
-        f"{how.cc} -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -static -o /out/agent /agent/*.c "
-        f"-lbpf -lelf -lz -lzstd && {how.cross_compile}strip /out/agent"
+        f"{how.cross_compile}gcc --sysroot={GUEST} -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -static "
+        f"-o /out/agent /agent/*.c -lbpf -lelf -lz -lzstd && {how.cross_compile}strip /out/agent"
     )
     toolchain.run(["sh", "-c", agent], binds=binds, what="compiling the guest's agent")
     for source in sorted(BPF_FOLDER.glob("*.bpf.c")):
         compile_bpf(source, how, toolchain, folder)
 
 
-def compile_bpf(source: Path, how: UserspaceBuild, toolchain: Toolchain, folder: Path) -> Path:
+def compile_bpf(source: Path, how: GuestBuild, toolchain: Toolchain, folder: Path) -> Path:
     """Compiles one BPF program to FOLDER/NAME.bpf.o. Raises HarnessError with clang's first error."""
     name = source.name.removesuffix(".c") + ".o"
+    userspace = how.definition.userspace
     argv = [
-        "clang-19", "-g", "-O2", "-target", "bpf", "-mcpu=v3", f"-D__TARGET_ARCH_{how.bpf}", "-Wall", "-Werror",
-        "-I/bpf", f"-I/usr/include/{how.triplet}", "-c", f"/source/{source.name}", "-o", f"/out/{name}",
+        "clang-19", "-g", "-O2", "-target", "bpf", "-mcpu=v3", f"-D__TARGET_ARCH_{userspace.bpf}", "-Wall", "-Werror",
+        "-nostdinc", "-isystem", f"{GUEST}/usr/include", "-isystem", f"{GUEST}/usr/include/{userspace.triplet}",
+        "-idirafter", "/usr/lib/llvm-19/lib/clang/19/include", "-I/bpf", "-c", f"/source/{source.name}", "-o", f"/out/{name}",
     ]  # fmt: skip
-    binds = [Bind(BPF_FOLDER, "/bpf"), Bind(source.parent, "/source"), Bind(folder, "/out", writable=True)]
+    binds = [
+        Bind(BPF_FOLDER, "/bpf"), Bind(source.parent, "/source"), Bind(how.root, GUEST),
+        Bind(folder, "/out", writable=True),
+    ]  # fmt: skip
     done = toolchain.run(argv, binds=binds, what=f"compiling {source.name}", check=False)
     if done.status:
         errors = [line for line in done.stderr.splitlines() if " error: " in line]
@@ -86,7 +103,7 @@ def compile_bpf(source: Path, how: UserspaceBuild, toolchain: Toolchain, folder:
 
 
 def module(
-    how: UserspaceBuild, kernel: Kernel, toolchain: Toolchain, cache: Cache, progress: Progress
+    how: GuestBuild, kernel: Kernel, toolchain: Toolchain, cache: Cache, progress: Progress
 ) -> Path:
     """kharness.ko, built against this kernel's ``extmod`` folder."""
     key = _hash([toolchain.id, kernel.id, str(FORMAT)], [VM_FOLDER / "module"])
@@ -97,7 +114,7 @@ def module(
                 "cp /module/* /out && make -s -C /extmod M=/out modules && "
                 f"{how.cross_compile}strip -g /out/kharness.ko"
             )
-            env = {"ARCH": how.srcarch, "CROSS_COMPILE": how.cross_compile}
+            env = {"ARCH": how.definition.kernel.srcarch, "CROSS_COMPILE": how.cross_compile}
             binds = [
                 Bind(Path(kernel.path) / "extmod", "/extmod"),
                 Bind(VM_FOLDER / "module", "/module"),
@@ -110,22 +127,35 @@ def module(
     return cache.produce("module", key, maker, what="guest module", say=progress.say)[0] / "kharness.ko"
 
 
-# Put together inside the toolchain, where cpio, busybox and dropbear with their libraries are.
+# Put together inside the toolchain, where cpio and readelf are. The guest's programs may be of another architecture,
+# so that ldd cannot run them: what they need is read from their ELF headers.
 _ASSEMBLE = r"""
 set -e
 t=/tmp/tree
-mkdir -p $t/bin $t/sbin $t/lib $t/lib64 $t/dev $t/proc $t/sys $t/tmp $t/etc $t/root $t/bpf $t/var/empty
-cp /usr/bin/busybox $t/bin/busybox
+mkdir -p $t/bin $t/sbin $t/lib $t/dev $t/proc $t/sys $t/tmp $t/etc $t/root $t/bpf $t/var/empty
+cp $GUEST/usr/bin/busybox $t/bin/busybox
 cp /programs/agent $t/bin/agent
 cp /programs/*.bpf.o $t/bpf/
 cp /module/kharness.ko $t/lib/kharness.ko
 cp /init $t/init
 chmod 755 $t/init $t/bin/*
-cp /usr/sbin/dropbear $t/sbin/dropbear
-ldd /usr/sbin/dropbear | grep -o '/[^ ]*' | while read -r lib; do
-    mkdir -p "$t$(dirname "$lib")"
-    cp -L "$lib" "$t$lib"
-done
+cp $GUEST/usr/sbin/dropbear $t/sbin/dropbear
+take() { # a library and what it needs, into the place $2
+    [ -e "$t$2" ] && return
+    from=$(find $GUEST/usr/lib $GUEST/usr/lib64 $GUEST/lib64 -name "$1" 2>/dev/null | head -n 1)
+    [ -n "$from" ] || { echo "the guest root has no $1" >&2; exit 1; }
+    mkdir -p "$t$(dirname "$2")"
+    cp -L "$from" "$t$2"
+    needs "$t$2"
+}
+needs() {
+    for lib in $(readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do
+        take "$lib" "/lib/$TRIPLET/$lib"
+    done
+}
+loader=$(readelf -l $t/sbin/dropbear | sed -n 's/.*program interpreter: \(.*\)\]/\1/p')
+take "$(basename "$loader")" "$loader"
+needs $t/sbin/dropbear
 echo 'root::0:0:root:/root:/bin/sh' > $t/etc/passwd
 echo 'root:x:0:' > $t/etc/group
 echo /bin/sh > $t/etc/shells
@@ -136,21 +166,23 @@ find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet | gzip -n
 
 
 def initramfs(
-    how: UserspaceBuild, kernel: Kernel, toolchain: Toolchain, cache: Cache, progress: Progress
+    how: GuestBuild, kernel: Kernel, toolchain: Toolchain, cache: Cache, progress: Progress
 ) -> Path:
     """The initramfs for this kernel."""
     built = programs(how, toolchain, cache, progress)
     ko = module(how, kernel, toolchain, cache, progress)
-    key = _hash([toolchain.id, str(FORMAT), _ASSEMBLE], [built / "agent", built, ko, VM_FOLDER / "init"])
+    key = _hash([toolchain.id, how.key, str(FORMAT), _ASSEMBLE], [built / "agent", built, ko, VM_FOLDER / "init"])
 
     def maker(folder: Path) -> None:
         with progress.phase(f"initramfs {how.arch}", f"initramfs-{how.arch}"):
+            env = {"GUEST": GUEST, "TRIPLET": how.definition.userspace.triplet}
             binds = [
+                Bind(how.root, GUEST),
                 Bind(built, "/programs"),
                 Bind(ko.parent, "/module"),
                 Bind(VM_FOLDER / "init", "/init"),
                 Bind(folder, "/out", writable=True),
             ]
-            toolchain.run(["sh", "-c", _ASSEMBLE], binds=binds, what="making the initramfs")
+            toolchain.run(["sh", "-c", _ASSEMBLE], binds=binds, env=env, what="making the initramfs")
 
     return cache.produce("initramfs", key, maker, what="initramfs", say=progress.say)[0] / "initramfs"

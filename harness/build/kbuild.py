@@ -140,8 +140,8 @@ def _environment(toolchain: Toolchain) -> Mapping[str, str]:
         "CCACHE_MAXSIZE": CCACHE_SIZE,
         # Dependencies as kbuild has the compiler write them, instead of preprocessing each file a second time.
         "CCACHE_DEPEND": "1",
-        # The toolchain's own hash instead of the compiler's mtime, which differs between two equal roots.
-        "CCACHE_COMPILERCHECK": f"string:{toolchain.id}",
+        # Not its mtime, which differs between two equal roots: Debian's version string holds the package's revision.
+        "CCACHE_COMPILERCHECK": "%compiler% --version",
     }
 
 

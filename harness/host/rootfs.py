@@ -8,15 +8,17 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.definition import architectures, load
 from harness.host.process import run
 from harness.records import HarnessError
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the way the root is made changes, so that old ones are not taken for new."""
 
 SUITE = "trixie"
@@ -26,20 +28,16 @@ PACKAGES: tuple[str, ...] = (
     "gcc", "libc6-dev", "binutils", "make", "flex", "bison", "bc", "perl-base", "perl", "python3-minimal",
     "rsync", "cpio", "kmod", "xz-utils", "zstd", "git", "ccache", "pahole",
     # BPF objects and symbols
-    "clang-19", "llvm-19", "lld-19", "libbpf-dev", "bpftool", "libcap-dev",
-    # machines
-    "qemu-system-x86", "qemu-system-arm", "qemu-utils", "seabios",
-    # the guest image
+    "clang-19", "llvm-19", "lld-19", "libbpf-dev", "libelf-dev", "zlib1g-dev", "libzstd-dev", "bpftool",
+)  # fmt: skip
+"""And what each vm/ARCH.yaml asks for: QEMU and a cross compiler."""
+
+GUEST_PACKAGES: tuple[str, ...] = (
+    # headers and static libraries for the agent and the BPF objects
+    "libc6-dev", "libbpf-dev", "libelf-dev", "zlib1g-dev", "libzstd-dev",
+    # programs
     "busybox-static", "dropbear-bin",
 )  # fmt: skip
-BOTH_ARCHES: tuple[str, ...] = ("libelf-dev", "zlib1g-dev", "libzstd-dev")
-"""Static libraries that the agent links, for the host's architecture and the other one."""
-
-ARCHES = {
-    "x86_64": ("amd64", "arm64", ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross")),
-    "aarch64": ("arm64", "amd64", ("gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross")),
-}
-"""By the host's machine: Debian's native and foreign architecture, and the cross compiler's packages."""
 
 NEEDED: tuple[tuple[str, str], ...] = (("mmdebstrap", "mmdebstrap"), ("bwrap", "bubblewrap"))
 """Commands that the host must have to make and enter the root, each with its package."""
@@ -50,24 +48,32 @@ class Recipe:
     """All that decides what is in the root."""
 
     suite: str
-    arches: tuple[str, ...]
+    debian_arch: str
     packages: tuple[str, ...]
+    variant: str = "apt"
 
     @property
     def key(self) -> str:
         """The cache key: suite and a hash of everything."""
-        text = "\n".join([str(RECIPE), self.suite, *self.arches, *sorted(self.packages)])
-        return f"{self.suite}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        text = "\n".join([str(RECIPE), self.suite, self.debian_arch, self.variant, *sorted(self.packages)])
+        return f"{self.suite}-{self.debian_arch}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def recipe(machine: str | None = None) -> Recipe:
     """The recipe for a host machine (default: this one). Raises HarnessError for one that is not known."""
     name = machine or platform.machine()
-    if name not in ARCHES:
+    known = [load(arch) for arch in architectures()]
+    native = next((arch for arch in known if arch.host_arch == name), None)
+    if native is None:
         raise HarnessError(f"no toolchain root for {name} hosts", step="use --toolchain host")
-    native, foreign, cross = ARCHES[name]
-    both = tuple(p for package in BOTH_ARCHES for p in (package, f"{package}:{foreign}"))
-    return Recipe(SUITE, (native, foreign), PACKAGES + both + cross)
+    wanted = [package for arch in known for package in arch.packages.always]
+    wanted += [package for arch in known if arch is not native for package in arch.packages.cross]
+    return Recipe(SUITE, native.userspace.debian, (*PACKAGES, *dict.fromkeys(wanted)))
+
+
+def guest_recipe(debian_arch: str) -> Recipe:
+    """What guests of an architecture are made of: only unpacked, so that it needs no machine of that architecture."""
+    return Recipe(SUITE, debian_arch, GUEST_PACKAGES, "extract")
 
 
 def make(folder: Path, made: Recipe, on_line: Callable[[str], None], say: Callable[[str], None]) -> None:
@@ -78,10 +84,10 @@ def make(folder: Path, made: Recipe, on_line: Callable[[str], None], say: Callab
     install_missing(say)
     root = folder / "root"
     argv = [
-        "mmdebstrap", "--variant=apt", f"--architectures={','.join(made.arches)}",
+        "mmdebstrap", f"--variant={made.variant}", f"--architectures={made.debian_arch}",
         '--aptopt=Acquire::Retries "3"', f"--include={','.join(made.packages)}",
     ]  # fmt: skip
-    what = f"making the {made.suite} toolchain root"
+    what = f"making the {made.suite} root for {made.debian_arch}"
     if os.geteuid() == 0:
         root.mkdir(mode=0o755)
         # In a mount namespace of its own: what it mounts goes with it, also when it is killed in the middle.
@@ -97,17 +103,27 @@ def make(folder: Path, made: Recipe, on_line: Callable[[str], None], say: Callab
         run([*_unprivileged(), *argv, "--format=tar", made.suite, str(tar)], what=what, on_line=on_line)
         root.mkdir(mode=0o755)
         unpack = ["tar", "-xf", str(tar), "-C", str(root), "--exclude=./dev/*", "--no-same-owner"]
-        run(unpack, what="unpacking the toolchain root")
+        run(unpack, what="unpacking the root")
         tar.unlink()
     root.chmod(0o755)
-    listing = [
-        "dpkg-query",
-        f"--admindir={root}/var/lib/dpkg",
-        "-W",
-        "-f",
-        "${Package}:${Architecture} ${Version}\\n",
-    ]
-    (folder / "packages").write_text(run(listing, what="listing the root's packages").stdout)
+    (folder / "packages").write_text(_packages(root) or _files(root))
+
+
+def _packages(root: Path) -> str:
+    """What dpkg has installed, with versions; nothing where packages were only unpacked."""
+    asked = ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package}:${Architecture} ${Version}\\n"]
+    return run(asked, what="listing the root's packages").stdout
+
+
+def _files(root: Path) -> str:
+    """Each file with size and modification time, which are the package's: they change with its version."""
+    found = []
+    for place, _, names in os.walk(root):
+        for path in (Path(place) / name for name in names):
+            state = path.lstat()
+            if stat.S_ISREG(state.st_mode):
+                found.append(f"{path.relative_to(root)} {state.st_size} {int(state.st_mtime)}\n")
+    return "".join(sorted(line for line in found if not line.startswith(("var/", "etc/"))))
 
 
 def _unprivileged() -> list[str]:

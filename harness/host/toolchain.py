@@ -204,4 +204,19 @@ def open_toolchain(kind: str, cache: Cache, progress: Progress) -> Toolchain:
     return RootToolchain(folder)
 
 
-__all__ = ["KINDS", "Bind", "HostToolchain", "RootToolchain", "Toolchain", "open_toolchain"]
+def guest_root(debian_arch: str, cache: Cache, progress: Progress) -> Path:
+    """Debian's headers, static libraries and programs for guests of an architecture, only unpacked (150 MB).
+
+    Raises HarnessError when the host lacks something that we may not install, or the archive does not answer.
+    """
+    made = rootfs.guest_recipe(debian_arch)
+
+    def maker(folder: Path) -> None:
+        with progress.phase(f"guest root (Debian {made.suite} {debian_arch})", f"guest-root-{debian_arch}") as phase:
+            rootfs.make(folder, made, lambda line: phase.step(note=line[:60]), progress.say)
+
+    folder, _ = cache.produce("guest", made.key, maker, what=f"guest root {debian_arch}", say=progress.say)
+    return folder / "root"
+
+
+__all__ = ["KINDS", "Bind", "HostToolchain", "RootToolchain", "Toolchain", "guest_root", "open_toolchain"]

@@ -35,8 +35,7 @@ class Accelerator:
 
 def choose(launch: Launch, toolchain: Toolchain, cache: Cache) -> Accelerator:
     """The accelerator for `launch`, probed once per boot of the host, QEMU and architecture."""
-    qemu = launch.definition.qemu
-    if platform.machine() != qemu.host_arch:
+    if not launch.definition.native:
         return Accelerator("tcg", f"the host is {platform.machine()}")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator("tcg", "/dev/kvm is missing or not ours to open")

@@ -15,7 +15,7 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal
-from harness.machine import definition
+from harness import definition
 from harness.machine.qemu import Launch
 from harness.plan import Session, Target
 from harness.records import HarnessError, decode

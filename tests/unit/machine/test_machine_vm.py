@@ -13,7 +13,8 @@ import pytest
 
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
-from harness.machine import definition, vm
+from harness import definition
+from harness.machine import vm
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch
 from harness.machine.vm import Vm, _ended

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.machine import definition
+from harness import definition
 from harness.records import MachineSpec, UsageError
 
 REAL = definition.VM_FOLDER

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ import yaml
 
 from harness.records import MachineSpec, UsageError, decode
 
-VM_FOLDER = Path(__file__).resolve().parents[2] / "vm"
+VM_FOLDER = Path(__file__).resolve().parents[1] / "vm"
 
 
 @dataclass(frozen=True)
 class KernelBuild:
-    """How kbuild makes a bootable image: `image` is relative to the build folder."""
+    """How kbuild makes a bootable image: `cross` is the prefix of the cross compiler, `image` is relative to the build
+    folder."""
 
     srcarch: str
-    cross_compile: str
+    cross: str
     target: str
     image: str
     fragments: tuple[str, ...]
@@ -28,9 +30,8 @@ class KernelBuild:
 
 @dataclass(frozen=True)
 class Userspace:
-    """How programs for the guest are compiled: compiler, multiarch triplet, Debian and BPF architecture."""
+    """How programs for the guest are compiled: multiarch triplet, Debian and BPF architecture."""
 
-    cc: str
     triplet: str
     debian: str
     bpf: str
@@ -51,7 +52,6 @@ class Qemu:
     """The part of the QEMU argv that depends on the architecture."""
 
     binary: str
-    host_arch: str
     machine: str
     cpu: dict[str, str]
     virtio: str
@@ -59,14 +59,34 @@ class Qemu:
 
 
 @dataclass(frozen=True)
+class Packages:
+    """Debian packages of the toolchain root: always needed, and only where the host is of another architecture."""
+
+    always: tuple[str, ...]
+    cross: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Definition:
     """Everything vm/<arch>.yaml says."""
 
     arch: str
+    host_arch: str
+    packages: Packages
     kernel: KernelBuild
     userspace: Userspace
     qemu: Qemu
     machines: dict[str, Shape]
+
+    @property
+    def native(self) -> bool:
+        """Whether this host is of this architecture (`host_arch` is what uname -m says there)."""
+        return platform.machine() == self.host_arch
+
+    @property
+    def cross_compile(self) -> str:
+        """CROSS_COMPILE= of kbuild, and the prefix of the guest's compiler: empty on a host of this architecture."""
+        return "" if self.native else self.kernel.cross
 
     def spec(self, name: str) -> MachineSpec:
         """The machine of this name. Raises UsageError that lists what there is."""
