@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row
 from harness.build import kbuild
+from harness.definition import load
 from harness.faults import knobs
 from harness.guest import pristine
 from harness.guest.agent import Agent
@@ -20,7 +21,6 @@ from harness.host.process import end, spawn
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
 from harness.journal import Journal
-from harness.definition import load
 from harness.machine.vm import Vm
 from harness.plan import DEFAULT_ARCHES, DEFAULT_JOBS, DEFAULT_SERIES, KernelRequest, Plan, SourceRequest
 from harness.prepare import KCONFIGS, Workbench

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.build import image, kbuild
 from harness.build.symbols import Symbols
+from harness.definition import Definition, load
 from harness.guest import pristine
 from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine
@@ -20,7 +21,6 @@ from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, guest_root
 from harness.journal import Journal
 from harness.machine import accel, facts
-from harness.definition import Definition, load
 from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature

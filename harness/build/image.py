@@ -86,8 +86,8 @@ def compile_bpf(source: Path, how: GuestBuild, toolchain: Toolchain, folder: Pat
     userspace = how.definition.userspace
     argv = [
         "clang-19", "-g", "-O2", "-target", "bpf", "-mcpu=v3", f"-D__TARGET_ARCH_{userspace.bpf}", "-Wall", "-Werror",
-        "-nostdinc", "-isystem", f"{GUEST}/usr/include", "-isystem", f"{GUEST}/usr/include/{userspace.triplet}",
-        "-idirafter", "/usr/lib/llvm-19/lib/clang/19/include", "-I/bpf", "-c", f"/source/{source.name}", "-o", f"/out/{name}",
+        "-nostdlibinc", "-isystem", f"{GUEST}/usr/include", "-isystem", f"{GUEST}/usr/include/{userspace.triplet}",
+        "-I/bpf", "-c", f"/source/{source.name}", "-o", f"/out/{name}",
     ]  # fmt: skip
     binds = [
         Bind(BPF_FOLDER, "/bpf"), Bind(source.parent, "/source"), Bind(how.root, GUEST),

@@ -77,8 +77,8 @@ def classify(
 
     Returns the exception for the caller to raise, or None for a machine that runs, stands within its deadline
     and has not oopsed. QEMU killed is never the kernel's fault, whatever the console says: the panic
-    may be the killing's consequence. `waiting` says for what, when the deadline expired. A guest that ends QEMU with status 0 has reset itself (-no-reboot):
-    a triple fault, or a reboot that nobody asked for.
+    may be the killing's consequence. A guest that ends QEMU with status 0 has reset itself (-no-reboot):
+    a triple fault, or a reboot that nobody asked for. `waiting` says for what, when the deadline expired.
     """
     tail = "\n".join(lines[-_TAIL:])
     if ended.how is How.KILLED:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import definition
 from harness.build.symbols import Symbols
 from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine, load
@@ -15,7 +16,6 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal
-from harness import definition
 from harness.machine.qemu import Launch
 from harness.plan import Session, Target
 from harness.records import HarnessError, decode

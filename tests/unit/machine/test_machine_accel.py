@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from harness import definition
 from harness.host.cache import Cache
 from harness.host.toolchain import Toolchain
-from harness.machine import accel, definition
+from harness.machine import accel
 from harness.machine.accel import Accelerator
 from harness.machine.qemu import Launch
 from harness.records import Ended, How, MachineEnded, MachineLost
@@ -36,7 +37,7 @@ class Host:
         self.probes = 0
         self.openable = True
         vm = definition.load("x86_64")
-        here = replace(vm, qemu=replace(vm.qemu, host_arch=platform.machine()))
+        here = replace(vm, host_arch=platform.machine())
         self.launch = Launch(here, vm.spec("default"), "tcg", Path("i"), Path("r"), {"tsc_khz": "0"})
         monkeypatch.setattr(accel, "BOOT_ID", self.boot_id)
         monkeypatch.setattr(accel, "_probe", self.probe)
@@ -56,8 +57,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def test_another_architecture_needs_no_probe(host: Host) -> None:
-    qemu = replace(host.launch.definition.qemu, host_arch="vax")
-    host.launch = replace(host.launch, definition=replace(host.launch.definition, qemu=qemu))
+    host.launch = replace(host.launch, definition=replace(host.launch.definition, host_arch="vax"))
     assert host.choose() == Accelerator("tcg", f"the host is {platform.machine()}")
     assert host.probes == 0
 

@@ -11,9 +11,9 @@ from typing import cast
 
 import pytest
 
+from harness import definition
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
-from harness import definition
 from harness.machine import vm
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch
