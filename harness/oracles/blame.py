@@ -15,7 +15,7 @@ _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|localalias)(?
 _BPF_TAG = re.compile(r"^bpf_prog_[0-9a-f]{16}_?")
 
 ALLOCATORS = (
-    r"kmemleak_\w+|create_object|__create_object|__link_object|set_track_prepare|kasan_save_\w+"
+    r"_*do_kmalloc\w*|kmemleak_\w+|create_object|__create_object|__link_object|set_track_prepare|kasan_save_\w+"
     r"|_*kv?z?malloc\w*|_*k[vc]?z?alloc_\w+|_*kv?calloc\w*|_*kv?malloc_array\w*|_*kv?realloc\w*"
     r"|_*kvz?alloc\w*|_*kzalloc\w*|_*kmem_cache_(?:z?alloc)\w*|_*kmalloc_obj\w*"
     r"|_*slab_alloc\w*|slab_post_alloc_hook|slab_pre_alloc_hook|new_slab|allocate_slab|alloc_slab_page"

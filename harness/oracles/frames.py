@@ -129,8 +129,15 @@ def culprit(frames: Sequence[Frame], skip: Callable[[str], bool] = is_helper) ->
     return next((f for f in sure if not _passes(f, skip)), sure[0] if sure else None)
 
 
+# Static functions that these inline into an allocator's entry have any name; a frame that says its file needs none.
+_ALLOCATOR_FILES = frozenset(
+    {"mm/slub.c", "mm/slab_common.c", "mm/slab.h", "mm/percpu.c", "mm/percpu-km.c", "mm/percpu-vm.c", "mm/kmemleak.c"}
+)
+
+
 def _passes(frame: Frame, skip: Callable[[str], bool]) -> bool:
-    return skip(frame.function) or (frame.inlined and (frame.file or "").startswith("include/"))
+    file = frame.file or ""
+    return skip(frame.function) or (frame.inlined and (file.startswith("include/") or file in _ALLOCATOR_FILES))
 
 
 def chain(function: str | None, frames: Sequence[Frame], skip: Callable[[str], bool] = is_helper) -> list[str]:
