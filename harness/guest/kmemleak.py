@@ -10,6 +10,7 @@ from __future__ import annotations
 from harness.guest.agent import Agent
 
 KNOB = "/sys/kernel/debug/kmemleak"
+SHRINK = "/sys/kernel/slab/*/shrink"
 CHURN = "/sys/kernel/debug/kharness/churn"
 MIN_AGE_MS = 5000
 SCAN_SECONDS = 60.0
@@ -36,11 +37,13 @@ def age(agent: Agent) -> None:
 
 
 def report(agent: Agent) -> str:
-    """The report after the protocol: turn over the slab's sheaves, age, scan twice, read.
+    """The report after the protocol: empty and turn over the slab's sheaves, age, scan twice, read.
 
     The sheaves of SLUB (mm/slub.c, since 6.18) hold stale pointers to objects they handed out, and hide the
-    first hundred leaked objects of a size; our module's churn overwrites them.
+    first hundred leaked objects of a size. Shrinking a cache frees the sheaves that lie in its nodes' barns, our
+    module's churn overwrites those that each CPU keeps.
     """
+    agent.call("write", seconds=SCAN_SECONDS, record=False, path=SHRINK, data="1", each=1)
     agent.call("write", seconds=SCAN_SECONDS, record=False, path=CHURN, data="1")
     age(agent)
     scan(agent)

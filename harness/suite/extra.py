@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -19,8 +20,8 @@ from harness.suite.outcome import Inconclusive, KernelFinding
 from harness.suite.session import Ready, Workshop
 
 CANARY = "/sys/kernel/debug/kharness/canary"
-LEAKS = 4
-"""Leaked objects of a kind; one alone may be hidden by a stale pointer on some stack."""
+LEAKS = 16
+"""Leaked objects of a kind: some are always hidden from kmemleak by a stale pointer somewhere; half must be seen."""
 
 HANG_SECONDS = 2.0
 
@@ -45,10 +46,12 @@ def _leaks(guest: Guest, ready: Ready) -> dict[str, bool]:
     _provoke(guest, "percpu-leak", LEAKS)
     counted = percpu.findings(percpu.parse(ready.pristine.percpu), percpu.parse(guest.settle()))
     found = kmemleak_oracle.findings(kmemleak.report(guest.agent), ready.symbols)
-    blamed = {(f.kind, f.function) for f in found}
+    blamed: Counter[tuple[str, str | None]] = Counter()
+    for finding in found:
+        blamed[finding.kind, finding.function] += finding.count
     return {
-        "kmemleak slab": ("slab leak", "kharness_leak_slab") in blamed,
-        "kmemleak percpu": ("percpu leak", "kharness_leak_percpu") in blamed,
+        "kmemleak slab": blamed["slab leak", "kharness_leak_slab"] >= LEAKS // 2,
+        "kmemleak percpu": blamed["percpu leak", "kharness_leak_percpu"] >= LEAKS // 2,
         "percpu": any(f.count == LEAKS for f in counted),
     }
 

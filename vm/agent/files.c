@@ -2,6 +2,7 @@
 /* Files, the kernel log, the clock and entropy. */
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <linux/random.h>
 #include <poll.h>
 #include <sched.h>
@@ -10,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/time.h>
 #include <time.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -78,12 +80,48 @@ void do_read(const struct op *op, struct reply *r)
 	free(b.data);
 }
 
+/* One knob in each folder that a pattern finds; a folder reached through a symbolic link is another's alias. */
+static void write_each(const char *pattern, const char *data, struct reply *r)
+{
+	glob_t found;
+	long long written = 0;
+
+	if (glob(pattern, GLOB_NOSORT, NULL, &found)) {
+		reply_error(r, ENOENT, "%s finds nothing", pattern);
+		return;
+	}
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		char *path = found.gl_pathv[i], *slash = strrchr(path, '/');
+		struct stat folder;
+		int err;
+
+		*slash = 0;
+		err = lstat(path, &folder) || S_ISLNK(folder.st_mode);
+		*slash = '/';
+		if (err)
+			continue;
+		err = write_file(path, data, strlen(data), false);
+		if (err) {
+			reply_error(r, err, "%s: %s", path, strerror(err));
+			break;
+		}
+		written++;
+	}
+	globfree(&found);
+	reply_int(r, "written", written);
+}
+
+/* write: "data" into the file "path", or with "each" into every file that the pattern "path" finds. */
 void do_write(const struct op *op, struct reply *r)
 {
 	const char *path = arg_str(op, "path", ""), *data = arg_str(op, "data", "");
 	const char *mode = arg_str(op, "mode", NULL);
 	int err;
 
+	if (arg_int(op, "each", 0)) {
+		write_each(path, data, r);
+		return;
+	}
 	if (mode) { /* a file of our own rather than a knob */
 		int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, strtol(mode, NULL, 8));
 

@@ -21,10 +21,17 @@ struct kharness_percpu {
 /* Written by the leaking canaries and then forgotten: kmemleak must find nothing that still points there. */
 static noinline void kharness_leak_slab(void)
 {
-	char *lost = kmalloc(72, GFP_KERNEL);
+	/*
+	 * In turn: objects of one cache may all be hidden by what lives beside them (a freed vm_struct of 72 bytes by the
+	 * vmap_area that still points to it).
+	 */
+	static const size_t sizes[] = { 104, 40, 232, 400 };
+	static unsigned int turn;
+	size_t size = sizes[turn++ % ARRAY_SIZE(sizes)];
+	char *lost = kmalloc(size, GFP_KERNEL);
 
 	if (lost)
-		strscpy(lost, "kharness", 72);
+		strscpy(lost, "kharness", size);
 }
 
 static noinline void kharness_leak_percpu(void)
