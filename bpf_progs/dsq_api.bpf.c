@@ -60,7 +60,9 @@ struct scx_dispatch_q {
 	struct rhash_head hash_node;
 } KERNEL_TYPE;
 
+/* Each scheduler's own table, or, before 6.16, one for the whole kernel. */
 extern const void scx_root __ksym __weak;
+extern const void dsq_hash __ksym __weak;
 
 #define MAX_LISTED 4096
 #define MAX_CHAIN 256
@@ -117,21 +119,38 @@ static long walk_bucket(u32 i, void *ctx)
 	return 0;
 }
 
+static __always_inline int find_hash(struct rhashtable **hash)
+{
+	void *sch = NULL;
+
+	if (bpf_core_field_exists(struct scx_sched, dsq_hash)) {
+		if (!bpf_ksym_exists(&scx_root))
+			return -EOPNOTSUPP;
+		bpf_probe_read_kernel(&sch, sizeof(sch), &scx_root);
+		if (!sch)
+			return -ENODEV;
+		*hash = sch + bpf_core_field_offset(struct scx_sched, dsq_hash);
+		return 0;
+	}
+	if (!bpf_ksym_exists(&dsq_hash))
+		return -EOPNOTSUPP;
+	*hash = (void *)&dsq_hash;
+	return 0;
+}
+
 SEC("syscall")
 int live(struct api_args *args)
 {
 	struct bucket_table *table;
-	struct scx_sched *sch = NULL;
-	int generation;
+	struct rhashtable *hash;
+	int generation, err;
 
 	live_count = live_sum = live_mix = live_nelems = 0;
-	if (!bpf_ksym_exists(&scx_root))
-		return -EOPNOTSUPP;
-	bpf_probe_read_kernel(&sch, sizeof(sch), &scx_root);
-	if (!sch)
-		return -ENODEV;
-	live_nelems = BPF_CORE_READ(sch, dsq_hash.nelems.counter);
-	table = BPF_CORE_READ(sch, dsq_hash.tbl);
+	err = find_hash(&hash);
+	if (err)
+		return err;
+	live_nelems = BPF_CORE_READ(hash, nelems.counter);
+	table = BPF_CORE_READ(hash, tbl);
 	/* While a resize is under way, its elements are spread over the chain of tables. */
 	bpf_for(generation, 0, 4) {
 		if (!table)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from harness.guest.guest import BpfObject, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.dsq import DsqModel
-from harness.model.state import Features
 from harness.model.trace import Answer, Disagreement
 from harness.records import GuestError, HarnessError
 from harness.suite.bench import Bench
@@ -29,7 +28,7 @@ class Dsqs:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         spec = bench.ready.machine.spec
-        self.model = DsqModel(Features(), frozenset(range(spec.nodes)), spec.possible_cpus)
+        self.model = DsqModel(bench.ready.features, frozenset(range(spec.nodes)), spec.possible_cpus)
         self.api = bench.guest.load("dsq_api")
         self._attached: set[str] = set()
 

@@ -11,6 +11,7 @@ import pytest
 
 from harness import replay
 from harness.guest.guest import Guest
+from harness.model.state import Features
 from harness.plan import RETRY_LOST_MACHINE
 from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, TestResult
 from harness.suite.bench import Bench
@@ -140,6 +141,12 @@ def guest(bench: Bench) -> Guest:
 def dsq(bench: Bench) -> Dsqs:
     """DSQ operations, each compared with the model."""
     return Dsqs(bench)
+
+
+@pytest.fixture
+def features(ready: Ready) -> Features:
+    """What this kernel's DSQs have; see harness.suite.features.need()."""
+    return ready.features
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import definition
+from harness.build.btf import Btf
 from harness.build.symbols import Symbols
 from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine, load
@@ -17,8 +18,10 @@ from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal
 from harness.machine.qemu import Launch
+from harness.model.state import Features
 from harness.plan import Session, Target
 from harness.records import HarnessError, decode
+from harness.suite.features import probe
 
 if TYPE_CHECKING:
     from harness.suite.bench import Bench
@@ -41,11 +44,17 @@ class Ready:
         self.machine = target.machine
         self._toolchain = toolchain
         self.symbols = Symbols(Path(target.kernel.vmlinux), toolchain)
+        self.btf = Btf(Path(target.kernel.vmlinux), toolchain)
 
     @property
     def name(self) -> str:
         """Role, architecture and machine: the parameter that the canonical test id leaves out."""
         return f"{self.kernel.role}-{self.kernel.arch}-{self.machine.spec.name}"
+
+    @functools.cached_property
+    def features(self) -> Features:
+        """What this kernel's DSQs have."""
+        return probe(self.btf)
 
     @functools.cached_property
     def pristine(self) -> Pristine:

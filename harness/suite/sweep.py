@@ -80,6 +80,23 @@ class Faults:
         """Observes nobody any more."""
         self.observer.set("watch_tid", 0)
 
+    @contextlib.contextmanager
+    def failing_percpu(self, caller: str, nth: int) -> Iterator[BpfObject]:
+        """The `nth` alloc_percpu() that function `caller` makes, from 1, fails once: by BPF, exact on all architectures.
+
+        Yields the object; its `fired` is 1 once that happened. Raises GuestError where `caller` has not one text range.
+        """
+        found = self.ranges([caller])
+        if caller not in found:
+            raise GuestError(f"{caller} was inlined or cloned in this kernel: its calls cannot be told apart")
+        start, end = found[caller]
+        shim = self._guest.load("fail_percpu", start=start, end=end, nth=nth)
+        shim.attach("alloc_percpu")
+        try:
+            yield shim
+        finally:
+            shim.unload()
+
     def fired_functions(self) -> int:
         """How often fail_function fired since it was armed for one call: its `times` counts down."""
         return 1 - int(self._guest.read(f"{knobs.FUNCTION}/times"))

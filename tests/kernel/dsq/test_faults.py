@@ -3,59 +3,79 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from harness.guest.guest import dsq_context
+from harness.model.state import Features
 from harness.model.trace import FaultAt
 from harness.records import Fault
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
+from harness.suite.features import need
 from harness.suite.sweep import Faults
 
 CREATE = ("scx_bpf_create_dsq",)
 PERCPU = ("pcpu_alloc_noprof",)
-INIT = ("init_dsq",)
 FIRST = 1 << 20
+NO_DATA = "percpu data in its DSQs"
 
 
-def test_every_allocation_of_create_fails_once(dsq: Dsqs, faults: Faults, bench: Bench) -> None:
+def test_every_allocation_of_create_fails_once(
+    dsq: Dsqs, faults: Faults, bench: Bench, features: Features
+) -> None:
     """fail-nth over many creates: the more DSQs, the more often percpu memory must grow, and fails to."""
-    bench.must_inject = (*CREATE, *PERCPU)
+    bench.must_inject = (*CREATE, *PERCPU) if features.percpu_data else CREATE
     dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
     count = 3000
     swept = faults.sweep_create(dsq.api, dsq_context(FIRST), ids=count, under=CREATE)
     assert swept.injected > count, "each create has at least one allocation to fail"
     inside = [site for site in swept.summary.sites if PERCPU[0] in site.stack and site.injected]
-    assert inside, "no fault reached an allocation inside alloc_percpu"
+    assert inside or not features.percpu_data, "no fault reached an allocation inside alloc_percpu"
     for dsq_id in range(FIRST, FIRST + count):
         dsq.model.observe(dsq.model.create(dsq_id, -1), 0)
     dsq.check_live()
 
 
-def test_each_alloc_percpu_of_attach_fails(dsq: Dsqs, faults: Faults, bench: Bench) -> None:
+@pytest.mark.parametrize("how", ["override", "fail_function"])
+def test_each_alloc_percpu_of_attach_fails(
+    dsq: Dsqs, faults: Faults, bench: Bench, features: Features, how: str
+) -> None:
     """The k-th alloc_percpu() of init_dsq() fails: global DSQs, bypass DSQs, then those of ops.init.
 
     Before ops.init attach itself answers -ENOMEM; from there on it succeeds and the exit info carries the error.
     """
-    bench.must_inject = INIT
+    need(features.percpu_data, NO_DATA)
+    need(how == "override" or bench.ready.kernel.arch != "arm64", "stack at a function's entry that shows its caller")
+    init = (features.init,)
+    bench.must_inject = init
     bench.expect(r"ops\.init\(\) failed \(-12\)")
     spec = bench.ready.machine.spec
     creates = [(FIRST, -1), (FIRST + 1, -1)]
     for nth in range(1, spec.nodes + spec.possible_cpus + len(creates) + 1):
-        with faults.armed(Fault(what="function", within=INIT, nth=nth, task="all")):
+        with contextlib.ExitStack() as stack:
+            if how == "override":
+                shim = stack.enter_context(faults.failing_percpu(*init, nth))
+            else:
+                stack.enter_context(faults.armed(Fault(what="function", within=init, nth=nth, task="all")))
             scheduler = dsq.attach(
                 "dsq_many", creates, fault=FaultAt.PERCPU, nth=nth, nr_dsqs=len(creates), first_id=FIRST
             )
-            assert faults.fired_functions() == 1, f"the {nth}-th alloc_percpu() of an attach was never made"
-        bench.count_faults(faults.function_summary(f"attach, alloc_percpu {nth}", INIT))
+            fired = shim.get("fired")["fired"] if how == "override" else faults.fired_functions()
+            assert fired == 1, f"the {nth}-th alloc_percpu() of an attach was never made"
+        bench.count_faults(faults.function_summary(f"attach, alloc_percpu {nth}", init))
         if dsq.attached(scheduler):
             dsq.detach(scheduler)
     scheduler = dsq.attach("dsq_many", creates, nr_dsqs=len(creates), first_id=FIRST)
     dsq.check_live()
 
 
-def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Bench) -> None:
+def test_create_while_percpu_memory_is_out(
+    dsq: Dsqs, faults: Faults, bench: Bench, features: Features
+) -> None:
     """Create after create fails in alloc_percpu(): each must free the DSQ that it had already allocated."""
+    need(features.percpu_data, NO_DATA)
     bench.must_inject = PERCPU
     dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
     faults.watch()
@@ -69,12 +89,15 @@ def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Ben
 
 
 @pytest.mark.parametrize("what", ["failslab", "page"])
-def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, what: str) -> None:
+def test_percpu_memory_runs_out(
+    dsq: Dsqs, faults: Faults, bench: Bench, features: Features, what: str
+) -> None:
     """All allocations inside pcpu_alloc_noprof() fail while ops.init creates DSQs, until alloc_percpu() gives up.
 
     ops.init runs in a real-time kthread, so the worker that would populate percpu pages ahead of need does
     not come between, and the fault is inevitable.
     """
+    need(features.percpu_data, NO_DATA)
     bench.must_inject = PERCPU
     bench.expect(r"ops\.init\(\) failed \(-12\)")
     count = 8000
@@ -84,7 +107,7 @@ def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, what: s
         scheduler = dsq.attach("dsq_many", creates, fault=FaultAt.ANY, nr_dsqs=count, first_id=FIRST)
     faults.stop_watching()
     seen = scheduler.get("created", "first_error")
-    summary = faults.collect(f"ops.init under {what}", INIT, failed=1)
+    summary = faults.collect(f"ops.init under {what}", (features.init,), failed=1)
     bench.count_faults(summary)
     assert seen["first_error"] == -12, f"alloc_percpu never failed: {seen['created']} DSQs were created"
     assert 0 < seen["created"] < count

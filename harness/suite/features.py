@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns what this kernel's DSQs have, probed from its BTF and symbols, never from its version."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.build.btf import Btf
+from harness.model.state import Features
+
+INIT_NAMES = ("scx_init_dsq", "init_dsq")
+"""What the function that initialises a DSQ has been called, newest first (7.3 renamed it)."""
+
+
+def probe(btf: Btf) -> Features:
+    """The features that the model and the tests ask for."""
+    return Features(
+        percpu_data="pcpu" in btf.members("scx_dispatch_q"),
+        bypass_dsqs=btf.has_enumerator("SCX_DSQ_BYPASS"),
+        sub_scheds=btf.has_function("scx_sub_enable_workfn"),
+        global_hash="dsq_hash" not in btf.members("scx_sched"),
+        init=next((name for name in INIT_NAMES if btf.has_function(name)), ""),
+    )
+
+
+def need(has: bool, what: str) -> None:
+    """Skips the test on a kernel that has no `what`."""
+    if not has:
+        pytest.skip(f"this kernel has no {what}")
