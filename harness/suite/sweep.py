@@ -82,7 +82,7 @@ class Faults:
 
     @contextlib.contextmanager
     def failing_percpu(self, caller: str, nth: int) -> Iterator[BpfObject]:
-        """The `nth` alloc_percpu() that function `caller` makes, from 1, fails once: by BPF, exact on all architectures.
+        """The `nth` alloc_percpu() that function `caller` makes, from 1, fails once: by BPF, exact on any architecture.
 
         Yields the object; its `fired` is 1 once that happened. Raises GuestError where `caller` has not one text range.
         """

@@ -30,7 +30,9 @@ def test_two_restores_differ_in_entropy(guest: Guest, ready: Ready) -> None:
 
 def test_clocksource_has_high_resolution(guest: Guest) -> None:
     """Without it timers tick at HZ, and every deadline in the guest is wrong."""
-    assert guest.read("/sys/devices/system/clocksource/clocksource0/current_clocksource").strip() in ("tsc", "kvm-clock")
+    assert guest.read("/sys/devices/system/clocksource/clocksource0/current_clocksource").strip() not in (
+        "jiffies", "refined-jiffies",
+    )  # fmt: skip
 
 
 def test_agent_refuses_clearly(guest: Guest) -> None:
