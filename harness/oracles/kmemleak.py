@@ -19,6 +19,8 @@ ORACLE = "kmemleak"
 _OBJECT = re.compile(
     r"^unreferenced object(?P<type> \(\w+\))? 0x(?P<at>[0-9a-f]{1,16}) \(size (?P<size>\d{1,20})\):"
 )
+# hex_dump_object() says so of percpu objects, also in the kernels whose first line does not (6.12).
+_PERCPU_DUMP = re.compile(r"^\s+hex dump \(first \d{1,9} bytes on cpu \d{1,5}\):")
 _MORE = re.compile(r"^\s*\.\.\. and (\d{1,9}) more object\(s\) with the same backtrace")
 _VMALLOC = re.compile(r"_*(?:vmalloc|vzalloc|vcalloc|get_vm_area)\w*")
 _BROKEN = re.compile(
@@ -56,6 +58,8 @@ def _objects(text: str) -> list[_Object]:
         if not out or not line.strip():
             continue
         out[-1].log.append(line)
+        if _PERCPU_DUMP.match(line):
+            out[-1].type = " (percpu)"
         if re.match(r"^\s+backtrace\b", line):
             tracing = True
         elif more := _MORE.match(line):

@@ -9,6 +9,7 @@
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
+#include <linux/rcupdate_trace.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/uaccess.h>
@@ -130,8 +131,13 @@ static ssize_t barrier_write(struct file *file, const char __user *from, size_t 
 		flush_work(&item);
 		destroy_work_on_stack(&item);
 	}
+#ifdef CONFIG_TASKS_TRACE_RCU /* BPF frees programs and maps after it */
+	rcu_barrier_tasks_trace();
+#endif
 	rcu_barrier();
+#ifdef CONFIG_TASKS_RCU /* without preemption there is none */
 	rcu_barrier_tasks();
+#endif
 	return len;
 }
 

@@ -141,3 +141,18 @@ def test_percpu_count() -> None:
 def test_percpu_stats_cut_off() -> None:
     with pytest.raises(HarnessError, match="nr_chunks"):
         percpu.parse(STATS.split("nr_chunks")[0])
+
+
+def test_percpu_objects_without_the_word_are_known_by_their_dump() -> None:
+    """As 6.12 prints them."""
+    text = (
+        "unreferenced object 0x0002d8d8 (size 24):\n"
+        '  comm "agent", pid 62, jiffies 4294894678\n'
+        "  hex dump (first 24 bytes on cpu 0):\n"
+        "    00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................\n"
+        "  backtrace (crc 81256527):\n"
+        "    pcpu_alloc_noprof+0x3d2/0x7c0\n"
+        "    init_thing+0x1b/0x40\n"
+    )
+    (found,) = kmemleak.findings(text)
+    assert (found.kind, found.function) == ("percpu leak", "init_thing")
