@@ -10,7 +10,7 @@ from harness.records import SCHEMA, Kernel, Machine, Role
 DEFAULT_SERIES = "7.2"
 """The Debian kernel series that is tested when nothing else is named."""
 
-DEFAULT_ARCHES = ("x86_64",)
+DEFAULT_ARCHES = ("x86_64", "arm64")
 DEFAULT_SUITE = "tests/kernel"
 DEFAULT_JOBS = 2
 """More than two compilers at once only wait for each other's memory on the machines this is built for."""
@@ -82,7 +82,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Session:
-    """plan.json: all that the pytest child is told. It builds nothing and gives no verdict."""
+    """plan-ARCH.json: all that the pytest child is told. It builds nothing and gives no verdict."""
 
     run: str
     out: str

@@ -24,7 +24,7 @@ from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal, read
 from harness.plan import Plan, Session, Target
-from harness.records import EventKind, Exit, HarnessError, KharnessError, UsageError, encode
+from harness.records import SCHEMA, Event, EventKind, Exit, HarnessError, KharnessError, UsageError, encode
 from harness.report import html, junit, results, terminal
 from harness.verdict import Results, judge
 
@@ -62,9 +62,7 @@ class Conductor:
             if self.plan.toolchain == "host":
                 doctor.require_host_tools()
             toolchain = open_toolchain(self.plan.toolchain, self.cache, self.progress)
-            targets = self._prepare(toolchain)
-            if targets:
-                self._pytest(toolchain, targets)
+            self._each_architecture(toolchain)
         except KeyboardInterrupt:
             why = "interrupted"
             raise
@@ -96,10 +94,27 @@ class Conductor:
         if latest.is_symlink() and not latest.exists():
             latest.unlink()
 
-    def _prepare(self, toolchain: Toolchain) -> list[Target]:
-        """Builds and saves each kernel; one that does not build or boot is a result, not an end."""
+    def _each_architecture(self, toolchain: Toolchain) -> None:
+        """Builds, saves and tests one architecture after the other: the first one's verdict need not wait for the rest.
+
+        A kernel that does not build or boot is a result, not an end.
+        """
         workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal)
-        return [target for request in self.plan.kernels if (target := workbench.target(request))]
+        names = tuple(dict.fromkeys(request.arch for request in self.plan.kernels))
+        for number, name in enumerate(names, 1):
+            requests = [request for request in self.plan.kernels if request.arch == name]
+            targets = [target for request in requests if (target := workbench.target(request))]
+            if targets:
+                self._pytest(toolchain, targets)
+            if number < len(names):
+                self._so_far(name, names[number:])
+
+    def _so_far(self, done: str, left: Sequence[str]) -> None:
+        """What would be the verdict if the run ended here."""
+        events = read(self.out.path / "events.jsonl")
+        end = Event(SCHEMA, time.time(), self.run_id, EventKind.RUN_END, data={"why": ""})
+        judged = judge([*events, end])
+        self.progress.say(f"{done}: {str(judged.verdict).upper()} so far; {', '.join(left)} to come")
 
     # --- the child --------------------------------------------------------------------------
 
@@ -111,7 +126,7 @@ class Conductor:
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
             kconfig=self.plan.kconfig, suite=self.plan.suite,
         )  # fmt: skip
-        plan_file = self.out.path / "plan.json"
+        plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))
         shards = 1 if self.plan.test_id else min(self.plan.guests, os.cpu_count() or 1)
         scratch = Path(tempfile.mkdtemp(prefix="kharness-"))
@@ -147,7 +162,7 @@ class Conductor:
     def _listen(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
         """Shows and keeps what the children print, line by line, until all have ended."""
         unfinished: dict[int, bytes] = {}
-        with selectors.DefaultSelector() as selector, open(self.out.path / "pytest.log", "wb") as log:
+        with selectors.DefaultSelector() as selector, open(self.out.path / "pytest.log", "ab") as log:
             for child in children:
                 assert child.stdout is not None
                 selector.register(child.stdout, selectors.EVENT_READ)

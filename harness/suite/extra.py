@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
@@ -14,7 +15,7 @@ from harness.guest.guest import Guest
 from harness.oracles import crash, dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
-from harness.records import Canary, EventKind, Evidence, MachineEnded, Outcome
+from harness.records import Canary, EventKind, Evidence, MachineEnded, Outcome, TestResult
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive, KernelFinding
 from harness.suite.session import Ready, Workshop
@@ -149,10 +150,11 @@ class LeakBatch(pytest.Item):
         Skipped where no test passed that can be repeated: those that did not pass speak for themselves.
         """
         done = self._workshop.remembered(self.ready)
+        name = self.nodeid.replace(f"[{self.ready.name}]", "")
+        self._workshop.journal.emit(EventKind.TEST_START, {}, kernel=self.ready.kernel.id, test=name)
         if not done:
-            pytest.skip("no test passed whose operations could be repeated")
-        bench = Bench(self.nodeid.replace(f"[{self.ready.name}]", ""), self.ready, self._workshop.session.seed)
-        self._workshop.journal.emit(EventKind.TEST_START, {}, kernel=self.ready.kernel.id, test=bench.test_id)
+            self._skip(name, "no test passed whose operations could be repeated")
+        bench = Bench(name, self.ready, self._workshop.session.seed)
         error: BaseException | None = None
         with bench.guest:
             bench.expect(*{pattern for other in done for pattern in other.expected})
@@ -166,6 +168,12 @@ class LeakBatch(pytest.Item):
             raise KernelFinding("\n".join(f.title for f in result.findings if f.counts) or result.why)
         if result.outcome is not Outcome.PASS:
             raise Inconclusive(result.why)
+
+    def _skip(self, name: str, why: str) -> NoReturn:
+        kernel, machine = self.ready.kernel, self.ready.machine.spec.name
+        result = TestResult(name, kernel.arch, kernel.id, machine, Outcome.SKIP, why=why)
+        self._workshop.journal.emit(EventKind.TEST_END, result, kernel=kernel.id, test=name)
+        pytest.skip(why)
 
     def _again(self, bench: Bench, done: list[Bench]) -> None:
         start = time.monotonic()

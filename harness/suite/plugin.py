@@ -78,10 +78,10 @@ def pytest_collection_modifyitems(
         ready = _ready_of(item)
         if ready and not isinstance(item, CanaryItem):
             collected.setdefault(_canonical_of(item), []).append(ready.kernel.id)
-    proved = [oracle for item in items if isinstance(item, CanaryItem) for oracle in item.oracles]
+    planted = [item for item in items if isinstance(item, CanaryItem)]
     data = {
         "collected": [{"id": test, "kernel": kernel} for test, kernels in collected.items() for kernel in kernels],
-        "canaries": list(dict.fromkeys(proved)),
+        "canaries": [{"oracle": oracle, "kernel": item.ready.kernel.id} for item in planted for oracle in item.oracles],
     }
     workshop.journal.emit(EventKind.SESSION_START, data)
 

@@ -144,8 +144,9 @@ class Log:
         yield from self._canary_gaps()
 
     def _canary_gaps(self) -> Iterator[Reason]:
-        wanted = Counter(str(name) for s in self.sessions for name in s.data.get("canaries", ()))
+        told = [item for session in self.sessions for item in session.data.get("canaries", ())]
         for kernel in self.standing():
+            wanted = Counter(item["oracle"] for item in told if item["kernel"] == kernel.id)
             if not self.on(kernel):
                 continue
             again = self.again()

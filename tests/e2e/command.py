@@ -166,6 +166,8 @@ class Kharness:
             **self._more,
             **(env or {}),
         }
+        if args[:1] == ("run",) and "--arch" not in args:  # one is enough here, and the default is all
+            args = ("run", "--arch", "x86_64", *args[1:])
         running = Running([*before, sys.executable, "-m", "harness", *args], cwd or self.cwd, whole)
         self._started.append(running)
         return running

@@ -48,7 +48,7 @@ def invoke(*args: str) -> tuple[int, str]:
 def test_no_argument_runs_the_default_kernel(asked: Asked) -> None:
     assert invoke("run")[0] == Exit.PASS
     (plan,) = asked.plans
-    assert plan.kernels == (KernelRequest(SourceRequest(version=DEFAULT_SERIES), "x86_64"),)
+    assert plan.kernels == tuple(KernelRequest(SourceRequest(version=DEFAULT_SERIES), name) for name in ("x86_64", "arm64"))
     assert plan.seed > 0, "a seed that was chosen must be there to be printed"
 
 

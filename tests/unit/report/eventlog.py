@@ -125,7 +125,10 @@ class Log:
             if of.id not in fallen:
                 self._emit(EventKind.MACHINE, machine(of), of.id)
         if len(fallen) < len(self.kernels):
-            self._emit(EventKind.SESSION_START, {"collected": self.collected, "canaries": list(CANARIES)})
+            planted = [
+                {"oracle": name, "kernel": of.id} for of in self.kernels if of.id not in fallen for name in CANARIES
+            ]
+            self._emit(EventKind.SESSION_START, {"collected": self.collected, "canaries": planted})
         for canary in self.canaries:
             self._emit(EventKind.CANARY, canary, canary.kernel)
         for done in self.results:
