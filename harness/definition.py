@@ -49,11 +49,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Qemu:
-    """The part of the QEMU argv that depends on the architecture."""
+    """The part of the QEMU argv that depends on the architecture.
+
+    `nodes` is what the command line says to have several NUMA nodes; empty where QEMU's own options make them.
+    """
 
     binary: str
     machine: str
     cpu: dict[str, str]
+    nodes: str
     virtio: str
     cmdline: str
 

@@ -61,11 +61,25 @@ def command_line(launch: Launch) -> str:
     """The kernel command line."""
     spec = launch.spec
     parts = [launch.definition.qemu.cmdline.format_map(dict(launch.facts))]
+    if spec.nodes > 1 and launch.definition.qemu.nodes:
+        parts.append(launch.definition.qemu.nodes.format(nodes=spec.nodes))
     if spec.online_cpus < spec.possible_cpus:
         parts.append(f"maxcpus={spec.online_cpus}")
     if launch.cmdline:
         parts.append(launch.cmdline)
     return " ".join(" ".join(parts).split())
+
+
+def _nodes(spec: MachineSpec) -> list[str]:
+    """CPUs and memory shared out evenly over the nodes; nothing for a machine of one."""
+    if spec.nodes == 1:
+        return []
+    cpus, memory = spec.possible_cpus // spec.nodes, spec.memory_mib // spec.nodes
+    out: list[str] = []
+    for node in range(spec.nodes):
+        out += ["-object", f"memory-backend-ram,id=node{node},size={memory}M"]
+        out += ["-numa", f"node,nodeid={node},cpus={node * cpus}-{(node + 1) * cpus - 1},memdev=node{node}"]
+    return out
 
 
 def hardware(launch: Launch) -> list[str]:
@@ -78,6 +92,7 @@ def hardware(launch: Launch) -> list[str]:
         "-cpu", qemu.cpu[launch.accelerator],
         "-smp", str(spec.possible_cpus),
         "-m", str(spec.memory_mib),
+        *([] if qemu.nodes else _nodes(spec)),
         "-nodefaults", "-no-user-config",
         "-display", "none",
         # A guest that reboots ends QEMU: a panic (panic=-1) becomes an exit that can be waited for.

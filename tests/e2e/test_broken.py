@@ -10,8 +10,6 @@ import pytest
 from tests.e2e.command import Done, Kharness
 from tests.e2e.trees import UserTree
 
-pytestmark = pytest.mark.full
-
 
 def findings(done: Done) -> list[dict[str, Any]]:
     """What speaks against the kernel, from every test."""

@@ -12,8 +12,6 @@ import pytest
 from tests.e2e.command import Done, Kharness
 from tests.e2e.conftest import QUICK, place
 
-pytestmark = pytest.mark.full
-
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
 
 

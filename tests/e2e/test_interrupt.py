@@ -14,8 +14,6 @@ from tests.e2e.conftest import QUICK, place
 from tests.e2e.leaks import below
 from tests.e2e.trees import UserTree
 
-pytestmark = pytest.mark.full
-
 BOTH = pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)], ids=["ctrl-c", "sigterm"]
 )
