@@ -54,3 +54,14 @@ def test_files_over_ssh(guest: Guest) -> None:
         size, release = out.read().decode().split()
     assert size == "100000"
     assert release == guest.read("/proc/sys/kernel/osrelease").strip()
+
+
+def test_an_object_comes_back_as_it_was(guest: Guest) -> None:
+    """Objects are kept loaded in the snapshot: what a test did with one must not be seen by the next load."""
+    first = guest.load("dsq_many", nr_dsqs=5, first_id=7)
+    first.set("created", 99)
+    assert first.get("nr_dsqs", "first_id", "created") == {"nr_dsqs": 5, "first_id": 7, "created": 99}
+    first.unload()
+    assert guest.load("dsq_many").get("nr_dsqs", "first_id", "created") == {"nr_dsqs": 1, "first_id": 0, "created": 0}
+    second = guest.load("dsq_many", nr_dsqs=3)
+    assert second.get("nr_dsqs") == {"nr_dsqs": 3}, "a second one of the same program is its own"

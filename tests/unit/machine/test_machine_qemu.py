@@ -82,3 +82,15 @@ def test_a_restored_machine_differs_only_in_where_its_state_comes_from(launch: L
 
 def test_no_path_of_a_run_decides_what_the_guest_sees(launch: Launch) -> None:
     assert not [word for word in hardware(launch) if "/" in word]
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "arm64"])
+def test_nodes_come_from_the_kernel_or_from_qemu_but_not_from_both(launch: Launch, arch: str) -> None:
+    vm = definition.load(arch)
+    two = replace(launch, definition=vm, spec=vm.spec("node2"))
+    by_kernel = "numa=fake=2" in command_line(two).split()
+    by_qemu = after(hardware(two), "-numa")
+    assert by_kernel != bool(by_qemu)
+    assert by_qemu in ([], ["node,nodeid=0,cpus=0-1,memdev=node0", "node,nodeid=1,cpus=2-3,memdev=node1"])
+    one = replace(two, spec=vm.spec("default"))
+    assert "numa" not in command_line(one) and "-numa" not in hardware(one)

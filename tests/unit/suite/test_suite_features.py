@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of what is probed of a kernel's DSQs: the kernels that are known, by what their BTF holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import pytest
+
+from harness.build.btf import Btf
+from harness.model.state import Features
+from harness.suite.features import need, probe
+
+
+class Known:
+    """BTF as far as the probe asks."""
+
+    def __init__(self, members: Mapping[str, set[str]], names: set[str]) -> None:
+        self._members = members
+        self._names = names
+
+    def members(self, name: str) -> frozenset[str]:
+        return frozenset(self._members.get(name, ()))
+
+    def has_function(self, name: str) -> bool:
+        return name in self._names
+
+    def has_enumerator(self, name: str) -> bool:
+        return name in self._names
+
+
+OLD = Known({"scx_dispatch_q": {"lock", "id"}}, {"init_dsq"})
+NOW = Known(
+    {"scx_dispatch_q": {"lock", "pcpu"}, "scx_sched": {"dsq_hash"}},
+    {"init_dsq", "SCX_DSQ_BYPASS", "scx_sub_enable_workfn"},
+)
+NEXT = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, {"scx_init_dsq", "SCX_DSQ_BYPASS"})
+INLINED = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, set())
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted"),
+    [
+        (OLD, Features(percpu_data=False, bypass_dsqs=False, sub_scheds=False, global_hash=True)),
+        (NOW, Features()),
+        (NEXT, Features(sub_scheds=False, init="scx_init_dsq")),
+        (INLINED, Features(bypass_dsqs=False, sub_scheds=False, init="")),
+    ],
+    ids=["6.12", "7.2", "7.3 without sub-schedulers", "inlined"],
+)
+def test_probe(known: Known, wanted: Features) -> None:
+    assert probe(cast(Btf, known)) == wanted
+
+
+def test_what_is_absent_is_skipped_with_the_reason() -> None:
+    need(True, "anything")
+    with pytest.raises(pytest.skip.Exception, match="this kernel has no percpu data"):
+        need(False, "percpu data")
