@@ -74,8 +74,9 @@ def _offered(version: str, archive: _Archive, held: dict[Offer, str], progress: 
         offer = choose(version, offers)
     if trouble is not None:
         return _without_archive(version, offer, held, trouble, progress)
+    offer = offer or choose(version, list(held))
     if offer is None:
-        there = ", ".join(known.version for known in offers) or "none"
+        there = ", ".join(dict.fromkeys(known.version for known in [*offers, *held])) or "none"
         raise UsageError(f"Debian has no kernel source {version}", step=f"there is: {there}")
     return offer
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from harness.host.cache import Cache
 from harness.host.process import Done, run
 from harness.host.progress import Progress
 from harness.records import HarnessError, UsageError
-from harness.source.plain import wanted
+from harness.source.plain import products, wanted
 from harness.source.tree import Tree, kernel_version
 
 SETTINGS: Mapping[str, str] = {
@@ -44,32 +45,39 @@ PLAIN_BYTES = "* -text -filter -ident -eol -working-tree-encoding -export-ignore
 """Private attributes, which win over the tree's: content is taken as it lies on disk."""
 
 TRIES = 3
+_MISSING = re.compile(r"unable to read|missing blob|could not fetch|not a valid object|bad object|invalid object")
 
 
 def snapshot(tree_dir: Path, cache: Cache, progress: Progress) -> Tree:
     """A private copy of what lies in `tree_dir` now, uncommitted and untracked (not ignored) files included.
 
-    A git tree (also a linked worktree or a shallow clone) or a plain folder. Raises UsageError when it
-    is no kernel tree or cannot be read, HarnessError when it keeps changing while it is read.
+    A git tree (also a linked worktree, a shallow or a partial clone), a bare repository (its HEAD) or a plain
+    folder. Raises UsageError when it is no kernel tree, not whole or cannot be read, HarnessError when it keeps
+    changing while it is read.
     """
     folder = tree_dir.expanduser().resolve()
-    version = kernel_version(folder)
-    user = _user_repository(folder)
+    user = _bare_repository(folder)
+    bare = user is not None
+    if not bare:
+        kernel_version(folder)
+        user = _user_repository(folder)
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     private = _Private(cache.folder("git") / name, folder, user)
     with cache.locked("git", name, what=f"reading {folder}", say=progress.say):
         private.prepare()
         with progress.phase(f"reading {folder}", f"read {folder}"):
-            tree = private.stable_tree()
+            tree = private.head() if bare else private.stable_tree()
 
         def maker(staging: Path) -> None:
-            with progress.phase(f"snapshot of {version}", "snapshot") as phase:
+            with progress.phase(f"snapshot of {folder.name}", "snapshot") as phase:
                 phase.total(private.count(), "files")
                 private.export(staging)
-                kernel_version(staging)  # what would not pass as a tree must not enter the cache
+                kernel_version(staging, folder)  # what would not pass as a tree must not enter the cache
                 phase.step(phase.of)
 
         path, _ = cache.produce("source", tree, maker, what=f"snapshot of {folder}", say=progress.say)
+        for name in private.foreign:
+            progress.say(f"{folder / name} is a repository of its own: no part of what is tested")
     dirty = user is not None and tree != user.head_tree
     return Tree(path, tree, user.commit if user else "", dirty, str(folder), kernel_version(path))
 
@@ -84,6 +92,7 @@ class _User:
     head_tree: str
     format: str
     excludes: tuple[Path, ...]
+    sparse: Path
     settings: tuple[tuple[str, str], ...]
 
 
@@ -98,6 +107,7 @@ def _environment(**more: str) -> dict[str, str]:
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",  # for git before 2.45, which does not know the one above
         # Only for our reading: a tree of another user's, as under sudo, is no reason to refuse.
         "GIT_CONFIG_COUNT": "2",
         "GIT_CONFIG_KEY_0": "safe.directory",
@@ -126,7 +136,28 @@ def _user_repository(folder: Path) -> _User | None:
                 step=f"see 'git -C {folder} status', or remove its .git for a plain folder",
             )
         return None
+    return _read_user(folder, ask)
 
+
+def _bare_repository(folder: Path) -> _User | None:
+    """The bare repository `folder`, or None when it is none. Raises UsageError when it has no commit."""
+    if not ((folder / "HEAD").is_file() and (folder / "objects").is_dir()) or (folder / "Makefile").exists():
+        return None
+
+    def ask(*argv: str, env: Mapping[str, str] | None = None) -> str:
+        command = ["git", "--git-dir", str(folder), *argv]
+        done = run(command, what=f"reading {folder}", env=env or _environment(), check=False)
+        return done.stdout.strip("\n") if done.status == 0 else ""
+
+    if folder.name == ".git" and ask("config", "--bool", "core.bare") != "true":
+        raise UsageError(f"{folder} is the inside of a repository", step=f"point --tree at {folder.parent}")
+    user = _read_user(folder, ask)
+    if not user.commit:
+        raise UsageError(f"{folder} has no commit at its HEAD", step="see 'git symbolic-ref HEAD' in it")
+    return user
+
+
+def _read_user(folder: Path, ask: Callable[..., str]) -> _User:
     def inside(name: str) -> Path:
         return folder / ask("rev-parse", "--git-path", name)
 
@@ -139,6 +170,7 @@ def _user_repository(folder: Path) -> _User | None:
         commit=ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}"),
         head_tree=ask("rev-parse", "--verify", "--quiet", "HEAD^{tree}"),
         format=ask("rev-parse", "--show-object-format") or "sha1",
+        sparse=inside("info/sparse-checkout"),
         excludes=(Path(ignore) if ignore else xdg, inside("info/exclude")),
         settings=tuple((name, value) for name in USER_SETTINGS if (value := ask("config", name))),
     )
@@ -151,6 +183,8 @@ class _Private:
         self.place = place
         self.folder = folder
         self.user = user
+        self.foreign: tuple[str, ...] = ()
+        """Repositories within the tree, relative to it."""
         self.env = _environment(
             GIT_DIR=str(place), GIT_WORK_TREE=str(folder), GIT_INDEX_FILE=str(place / "index")
         )
@@ -205,11 +239,28 @@ class _Private:
             return
         shutil.copy2(users, ours)
         ours.chmod(0o600)
-        listed = self.git("ls-files", "-v", check=False)
+        listed = self.git(*self._sparse(), "ls-files", "--sparse", "-v", "-z", check=False)
+        lines = listed.stdout.split("\0")
         # Lower case: assume-unchanged; S: skip-worktree. Reading all files anew costs seconds, not truth.
-        hidden = any(line[:1].islower() or line[:1] == "S" for line in listed.stdout.splitlines())
+        skipped = [line[2:] for line in lines if line[:2] in ("S ", "s ")]
+        absent = [name for name in skipped if not os.path.lexists(self.folder / name)]
+        if absent:
+            raise UsageError(
+                f"{self.folder} is a sparse checkout: {len(absent)} files or folders are absent, as {absent[0]}",
+                step=f"'git sparse-checkout disable' in {self.folder}",
+            )
+        hidden = any(line[:1].islower() or line[:1] == "S" for line in lines)
         if listed.status != 0 or hidden:
             ours.unlink(missing_ok=True)
+
+    def _sparse(self) -> list[str]:
+        """Options by which git takes a sparse index as it is: to unfold it, it would touch objects of the user's."""
+        patterns = self.place / "info" / "sparse-checkout"
+        patterns.unlink(missing_ok=True)
+        if self.user is None or not self.user.sparse.is_file():
+            return []
+        shutil.copy(self.user.sparse, patterns)
+        return ["-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=true", "-c", "index.sparse=true"]
 
     def stable_tree(self) -> str:
         """The content hash, once two readings in a row agree.
@@ -241,8 +292,46 @@ class _Private:
                 step="make the file readable, or remove it",
                 detail=done.stderr,
             )
+        if self.user:
+            self._leave_out_foreign(self.user.index)
         # The user's objects are not lent to git while it writes: it would touch (utime) those it meets again.
         return self.git("write-tree", "--missing-ok").stdout.strip()
+
+    def head(self) -> str:
+        """The content hash of HEAD, which the index then holds."""
+        assert self.user is not None
+        done = self.git("read-tree", self.user.head_tree, check=False, more=self._lent())
+        if done.status:
+            raise self._lacking(done)
+        return self.user.head_tree
+
+    def _leave_out_foreign(self, users: Path) -> None:
+        """Takes repositories within the tree out of the index, unless they are the user's submodules."""
+        links = self._links("")
+        theirs = self._links(str(users)) if links and users.is_file() else []
+        self.foreign = tuple(links)
+        gone = "".join(f"{path}\0" for path in links if path not in theirs)
+        if gone:
+            self.git("update-index", "--force-remove", "-z", "--stdin", input=gone)
+
+    def _links(self, index: str) -> list[str]:
+        """The entries of an index that are repositories of their own."""
+        listed = self.git("ls-files", "--stage", "-z", index=index, check=False).stdout
+        return [line.partition("\t")[2] for line in listed.split("\0") if line.startswith("160000 ")]
+
+    def _lent(self) -> dict[str, str]:
+        """An environment that lends git the user's objects for reading."""
+        if not self.user:
+            return {}
+        escaped = str(self.user.objects).replace("\\", "\\\\").replace('"', '\\"')
+        return {"GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{escaped}"'}
+
+    def _lacking(self, done: Done) -> UsageError:
+        return UsageError(
+            f"{self.folder} lacks objects of its HEAD: it may be a partial clone, and nothing is fetched for it",
+            step=f"fetch them: git -C {self.folder} checkout-index -a --prefix=/tmp/whole/, or clone it whole",
+            detail=done.stderr[-2000:],
+        )
 
     def _add_plain(self) -> Done:
         """Brings the index up to what :func:`harness.source.plain.wanted` names."""
@@ -263,9 +352,12 @@ class _Private:
         return self.git("ls-files", "-z").stdout.count("\0")
 
     def export(self, staging: Path) -> None:
-        """Writes what was hashed into `staging`."""
-        lent = {}
-        if self.user:
-            escaped = str(self.user.objects).replace("\\", "\\\\").replace('"', '\\"')
-            lent["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = f'"{escaped}"'
-        self.git("checkout-index", "--all", "--force", f"--prefix={staging}/", more=lent)
+        """Writes what was hashed into `staging`, but for what an in-tree build makes."""
+        argv = ["checkout-index", "--all", "--force", f"--prefix={staging}/"]
+        done = self.git(*argv, check=False, more=self._lent())
+        if done.status and _MISSING.search(done.stderr):
+            raise self._lacking(done)
+        if done.status:
+            raise HarnessError(f"git cannot write the snapshot of {self.folder}", detail=done.stderr[-2000:])
+        for product in products(staging):
+            shutil.rmtree(product) if product.is_dir() else product.unlink()

@@ -17,6 +17,23 @@ Git = Callable[..., str]
 """Runs git in the folder and returns its output; ``index`` names another index file."""
 
 
+PRODUCTS = (
+    "*.o", "*.ko", "*.a", "*.cmd", "*.mod", "*.mod.c", "*.order", "*.symvers", ".config*", ".tmp_*", ".vmlinux*",
+    "/vmlinux", "/vmlinux.*", "/System.map", "/include/config/", "/include/generated/", "/arch/*/include/generated/",
+)  # fmt: skip
+"""What a build in the tree makes, for a folder that lost its .gitignore."""
+
+
+def products(tree: Path) -> list[Path]:
+    """What in a tree makes kbuild refuse to build elsewhere from it (its Makefile: "The source tree is not clean").
+
+    It may have been committed, or let through by a .gitignore that was edited.
+    """
+    names = (".config", "include/config", "include/generated")
+    found = [tree / name for name in names] + list(tree.glob("arch/*/include/generated"))
+    return [path for path in found if path.exists() or path.is_symlink()]
+
+
 def wanted(git: Git, folder: Path, place: Path) -> list[str]:
     """The paths to take, relative to `folder`. `place` is a private folder for a moment's files.
 
@@ -26,6 +43,8 @@ def wanted(git: Git, folder: Path, place: Path) -> list[str]:
     options = ["--exclude-per-directory=.gitignore"]
     if git("check-ignore", "--no-index", "Makefile", index=none):
         options += _unblanket(git, folder, place, none)
+    if not (folder / ".gitignore").is_file():
+        options += [f"--exclude={pattern}" for pattern in PRODUCTS]
     listed = git("ls-files", "--others", "-z", *options, index=none)
     if "\ufffd" in listed:
         raise UsageError(f"{folder} has a file name that is not UTF-8", step="rename the file")

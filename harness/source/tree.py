@@ -30,27 +30,28 @@ class Tree:
     version: str
 
 
-def kernel_version(path: Path) -> str:
+def kernel_version(path: Path, shown: Path | None = None) -> str:
     """The version as the top Makefile has it: ``7.2.13``, ``7.3.0-rc2``.
 
-    Raises UsageError naming what is missing when `path` is no kernel tree.
+    Raises UsageError naming what is missing when `path` (for the user: `shown`) is no kernel tree.
     """
+    name = shown or path
     step = "point --tree at the top folder of a Linux source tree"
     if not path.is_dir():
-        raise UsageError(f"{path}: no such folder", step=step)
+        raise UsageError(f"{name}: no such folder", step=step)
     missing = [name for name in ("Makefile", *MARKS) if not (path / name).exists()]
     if missing:
-        raise UsageError(f"{path} is not a kernel tree: it has no {', '.join(missing)}", step=step)
+        raise UsageError(f"{name} is not a kernel tree: it has no {', '.join(missing)}", step=step)
     try:
         text = (path / "Makefile").read_text(errors="replace")
     except OSError as error:
-        raise UsageError(f"{path}/Makefile cannot be read: {error.strerror}", step=step) from error
+        raise UsageError(f"{name}/Makefile cannot be read: {error.strerror}", step=step) from error
     found = dict.fromkeys(("VERSION", "PATCHLEVEL", "SUBLEVEL", "EXTRAVERSION"), "")
     for match in re.finditer(r"^(\w+) *=[ \t]*(.*)$", text, re.MULTILINE):
         if found.get(match[1]) == "":
             found[match[1]] = match[2].strip()
     if not (found["VERSION"].isdigit() and found["PATCHLEVEL"].isdigit()):
         raise UsageError(
-            f"{path} is not a kernel tree: its Makefile has no VERSION and PATCHLEVEL", step=step
+            f"{name} is not a kernel tree: its Makefile has no VERSION and PATCHLEVEL", step=step
         )
     return f"{found['VERSION']}.{found['PATCHLEVEL']}.{found['SUBLEVEL'] or 0}{found['EXTRAVERSION']}"

@@ -260,6 +260,24 @@ def test_archive_out_of_reach(
 
 
 @needs_apt
+def test_a_point_release_that_left_the_mirror_is_still_used(
+    archive: Archive, tools: Tools, cache: Cache, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.add("sid", "7.2.12-1")
+    archive.publish()
+    first = fetch("7.2.12-1", tools, cache, progress)
+    archive.packages["sid"].clear()
+    archive.add("sid", "7.3.1-1")
+    archive.publish()
+    monkeypatch.setattr(debian, "FRESH_SECONDS", 0.0)
+    for wanted in ("7.2.12-1", "7.2.12", "7.2"):
+        assert fetch(wanted, tools, cache, progress) == first
+    with pytest.raises(UsageError) as caught:
+        fetch("7.2.13", tools, cache, progress)
+    assert caught.value.step == "there is: 7.3.1-1, 7.2.12-1"
+
+
+@needs_apt
 def test_damaged_package_is_refused(archive: Archive, tools: Tools, cache: Cache, progress: Progress) -> None:
     archive.add("sid", "7.2.13-1")
     archive.publish()
