@@ -138,12 +138,20 @@ def report(
 
 
 @app.command()
-def doctor(toolchain: ToolchainKind = "root") -> None:
+def doctor(
+    toolchain: ToolchainKind = "root",
+    install: Annotated[
+        bool, typer.Option("--install", help="Install first what a private Debian root needs on this host.")
+    ] = False,
+) -> None:
     """What this machine can do; each missing thing with the command that installs it."""
+    from harness.host import rootfs
     from harness.host.cache import Cache
     from harness.host.doctor import check
     from harness.host.listing import show_doctor
 
+    if install:
+        rootfs.install_missing(lambda line: print(line, file=sys.stderr))
     ok = show_doctor(check(toolchain, Cache.default(0)), sys.stdout)
     raise typer.Exit(Exit.PASS if ok else Exit.UNJUDGED)
 

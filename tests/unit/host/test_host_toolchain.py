@@ -96,8 +96,10 @@ def test_id_is_stable(tools: HostToolchain, tmp_path: Path) -> None:
 
 def test_no_engine_says_what_each_one_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "enter", lambda *_: ["sh", "-c", "echo refused >&2; exit 1"])
+    command(tmp_path, "bwrap", "exit 1")  # a bare host has none yet
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(HarnessError) as caught:
-        HostToolchain(tmp_path)
+        HostToolchain(tmp_path / "place")
     assert "bwrap: refused; chroot: " in caught.value.what
     assert "--toolchain host" in caught.value.step
 
