@@ -64,7 +64,7 @@ class BuildRequest:
     """One kernel to build. `fragments` are ours, `user_fragments` override them, in order.
 
     `make_vars` go on make's command line; `jobs` is at most how many compilers run at once (never more
-    than this machine has CPUs); `patches` only names what was applied to the tree.
+    than this machine has CPUs).
     """
 
     tree: Tree
@@ -73,7 +73,6 @@ class BuildRequest:
     user_fragments: tuple[Path, ...] = ()
     make_vars: tuple[tuple[str, str], ...] = ()
     jobs: int = 2
-    patches: tuple[str, ...] = ()
 
     @property
     def what(self) -> str:
@@ -280,7 +279,7 @@ def build(
         commit=request.tree.commit,
         tree=request.tree.tree,
         dirty=request.tree.dirty,
-        patches=request.patches,
+        patches=request.tree.patches,
         config=str(entry / "config"),
         config_sha256=sha256,
         toolchain=toolchain.id,

@@ -11,15 +11,16 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.host.cache import Cache
 from harness.host.process import Done, run
 from harness.host.progress import Progress
 from harness.records import HarnessError, UsageError
+from harness.source import repository
 from harness.source.plain import products, wanted
+from harness.source.repository import User, environment
 from harness.source.tree import Tree, kernel_version
 
 SETTINGS: Mapping[str, str] = {
@@ -38,8 +39,6 @@ SETTINGS: Mapping[str, str] = {
     "index.threads": "true",
     "advice.addEmbeddedRepo": "false",
 }
-USER_SETTINGS = ("core.fileMode", "core.symlinks", "core.ignoreCase", "core.trustctime", "core.checkStat")
-"""What tells how the user's file system maps to git's view of it."""
 
 PLAIN_BYTES = "* -text -filter -ident -eol -working-tree-encoding -export-ignore -export-subst\n"
 """Private attributes, which win over the tree's: content is taken as it lies on disk."""
@@ -48,25 +47,28 @@ TRIES = 3
 _MISSING = re.compile(r"unable to read|missing blob|could not fetch|not a valid object|bad object|invalid object")
 
 
-def snapshot(tree_dir: Path, cache: Cache, progress: Progress) -> Tree:
+def snapshot(tree_dir: Path, cache: Cache, progress: Progress, revision: str = "") -> Tree:
     """A private copy of what lies in `tree_dir` now, uncommitted and untracked (not ignored) files included.
 
     A git tree (also a linked worktree, a shallow or a partial clone), a bare repository (its HEAD) or a plain
-    folder. Raises UsageError when it is no kernel tree, not whole or cannot be read, HarnessError when it keeps
-    changing while it is read.
+    folder; with `revision` what that commit holds instead. Raises UsageError when it is no kernel tree, not whole or
+    cannot be read, or has no such revision, HarnessError when it keeps changing while it is read.
     """
     folder = tree_dir.expanduser().resolve()
-    user = _bare_repository(folder)
-    bare = user is not None
-    if not bare:
-        kernel_version(folder)
-        user = _user_repository(folder)
+    user = repository.of_bare(folder)
+    committed = user is not None or bool(revision)
+    if user is None:
+        if not revision:
+            kernel_version(folder)
+        user = repository.of_folder(folder)
+    if revision:
+        user = repository.at(user, folder, revision)
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     private = _Private(cache.folder("git") / name, folder, user)
     with cache.locked("git", name, what=f"reading {folder}", say=progress.say):
         private.prepare()
         with progress.phase(f"reading {folder}", f"read {folder}"):
-            tree = private.head() if bare else private.stable_tree()
+            tree = private.head() if committed else private.stable_tree()
 
         def maker(staging: Path) -> None:
             with progress.phase(f"snapshot of {folder.name}", "snapshot") as phase:
@@ -82,110 +84,16 @@ def snapshot(tree_dir: Path, cache: Cache, progress: Progress) -> Tree:
     return Tree(path, tree, user.commit if user else "", dirty, str(folder), kernel_version(path))
 
 
-@dataclass(frozen=True)
-class _User:
-    """The user's repository as far as it is read; before the first commit there is no `commit`."""
-
-    index: Path
-    objects: Path
-    commit: str
-    head_tree: str
-    format: str
-    excludes: tuple[Path, ...]
-    sparse: Path
-    settings: tuple[tuple[str, str], ...]
-
-
-def _environment(**more: str) -> dict[str, str]:
-    """An environment in which git reads no configuration of user or system and takes no optional lock."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return {
-        **clean,
-        "LC_ALL": "C.UTF-8",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_NO_LAZY_FETCH": "1",
-        "GIT_ALLOW_PROTOCOL": "none",  # for git before 2.45, which does not know the one above
-        # Only for our reading: a tree of another user's, as under sudo, is no reason to refuse.
-        "GIT_CONFIG_COUNT": "2",
-        "GIT_CONFIG_KEY_0": "safe.directory",
-        "GIT_CONFIG_VALUE_0": "*",
-        "GIT_CONFIG_KEY_1": "core.fsmonitor",
-        "GIT_CONFIG_VALUE_1": "false",
-        **more,
-    }
-
-
-def _user_repository(folder: Path) -> _User | None:
-    """The repository whose top folder is `folder`; None for a plain folder, also one inside a repository."""
-    if shutil.which("git") is None:
-        raise HarnessError("git: no such command", step="apt-get install git")
-
-    def ask(*argv: str, env: Mapping[str, str] | None = None) -> str:
-        command = ["git", "-C", str(folder), *argv]
-        done = run(command, what=f"reading {folder}", env=env or _environment(), check=False)
-        return done.stdout.strip("\n") if done.status == 0 else ""
-
-    top = ask("rev-parse", "--show-toplevel")
-    if not top or Path(top).resolve() != folder:
-        if (folder / ".git").exists():
-            raise UsageError(
-                f"git cannot read the repository of {folder}",
-                step=f"see 'git -C {folder} status', or remove its .git for a plain folder",
-            )
-        return None
-    return _read_user(folder, ask)
-
-
-def _bare_repository(folder: Path) -> _User | None:
-    """The bare repository `folder`, or None when it is none. Raises UsageError when it has no commit."""
-    if not ((folder / "HEAD").is_file() and (folder / "objects").is_dir()) or (folder / "Makefile").exists():
-        return None
-
-    def ask(*argv: str, env: Mapping[str, str] | None = None) -> str:
-        command = ["git", "--git-dir", str(folder), *argv]
-        done = run(command, what=f"reading {folder}", env=env or _environment(), check=False)
-        return done.stdout.strip("\n") if done.status == 0 else ""
-
-    if folder.name == ".git" and ask("config", "--bool", "core.bare") != "true":
-        raise UsageError(f"{folder} is the inside of a repository", step=f"point --tree at {folder.parent}")
-    user = _read_user(folder, ask)
-    if not user.commit:
-        raise UsageError(f"{folder} has no commit at its HEAD", step="see 'git symbolic-ref HEAD' in it")
-    return user
-
-
-def _read_user(folder: Path, ask: Callable[..., str]) -> _User:
-    def inside(name: str) -> Path:
-        return folder / ask("rev-parse", "--git-path", name)
-
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    ignore = ask("config", "--type=path", "core.excludesFile", env={**own, "GIT_OPTIONAL_LOCKS": "0"})
-    xdg = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "git" / "ignore"
-    return _User(
-        index=inside("index"),
-        objects=inside("objects").resolve(),
-        commit=ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}"),
-        head_tree=ask("rev-parse", "--verify", "--quiet", "HEAD^{tree}"),
-        format=ask("rev-parse", "--show-object-format") or "sha1",
-        sparse=inside("info/sparse-checkout"),
-        excludes=(Path(ignore) if ignore else xdg, inside("info/exclude")),
-        settings=tuple((name, value) for name in USER_SETTINGS if (value := ask("config", name))),
-    )
-
-
 class _Private:
     """Our git directory for one of the user's folders. Its lock is the caller's."""
 
-    def __init__(self, place: Path, folder: Path, user: _User | None) -> None:
+    def __init__(self, place: Path, folder: Path, user: User | None) -> None:
         self.place = place
         self.folder = folder
         self.user = user
         self.foreign: tuple[str, ...] = ()
         """Repositories within the tree, relative to it."""
-        self.env = _environment(
+        self.env = environment(
             GIT_DIR=str(place), GIT_WORK_TREE=str(folder), GIT_INDEX_FILE=str(place / "index")
         )
 
@@ -209,7 +117,7 @@ class _Private:
             shutil.rmtree(self.place, ignore_errors=True)
             self.place.mkdir(parents=True)
             bare = ["git", "init", "-q", "--bare", "--template=", f"--object-format={form}", str(self.place)]
-            run(bare, what="making a private git directory", env=_environment())
+            run(bare, what="making a private git directory", env=environment())
             marker.write_text(form)
         for leftover in (*self.place.glob("*.lock"), *self.place.glob("objects/pack/tmp_*")):
             leftover.unlink()
@@ -327,9 +235,10 @@ class _Private:
         return {"GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{escaped}"'}
 
     def _lacking(self, done: Done) -> UsageError:
+        wanted = self.user.commit[:12] if self.user else "its content"
         return UsageError(
-            f"{self.folder} lacks objects of its HEAD: it may be a partial clone, and nothing is fetched for it",
-            step=f"fetch them: git -C {self.folder} checkout-index -a --prefix=/tmp/whole/, or clone it whole",
+            f"{self.folder} lacks objects of {wanted}: it may be a partial clone, and nothing is fetched for it",
+            step=f"fetch them: git -C {self.folder} archive {wanted} >/dev/null, or clone it whole",
             detail=done.stderr[-2000:],
         )
 

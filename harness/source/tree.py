@@ -19,7 +19,7 @@ class Tree:
 
     `tree` is the content hash (git tree, or SHA-256 of the source tarball), `commit` the commit it is
     based on (empty without git), `dirty` whether the content differs from that commit, `origin` where
-    it came from, `version` the Makefile's.
+    it came from, `version` the Makefile's, `patches` the names of what was applied to it.
     """
 
     path: Path
@@ -28,6 +28,7 @@ class Tree:
     dirty: bool
     origin: str
     version: str
+    patches: tuple[str, ...] = ()
 
 
 def kernel_version(path: Path, shown: Path | None = None) -> str:
