@@ -2,6 +2,8 @@
 # Each target is one line of kharness; what needs setting up sets itself up, once.
 #
 #   KERNEL=~/linux   test this tree instead of Debian's newest 7.2 source
+#   PATCH=a.patch    and this patch (a mailbox, a folder) against the tree without it
+#   BASE=v7.2        what lies in KERNEL= (or HEAD=) against this revision of it
 #   ARCH=x86_64      architectures, separated by commas
 #   K=expression     pytest's -k
 #   OUT=folder       where the results go
@@ -12,6 +14,7 @@ PYTHON ?= python3
 VENV   := $(CACHE)/venv/$(shell cat requirements.txt 2>/dev/null | sha256sum | cut -c1-16)
 PY     := $(VENV)/bin/python
 RUN     = $(PY) -m harness run $(if $(KERNEL),--tree "$(KERNEL)") $(if $(ARCH),--arch "$(ARCH)") \
+          $(if $(PATCH),--patch "$(PATCH)") $(if $(BASE),--base "$(BASE)") $(if $(HEAD),--head "$(HEAD)") \
           $(if $(K),-k "$(K)") $(if $(OUT),--out "$(OUT)")
 TESTED  = KHARNESS_TREE="$(KERNEL)" $(PY) -m pytest
 

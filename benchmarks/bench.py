@@ -44,10 +44,10 @@ def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Ready:
     with tempfile.TemporaryDirectory(prefix="kharness-bench-") as out:
         with Journal(Path(out) / "events.jsonl", "bench") as journal:
             plan = Plan((request,), seed=1, out=out)
-            target = Workbench(plan, toolchain, cache, progress, journal).target(request)
-    if target is None:
+            targets = Workbench(plan, toolchain, cache, progress, journal).targets([request])
+    if not targets:
         raise HarnessError(f"{request.source} did not build or boot", step="see 'kharness run'")
-    return Ready(target, toolchain)
+    return Ready(targets[0], toolchain)
 
 
 def cold_build(toolchain: Toolchain, cache: Cache, progress: Progress) -> Row:

@@ -21,8 +21,9 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
     Raises UsageError when the source is no longer what was tested: that would be another kernel.
     """
     wanted = replay.read(path)
+    kernel = KernelRequest(source_of(wanted), wanted.kernel.arch, wanted.kernel.role, wanted.patches)
     plan = Plan(
-        kernels=(KernelRequest(source_of(wanted), wanted.kernel.arch, wanted.kernel.role),), seed=wanted.seed, out=out,
+        kernels=(kernel,), seed=wanted.seed, out=out,
         machine=wanted.machine, toolchain=toolchain, argv=("kharness", "replay", str(path)),
         test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
         suite=wanted.suite or DEFAULT_SUITE,
@@ -38,9 +39,12 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
 
 
 def source_of(wanted: replay.Replay) -> SourceRequest:
-    """Where the kernel of a replay came from: a folder, or one version of a Debian package."""
+    """Where the kernel of a replay came from: a folder (its commit, if that was tested), or a Debian package."""
     package = re.fullmatch(r"linux-source-\S+ (\S+)", wanted.kernel.source)
-    return SourceRequest(version=package[1]) if package else SourceRequest(tree=wanted.kernel.source)
+    if package:
+        return SourceRequest(version=package[1])
+    kernel = wanted.kernel
+    return SourceRequest(tree=kernel.source, revision="" if kernel.dirty else kernel.commit)
 
 
 def compare(wanted: replay.Replay, results: Results | None) -> tuple[Exit, str]:

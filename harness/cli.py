@@ -14,7 +14,7 @@ import typer
 
 from harness import plan as defaults
 from harness.definition import load
-from harness.plan import KernelRequest, Plan, SourceRequest
+from harness.plan import Plan, SourceRequest, requests
 from harness.records import Exit, KharnessError, UsageError
 
 app = typer.Typer(
@@ -74,6 +74,12 @@ def suite_of(text: str) -> str:
 def run(
     tree: Tree = "",
     kernel: Version = "",
+    patch: Annotated[
+        list[str],
+        typer.Option(help="A patch, mailbox or folder of patches to test against the tree without them; repeatable."),
+    ] = [],  # noqa: B006
+    base: Annotated[str, typer.Option(help="A revision of --tree to compare with.")] = "",
+    head: Annotated[str, typer.Option(help="The revision to test; default: what lies in --tree now.")] = "",
     arch: Arch = "",
     machine: Annotated[str, typer.Option(help="A machine of vm/ARCH.yaml.")] = "default",
     suite: Annotated[str, typer.Option(help="The tests to run: a file or folder.")] = defaults.DEFAULT_SUITE,
@@ -94,9 +100,12 @@ def run(
     for path in kconfig:
         if not Path(path).is_file():
             raise UsageError(f"{path}: no such Kconfig fragment", step="check --kconfig")
+    for path in patch:
+        if not Path(path).expanduser().exists():
+            raise UsageError(f"{path}: no such patch", step="check --patch")
     source = sources(tree, kernel)
     plan = Plan(
-        kernels=tuple(KernelRequest(source, name) for name in arches(arch)),
+        kernels=requests(source, arches(arch), [str(Path(path).expanduser().resolve()) for path in patch], base, head),
         seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite_of(suite), select=select,
         full=full, cmdline=cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs,

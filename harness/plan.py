@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from harness.records import SCHEMA, Kernel, Machine, Role
+from harness.records import SCHEMA, Kernel, Machine, Role, UsageError
 
 DEFAULT_SERIES = "7.2"
 """The Debian kernel series that is tested when nothing else is named."""
@@ -25,22 +26,52 @@ RETRY_LOST_MACHINE = 1
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """Where a kernel's source comes from: `tree` a folder of the user's, or `version` of Debian's packages."""
+    """Where a kernel's source comes from: `tree` a folder of the user's, or `version` of Debian's packages.
+
+    With `revision` it is what that commit of the tree holds, else what lies in the tree now.
+    """
 
     tree: str = ""
     version: str = ""
+    revision: str = ""
 
     def __str__(self) -> str:
-        return self.tree or f"linux-source-{self.version}"
+        return (self.tree + (f" at {self.revision}" if self.revision else "")) or f"linux-source-{self.version}"
 
 
 @dataclass(frozen=True)
 class KernelRequest:
-    """A kernel to build and test."""
+    """A kernel to build and test. `patches` are files and folders to apply to its source, in order."""
 
     source: SourceRequest
     arch: str
     role: Role = Role.TREE
+    patches: tuple[str, ...] = ()
+
+
+def requests(
+    source: SourceRequest, arches: Sequence[str], patches: Sequence[str] = (), base: str = "", head: str = ""
+) -> tuple[KernelRequest, ...]:
+    """The kernels that a run compares: one, or base and patched, for each architecture.
+
+    `patches` go on top of `source` or, with it, the revision `base`; without patches the revision `head`, or what lies
+    in the tree now, is what `base` is compared with. Raises UsageError for what does not go together.
+    """
+    if not (patches or base or head):
+        return tuple(KernelRequest(source, arch) for arch in arches)
+    if head and patches:
+        raise UsageError("--head and --patch exclude each other", step="the patches make the head")
+    if head and not base:
+        raise UsageError("--head needs --base", step=f"say what to compare it with, as --base {head}~1")
+    if base and not source.tree:
+        raise UsageError("--base needs --tree", step="a Debian source has no revisions: give a clone, or use --patch")
+    old = replace(source, revision=base)
+    new = old if patches else replace(source, revision=head)
+    kernels = []
+    for arch in arches:
+        kernels.append(KernelRequest(old, arch, Role.BASE))
+        kernels.append(KernelRequest(new, arch, Role.PATCHED, tuple(patches)))
+    return tuple(kernels)
 
 
 @dataclass(frozen=True)
@@ -97,4 +128,5 @@ class Session:
     test_id: str = ""
     suite: str = DEFAULT_SUITE
     kconfig: tuple[str, ...] = ()
+    patches: tuple[str, ...] = ()
     schema: int = SCHEMA

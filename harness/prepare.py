@@ -6,11 +6,14 @@ What goes wrong with the kernel on the way is a result: the pseudo-tests `build`
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.build import image, kbuild
+from harness.build import image, kbuild, unbuilt
 from harness.build.symbols import Symbols
 from harness.definition import Definition, load
 from harness.guest import pristine
@@ -25,7 +28,7 @@ from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
 from harness.oracles.log import parse_kmsg
-from harness.plan import KernelRequest, Plan, Target
+from harness.plan import KernelRequest, Plan, SourceRequest, Target
 from harness.records import (
     EventKind,
     Evidence,
@@ -35,11 +38,15 @@ from harness.records import (
     Machine,
     MachineEnded,
     Outcome,
+    Role,
     TestResult,
     UsageError,
 )
-from harness.source import debian, local
+from harness.source import debian, local, patched, series
 from harness.source.tree import Tree
+
+PATCHES = "patches"
+"""Folder of a run's results that holds the patches it tested."""
 
 KCONFIGS = Path(__file__).resolve().parents[1] / "kconfigs"
 
@@ -55,12 +62,47 @@ class Workbench:
         self._cache = cache
         self._progress = progress
         self._journal = journal
+        self._trees: dict[tuple[SourceRequest, tuple[str, ...]], Tree] = {}
+        self._told: set[str] = set()
 
-    def target(self, request: KernelRequest) -> Target | None:
-        """The target, or None when the kernel did not build or boot (which is then journalled).
+    def take_sources(self) -> None:
+        """Takes every source and applies every patch, before hours go into a build.
 
-        Raises UsageError, HarnessError and MachineLost, which say nothing of the kernel.
+        Raises UsageError for what is no tree, does not apply, or is the same on both sides.
         """
+        for request in self._plan.kernels:
+            self._tree(request)
+        pairs: dict[str, dict[Role, Tree]] = {}
+        for request in self._plan.kernels:
+            pairs.setdefault(request.arch, {})[request.role] = self._tree(request)
+        for pair in pairs.values():
+            base, new = pair.get(Role.BASE), pair.get(Role.PATCHED)
+            if base and new and base.tree == new.tree:
+                raise UsageError(
+                    f"base and patched are the same content ({base.tree[:12]})",
+                    step="name another --base, or commit or edit what is to be tested",
+                )
+
+    def targets(self, requests: Sequence[KernelRequest]) -> list[Target]:
+        """The targets of one architecture's kernels; none when nothing could be learned from testing them.
+
+        That is: the kernel under test did not build or boot, or the patch changes nothing that is built; each is
+        journalled. Raises UsageError, HarnessError and MachineLost, which say nothing of the kernel.
+        """
+        # What is under test first: that a patch does not compile should not wait for the build of its base.
+        order = sorted(requests, key=lambda request: request.role is Role.BASE)
+        built = {request.role: self._build(request) for request in order}
+        under_test = [role for role in built if role is not Role.BASE]
+        if not all(built[role] for role in under_test):
+            return []
+        base, changed = built.get(Role.BASE), built.get(Role.PATCHED)
+        if base and changed and not self._changes_something(order, base, changed):
+            return []
+        booted = {role: self._boot_target(kernel) for role, kernel in built.items() if kernel}
+        return [target for target in booted.values() if target] if all(booted[role] for role in under_test) else []
+
+    def _build(self, request: KernelRequest) -> Kernel | None:
+        """The kernel, or None when it did not build; both are journalled."""
         definition = load(request.arch)
         spec = definition.spec(self._plan.machine)
         tree = self._tree(request)
@@ -80,6 +122,38 @@ class Workbench:
             return None
         self._journal.emit(EventKind.KERNEL, kernel, kernel=kernel.id)
         self._pseudo("build", kernel, spec.name, start, ())
+        return kernel
+
+    def _changes_something(self, requests: Sequence[KernelRequest], base: Kernel, new: Kernel) -> bool:
+        """Whether the patch changes what is built, journalled as the pseudo-test `patch`."""
+        start = time.monotonic()
+        paths = {request.role: self._tree(request).path for request in requests}
+        srcarch = load(new.arch).kernel.srcarch
+        same = unbuilt.unchanged(base, new, (paths[Role.BASE], paths[Role.PATCHED]), srcarch)
+        result = TestResult(
+            id="patch", arch=new.arch, kernel=new.id, machine=self._plan.machine, outcome=Outcome.PASS,
+        )  # fmt: skip
+        if same is not None:
+            symbols = tuple(dict.fromkeys(name for item in same for name in item.symbols))
+            why = f"the patch changes nothing that is built: {'; '.join(item.line() for item in same[:3])}"
+            more = f" (and {len(same) - 3} more files)" if len(same) > 3 else ""
+            result = replace(result, outcome=Outcome.SKIP, why=why + more, step=self._enabling(new.arch, symbols))
+        result = replace(result, seconds=time.monotonic() - start)
+        self._journal.emit(EventKind.TEST_END, result, kernel=new.id, test="patch")
+        return same is None
+
+    def _enabling(self, arch: str, symbols: Sequence[str]) -> str:
+        """The arguments that would have the patched files built: a fragment in the results' folder."""
+        if not symbols:
+            return ""
+        file = self._journal.path.parent / f"enable-{arch}.config"
+        file.write_text("".join(f"CONFIG_{name}=y\n" for name in symbols))
+        return f"--kconfig {shlex.quote(str(file))}"
+
+    def _boot_target(self, kernel: Kernel) -> Target | None:
+        """The kernel booted and saved, or None when it did not boot, which is journalled."""
+        definition = load(kernel.arch)
+        spec = definition.spec(self._plan.machine)
         how = image.GuestBuild(
             definition, guest_root(definition.userspace.debian, self._cache, self._progress)
         )
@@ -92,19 +166,40 @@ class Workbench:
         if saved is None:
             return None
         machine = Machine(
-            kernel.id, request.arch, spec, chosen.name, chosen.why, saved.boot_seconds,
+            kernel.id, kernel.arch, spec, chosen.name, chosen.why, saved.boot_seconds,
             self._restore_seconds(saved), saved.scale, str(saved.state.parent),
         )  # fmt: skip
         self._journal.emit(EventKind.MACHINE, machine, kernel=kernel.id)
-        self._progress.say(f"machine {request.arch} {spec.name}: {chosen.name}, because {chosen.why}")
+        if chosen.why not in self._told:
+            self._progress.say(f"machine {kernel.arch} {spec.name}: {chosen.name}, because {chosen.why}")
+            self._told.add(chosen.why)
         return Target(kernel, machine, str(initramfs), known, self._plan.cmdline)
 
     # --- its steps ----------------------------------------------------------------------------
 
     def _tree(self, request: KernelRequest) -> Tree:
-        if request.source.tree:
-            return local.snapshot(Path(request.source.tree), self._cache, self._progress)
-        return debian.fetch(request.source.version, self._toolchain, self._cache, self._progress)
+        """The source, read once in a run: both architectures test the same content."""
+        source, key = request.source, (request.source, request.patches)
+        if key in self._trees:
+            return self._trees[key]
+        if request.patches:
+            given = series.read(request.patches)
+            tree = patched.apply(self._tree(replace(request, patches=())), given, self._cache, self._progress)
+            self._keep(given)
+        elif source.tree:
+            tree = local.snapshot(Path(source.tree), self._cache, self._progress, source.revision)
+        else:
+            tree = debian.fetch(source.version, self._toolchain, self._cache, self._progress)
+        self._trees[key] = tree
+        return tree
+
+    def _keep(self, patches: Sequence[series.Patch]) -> None:
+        """Copies of the patches that were tested, in the results' folder: for the reader, and for replay."""
+        folder = self._journal.path.parent / PATCHES
+        folder.mkdir(exist_ok=True)
+        for number, patch in enumerate(patches, 1):
+            words = re.sub(r"[^\w.-]+", "-", patch.name.removesuffix(".patch")).strip("-.")[:60]
+            (folder / f"{number:04}-{words}.patch").write_bytes(patch.data)
 
     def _kernel(self, request: KernelRequest, definition: Definition, tree: Tree) -> Kernel:
         how = definition.kernel
@@ -183,6 +278,6 @@ class Workbench:
         return Kernel(
             id=f"{request.role}-{request.arch}-{tree.tree[:12]}", arch=request.arch, role=request.role,
             release=tree.version, source=tree.origin, commit=tree.commit, tree=tree.tree, dirty=tree.dirty,
-            patches=(), config="", config_sha256="", toolchain=self._toolchain.id, image="", vmlinux="", path="",
-            build_seconds=0.0, cached=False,
+            patches=tree.patches, config="", config_sha256="", toolchain=self._toolchain.id, image="", vmlinux="",
+            path="", build_seconds=0.0, cached=False,
         )  # fmt: skip

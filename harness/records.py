@@ -405,7 +405,10 @@ class Canary:
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test on one kernel and machine; `id` is canonical (leaves kernel and machine out)."""
+    """One test on one kernel and machine; `id` is canonical (leaves kernel and machine out).
+
+    `step` are arguments that would make the same run tell more.
+    """
 
     __test__ = False  # not a test class for pytest to collect
 
@@ -418,6 +421,7 @@ class TestResult:
     attempts: int = 1
     why: str = ""
     replay: str | None = None
+    step: str = ""
     faults: FaultSummary = field(default_factory=FaultSummary)
     model: ModelSummary = field(default_factory=ModelSummary)
     evidence: tuple[Evidence, ...] = ()

@@ -16,7 +16,8 @@ from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
 class Replay:
     """One test to do again. A replay fails only if it shows one of `signatures` again.
 
-    `suite` is where the test lies; `kconfig` and `cmdline` are what the user added. `argv` is how the run was called.
+    `suite` is where the test lies; `kconfig` and `cmdline` are what the user added; `patches` are files that
+    bring the kernel's source about. `argv` is how the run was called.
     """
 
     schema: int
@@ -30,6 +31,7 @@ class Replay:
     suite: str = ""
     kconfig: tuple[str, ...] = ()
     cmdline: str = ""
+    patches: tuple[str, ...] = ()
 
 
 def write(path: Path, replay: Replay) -> Path:

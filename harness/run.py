@@ -100,10 +100,11 @@ class Conductor:
         A kernel that does not build or boot is a result, not an end.
         """
         workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal)
+        workbench.take_sources()
         names = tuple(dict.fromkeys(request.arch for request in self.plan.kernels))
         for number, name in enumerate(names, 1):
             requests = [request for request in self.plan.kernels if request.arch == name]
-            targets = [target for request in requests if (target := workbench.target(request))]
+            targets = workbench.targets(requests)
             if targets:
                 self._pytest(toolchain, targets)
             if number < len(names):
@@ -125,6 +126,7 @@ class Conductor:
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
             kconfig=self.plan.kconfig, suite=self.plan.suite,
+            patches=tuple(sorted(str(file.resolve()) for file in (self.out.path / prepare.PATCHES).glob("*"))),
         )  # fmt: skip
         plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))

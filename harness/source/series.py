@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unidiff.errors import UnidiffParseError
-from unidiff.patch import Hunk as ParsedHunk
 from unidiff.patch import PatchSet
 
 from harness.host.process import run
@@ -26,12 +25,9 @@ _MAILINFO = 'exec git mailinfo --encoding=UTF-8 --quoted-cr=strip "$1" "$2" <"$0
 
 @dataclass(frozen=True)
 class Hunk:
-    """One hunk: its first line in the old and in the new file (counted from 1), the new file's lines it adds or
-    removes at, and the function its header names."""
+    """One hunk: its first line in the old file, counted from 1, and the function its header names."""
 
     old: int
-    new: int
-    touched: tuple[int, ...]
     section: str
 
 
@@ -133,24 +129,16 @@ def _patch(name: str, data: bytes, file: Path) -> Patch:
             f"{file} is damaged: {said}",
             step="a mail archive's page loses tabs and blanks: take the raw mail or git format-patch's output",
         ) from error
-    changes = tuple(
-        Change(_path(item.source_file), _path(item.target_file), tuple(_hunk(hunk) for hunk in item)) for item in parsed
-    )
+    changes = []
+    for item in parsed:
+        hunks = tuple(Hunk(hunk.source_start, hunk.section_header) for hunk in item)
+        changes.append(Change(_path(item.source_file), _path(item.target_file), hunks))
     if not changes:
         raise UsageError(f"{file} holds no diff of a file", step="give the output of git format-patch or git diff")
-    return Patch(name, data, changes)
+    return Patch(name, data, tuple(changes))
 
 
 def _path(name: str) -> str:
     """``a/kernel/fork.c`` as ``kernel/fork.c``; empty for /dev/null."""
     bare = name.strip('"').split("\t")[0]
     return "" if bare == "/dev/null" else bare.partition("/")[2]
-
-
-def _hunk(parsed: ParsedHunk) -> Hunk:
-    touched, at = [], parsed.target_start
-    for line in parsed:
-        if line.is_added or line.is_removed:
-            touched.append(at)
-        at += not line.is_removed
-    return Hunk(parsed.source_start, parsed.target_start, tuple(dict.fromkeys(touched)), parsed.section_header)

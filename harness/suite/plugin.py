@@ -13,7 +13,7 @@ from harness import replay
 from harness.guest.guest import Guest
 from harness.model.state import Features
 from harness.plan import RETRY_LOST_MACHINE
-from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, TestResult
+from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, Role, TestResult
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.extra import CanaryItem, LeakBatch, canaries
@@ -202,6 +202,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
             signatures=signatures, scenario=bench.scenario(), argv=workshop.session.argv,
             kconfig=workshop.session.kconfig, suite=workshop.session.suite,
             cmdline=bench.ready.target.cmdline,
+            patches=workshop.session.patches if bench.ready.kernel.role is Role.PATCHED else (),
         )  # fmt: skip
         replay.write(path, again)
         result = replace(result, replay=str(path))

@@ -5,6 +5,7 @@ from harness.verdict.judge import judge
 from harness.verdict.rows import (
     BOOT,
     BUILD,
+    PATCH,
     EvidenceRow,
     KernelRow,
     MachineRow,
@@ -16,6 +17,7 @@ from harness.verdict.rows import (
 __all__ = [
     "BOOT",
     "BUILD",
+    "PATCH",
     "EvidenceRow",
     "KernelRow",
     "MachineRow",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.records import Comparison, Outcome, Role, Verdict
 from harness.verdict.log import Log, Reason
-from harness.verdict.rows import BUILD, PSEUDO, KernelRow, TestRow
+from harness.verdict.rows import BUILD, PATCH, PSEUDO, KernelRow, TestRow
 
 _WORST_FIRST = ("regressed", "missing", "inconclusive", "flaky", "still-failing", "fixed", "same")
 
@@ -76,6 +76,8 @@ class _Side:
     def judge(self, out: Compared) -> tuple[Comparison, ...]:
         worst: dict[str, str] = {}
         for name, machine in dict.fromkeys((*self.was, *self.now)):
+            if name == PATCH:
+                continue  # speaks of the pair already
             was = self.was.get((name, machine)) or self._came_up(self.base, name, machine)
             now = self.now.get((name, machine)) or self._came_up(self.patched, name, machine)
             changed = change(was, now)

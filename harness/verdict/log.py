@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import NamedTuple, TypeVar
 
 from harness.records import Canary, Event, EventKind, HarnessError, Outcome, Role, UsageError, Verdict, decode
-from harness.verdict.rows import PSEUDO, KernelRow, MachineRow, RunRow, TestRow
+from harness.verdict.rows import PATCH, PSEUDO, KernelRow, MachineRow, RunRow, TestRow
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS, Outcome.SKIP)
 
@@ -111,9 +111,15 @@ class Log:
             t.kernel == kernel.id and t.id in PSEUDO and t.outcome is Outcome.FAIL for t in self.rows()
         )
 
+    def unchanged(self, kernel: KernelRow) -> TestRow | None:
+        """The pseudo-test that says that the patch changes nothing in this kernel, if it does not."""
+        rows = (t for t in self.rows() if t.kernel == kernel.id and t.id == PATCH and t.outcome is Outcome.SKIP)
+        return next(rows, None)
+
     def standing(self) -> list[KernelRow]:
         """The kernels that tests must have run on: they came up, and so did what they are compared for."""
-        archs = {k.arch for k in self.kernels.values() if k.role is not Role.BASE and not self.fell(k)}
+        tested = [k for k in self.kernels.values() if k.role is not Role.BASE and not self.unchanged(k)]
+        archs = {k.arch for k in tested if not self.fell(k)}
         return [k for k in self.kernels.values() if k.arch in archs and not self.fell(k)]
 
     def again(self, *more: str, drop: str = "") -> str:
@@ -141,7 +147,17 @@ class Log:
             yield Reason(Verdict.INCONCLUSIVE, line)
         if self.standing() and self.sessions and not any(s.data.get("collected") for s in self.sessions):
             yield Reason(Verdict.INCONCLUSIVE, "no test was collected", self.again(drop="-k"))
+        yield from self._patch_gaps()
         yield from self._canary_gaps()
+
+    def _patch_gaps(self) -> Iterator[Reason]:
+        """A patch that changes nothing on one architecture is no gap, one that changes nothing at all is."""
+        patched = [kernel for kernel in self.kernels.values() if kernel.role is Role.PATCHED]
+        idle = [row for kernel in patched if (row := self.unchanged(kernel))]
+        if idle and len(idle) == len(patched):
+            for row in idle:
+                step = self.again(*shlex.split(row.step)) if row.step else ""
+                yield Reason(Verdict.INCONCLUSIVE, f"{row.arch}: {row.why}", step)
 
     def _canary_gaps(self) -> Iterator[Reason]:
         told = [item for session in self.sessions for item in session.data.get("canaries", ())]

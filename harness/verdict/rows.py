@@ -25,7 +25,9 @@ from harness.records import (
 BUILD, BOOT = "build", "boot"
 """Ids of the pseudo-tests that stand for a kernel that does not compile or does not boot."""
 
-PSEUDO = (BUILD, BOOT)
+PATCH = "patch"
+"""Whether the patch changes what is built: passed, or skipped where it does not."""
+PSEUDO = (BUILD, BOOT, PATCH)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class TestRow:
     attempts: int = 1
     why: str = ""
     replay: str | None = None
+    step: str = ""
     faults: FaultSummary = field(default_factory=FaultSummary)
     model: ModelSummary = field(default_factory=ModelSummary)
     evidence: tuple[EvidenceRow, ...] = ()

@@ -14,6 +14,7 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.records import Exit, UsageError
 from harness.source import series
+from harness.source.changed import changed
 from harness.source.local import snapshot
 from harness.source.patched import apply
 
@@ -208,10 +209,20 @@ def test_a_patch_cannot_leave_the_tree(tree: Path, tmp_path: Path, cache: Cache,
     assert not list(tmp_path.rglob("escaped"))
 
 
-def test_touched_lines_are_those_of_the_new_file(tree: Path, tmp_path: Path) -> None:
+def test_changed_lines_are_those_of_the_new_file(
+    tree: Path, tmp_path: Path, cache: Cache, progress: Progress
+) -> None:
     patch = patch_of(tree, tmp_path / "p", ("int line_20;\n", ""), ("int line_30;\n", "int a;\nint b;\n"))
-    (change,) = series.read([str(patch)])[0].changes
-    assert [hunk.touched for hunk in change.hunks] == [(20,), (29, 30)]
+    base = snapshot(tree, cache, progress)
+    patched = apply(base, series.read([str(patch)]), cache, progress)
+    assert changed(base.path, patched.path) == {"kernel/sched/core.c": (20, 29, 30)}
+    assert changed(base.path, base.path) == {}
+    other = snapshot(tree, cache, progress, "HEAD~1")
+    found = changed(other.path, base.path)
+    assert found.keys() == {"kernel/sched/core.c"} and found["kernel/sched/core.c"] == tuple(range(1, 41))
+    (tree / "scripts/tool.sh").unlink()
+    (tree / "scripts/new").write_text("one\n")
+    assert changed(base.path, snapshot(tree, cache, progress).path) == {"scripts/new": (1,), "scripts/tool.sh": ()}
 
 
 # --- revisions ------------------------------------------------------------------------------
