@@ -7,13 +7,14 @@
 #   ARCH=x86_64      architectures, separated by commas
 #   K=expression     pytest's -k
 #   OUT=folder       where the results go
+#   PLAN=file        a YAML file with any of the options as keys; the variables above override it
 
 SHELL  := /bin/sh
 CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kharness
 PYTHON ?= python3
 VENV   := $(CACHE)/venv/$(shell cat requirements.txt 2>/dev/null | sha256sum | cut -c1-16)
 PY     := $(VENV)/bin/python
-RUN     = $(PY) -m harness run $(if $(KERNEL),--tree "$(KERNEL)") $(if $(ARCH),--arch "$(ARCH)") \
+RUN     = $(PY) -m harness run $(if $(PLAN),"$(PLAN)") $(if $(KERNEL),--tree "$(KERNEL)") $(if $(ARCH),--arch "$(ARCH)") \
           $(if $(PATCH),--patch "$(PATCH)") $(if $(BASE),--base "$(BASE)") $(if $(HEAD),--head "$(HEAD)") \
           $(if $(K),-k "$(K)") $(if $(OUT),--out "$(OUT)")
 TESTED  = KHARNESS_TREE="$(KERNEL)" $(PY) -m pytest

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import sys
 import traceback
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from harness import plan as defaults
-from harness.definition import load
-from harness.plan import Plan, SourceRequest, requests
-from harness.records import Exit, KharnessError, UsageError
+from harness import planfile
+from harness.plan import Wishes
+from harness.records import Exit, KharnessError
 
 app = typer.Typer(
     name="kharness", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -30,6 +30,14 @@ Tree = Annotated[
         help="A kernel tree of yours, git or plain; uncommitted edits are tested. Never written to."
     ),
 ]
+PlanFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="PLAN",
+        help="A YAML file with any of these flags as keys; what is given here as well overrides it.",
+        show_default=False,
+    ),
+]
 Version = Annotated[
     str, typer.Option("--kernel", help="A Debian kernel source: a series (7.2) or a package version.")
 ]
@@ -39,39 +47,18 @@ ToolchainKind = Annotated[
 ]
 
 
-def sources(tree: str, version: str) -> SourceRequest:
-    """What --tree and --kernel name. Raises UsageError for both at once or a folder that is not there."""
-    if tree and version:
-        raise UsageError("--tree and --kernel exclude each other", step="give one of them")
-    if tree:
-        folder = Path(tree).expanduser()
-        if not folder.is_dir():
-            raise UsageError(
-                f"{tree}: no such folder", step="point --tree at the top folder of a Linux source tree"
-            )
-        return SourceRequest(tree=str(folder.resolve()))
-    return SourceRequest(version=version or defaults.DEFAULT_SERIES)
+def given(context: typer.Context) -> dict[str, object]:
+    """The flags that were typed, by the names of their wishes."""
+    names = [field.name for field in fields(Wishes) if field.name in context.params]
+    typed = [name for name in names if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    return {name: context.params[name] for name in typed}
 
 
-def arches(text: str) -> tuple[str, ...]:
-    """The architectures of --arch. Raises UsageError for one that has no definition."""
-    names = tuple(dict.fromkeys(part for part in text.split(",") if part)) or defaults.DEFAULT_ARCHES
-    for name in names:
-        load(name)
-    return names
-
-
-def suite_of(text: str) -> str:
-    """What --suite names: a path from here, made absolute so that a replay finds it, or one of the checkout's."""
-    if (defaults_root() / text).exists():
-        return text
-    if not Path(text).exists():
-        raise UsageError(f"{text}: no such suite", step="give a file or folder with tests")
-    return str(Path(text).resolve())
-
-
+# A new flag is a line here and a field of Wishes; planfile.request() says what it does.
 @app.command()
 def run(
+    context: typer.Context,
+    plan: PlanFile = "",
     tree: Tree = "",
     kernel: Version = "",
     patch: Annotated[
@@ -84,7 +71,7 @@ def run(
     machine: Annotated[str, typer.Option(help="A machine of vm/ARCH.yaml.")] = "default",
     suite: Annotated[str, typer.Option(help="The tests to run: a file or folder.")] = defaults.DEFAULT_SUITE,
     select: Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")] = "",
-    full: Annotated[bool, typer.Option("--full", help="The long tests too.")] = False,
+    full: Annotated[bool, typer.Option("--full/--no-full", help="The long tests too.")] = False,
     cmdline: Annotated[str, typer.Option(help="Added to the kernel command line.")] = "",
     kconfig: Annotated[
         list[str], typer.Option(help="A Kconfig fragment of yours, over ours; may be given again.")
@@ -93,32 +80,19 @@ def run(
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Compilers at once.")] = defaults.DEFAULT_JOBS,
     toolchain: ToolchainKind = "root",
+    print_plan: Annotated[
+        bool, typer.Option("--print-plan", help="Write what would be run as a PLAN, and run nothing.")
+    ] = False,
 ) -> None:
     """Build, boot and test a kernel; the verdict is on the last line."""
     from harness.run import conduct
 
-    for path in kconfig:
-        if not Path(path).is_file():
-            raise UsageError(f"{path}: no such Kconfig fragment", step="check --kconfig")
-    for path in patch:
-        if not Path(path).expanduser().exists():
-            raise UsageError(f"{path}: no such patch", step="check --patch")
-    source = sources(tree, kernel)
-    plan = Plan(
-        kernels=requests(source, arches(arch), [str(Path(path).expanduser().resolve()) for path in patch], base, head),
-        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite_of(suite), select=select,
-        full=full, cmdline=cmdline,
-        kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs,
-        argv=("kharness", *sys.argv[1:]),
-    )  # fmt: skip
-    for name in arches(arch):
-        load(name).spec(machine)
-    raise typer.Exit(conduct(plan))
-
-
-def defaults_root() -> Path:
-    """The checkout."""
-    return Path(__file__).resolve().parents[1]
+    wishes = planfile.gather(plan, given(context))
+    asked = planfile.request(wishes, ("kharness", *sys.argv[1:]))
+    if print_plan:
+        print(planfile.render(wishes), end="")
+        return
+    raise typer.Exit(conduct(asked))
 
 
 @app.command()

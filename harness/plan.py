@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import msgspec
 
 from harness.records import SCHEMA, Kernel, Machine, Role, UsageError
 
@@ -22,6 +25,34 @@ DEFAULT_GUESTS = 2
 
 RETRY_LOST_MACHINE = 1
 """How often a test is tried again whose QEMU was killed: the host's trouble, not the kernel's."""
+
+PATH = {"path": True}
+"""Marks a wish that names files: in a plan file they are relative to its folder."""
+
+RIVALS = (("tree", "kernel"), ("patch", "head"))
+"""Wishes that exclude each other: one of them on the command line takes the others out of a plan file."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user may ask of a run: one field for each flag of `kharness run`, which is also a key of a plan file."""
+
+    tree: str = field(default="", metadata=PATH)
+    kernel: str = ""
+    patch: tuple[str, ...] = field(default=(), metadata=PATH)
+    base: str = ""
+    head: str = ""
+    arch: str = ""
+    machine: str = "default"
+    suite: str = field(default=DEFAULT_SUITE, metadata=PATH)
+    select: str = ""
+    full: bool = False
+    cmdline: str = ""
+    kconfig: tuple[str, ...] = field(default=(), metadata=PATH)
+    seed: int = 0
+    out: str = field(default="", metadata=PATH)
+    jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
+    toolchain: str = "root"
 
 
 @dataclass(frozen=True)

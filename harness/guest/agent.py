@@ -50,7 +50,12 @@ def encode_value(value: object) -> str:
 
 
 class Agent:
-    """A connection to the agent of a running machine. `scale` stretches every deadline."""
+    """A connection to the agent of a running machine. `scale` stretches every deadline.
+
+    `kmsg` holds every record of the kernel log that came over this connection, raw and in order, whoever asked
+    for it: reading takes them from the guest, and the log is judged whole. `overruns` counts how often its buffer
+    was written over before it was read.
+    """
 
     def __init__(self, vm: Vm, scale: float) -> None:
         self._vm = vm
@@ -58,6 +63,8 @@ class Agent:
         self._next = 1
         self._pending = b""
         self.history: list[OpResult] = []
+        self.kmsg: list[str] = []
+        self.overruns = 0
 
     def call(
         self,
@@ -97,6 +104,9 @@ class Agent:
                 answer = json.loads(line.decode("latin-1"))
             except ValueError as error:
                 raise GuestError(f"the guest's agent answered garbage: {line[:80]!r}") from error
+            if "overruns" in answer:  # of kmsg, and of one that was given up on: its records come only once
+                self.kmsg += answer["records"]
+                self.overruns += int(answer["overruns"])
             if answer.get("id") == number:
                 return dict(answer)
             # An answer to an operation that we gave up on: stale, and said so by its number.

@@ -159,6 +159,13 @@ class Guest:
         }
         return str(self.agent.call("wait-file", seconds=seconds + 5, **wait)["data"])
 
+    def log(self) -> list[str]:
+        """The records of the kernel log since the last call or the restore, as /dev/kmsg gives them.
+
+        The test's end judges them all the same: the agent keeps what was read.
+        """
+        return [str(record) for record in self.agent.call("kmsg", record=False)["records"]]
+
     def settle(self) -> str:
         """Waits for quiescence; returns percpu_stats as text."""
         return quiet(self.agent)

@@ -78,10 +78,10 @@ class Bench:
         self._watch_kmemleak(records)
 
     def log(self) -> tuple[list[LogRecord], int]:
-        """The kernel log since the snapshot, and how often the buffer overran."""
-        answer = self.guest.agent.call("kmsg", record=False)
-        records = [record for text in answer["records"] for record in parse_kmsg(text)]
-        return records, int(answer["overruns"])
+        """The whole kernel log since the snapshot, what the test read itself included, and how often it overran."""
+        self.guest.log()
+        agent = self.guest.agent
+        return [record for text in agent.kmsg for record in parse_kmsg(text)], agent.overruns
 
     def _judge_log(self, records: Sequence[LogRecord], overruns: int) -> None:
         seen = dmesg.watched(records, self.ready.pristine.next_seq)

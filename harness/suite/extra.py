@@ -37,8 +37,7 @@ def _provoke(guest: Guest, name: str, times: int = 1) -> None:
 
 def _warn(guest: Guest, ready: Ready) -> dict[str, bool]:
     _provoke(guest, "warn")
-    texts = guest.agent.call("kmsg", record=False)["records"]
-    found = dmesg.findings([record for text in texts for record in parse_kmsg(text)], ready.symbols)
+    found = dmesg.findings([record for text in guest.log() for record in parse_kmsg(text)], ready.symbols)
     return {"dmesg": any(f.kind == "warn" and f.function == "kharness_warn" for f in found)}
 
 

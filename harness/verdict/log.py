@@ -146,7 +146,7 @@ class Log:
         for line in (*self._run_gaps(), *self._session_gaps(), *self._kernel_gaps(), *self._test_gaps()):
             yield Reason(Verdict.INCONCLUSIVE, line)
         if self.standing() and self.sessions and not any(s.data.get("collected") for s in self.sessions):
-            yield Reason(Verdict.INCONCLUSIVE, "no test was collected", self.again(drop="-k"))
+            yield Reason(Verdict.INCONCLUSIVE, "no test was collected", self._unselected())
         yield from self._patch_gaps()
         yield from self._canary_gaps()
 
@@ -158,6 +158,13 @@ class Log:
             for row in idle:
                 step = self.again(*shlex.split(row.step)) if row.step else ""
                 yield Reason(Verdict.INCONCLUSIVE, f"{row.arch}: {row.why}", step)
+
+    def _unselected(self) -> str:
+        """The command line of this run without its selection of tests."""
+        # What a plan file selects is not on the command line: an empty selection overrides it.
+        planned = self.run and isinstance(self.run.plan, dict) and self.run.plan.get("select")
+        more = ("-k", "") if self.run and planned and "-k" not in self.run.argv else ()
+        return self.again(*more, drop="-k")
 
     def _canary_gaps(self) -> Iterator[Reason]:
         told = [item for session in self.sessions for item in session.data.get("canaries", ())]

@@ -20,6 +20,13 @@ def odd(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterator
         yield started.run("--suite", suite("odd"), timeout=300)
 
 
+@pytest.fixture(scope="module")
+def wrong(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterator[Done]:
+    """One run of two tests that fail in the same way each time."""
+    for started in place(cache_home):
+        yield started.run("--suite", suite("wrong"), "--seed", "7", timeout=300).expect(1)
+
+
 def test_nothing_odd_is_the_kernels_fault(odd: Done) -> None:
     odd.expect(3)
     assert odd.verdict.startswith("verdict: INCONCLUSIVE")
@@ -55,13 +62,22 @@ def test_no_test_at_all(kharness: Kharness, passed: Done, suite: Callable[[str],
     assert done.results["next"].startswith("kharness run")
 
 
-def test_replay(kharness: Kharness, passed: Done, suite: Callable[[str], str]) -> None:
+def test_a_warning_is_found_though_the_test_read_the_log(wrong: Done) -> None:
+    """Its records are gone from the guest when the test ends; the WARN counts all the same."""
+    row = wrong.test("test_reads_a_warning_itself")
+    assert [(found["kind"], found["function"]) for found in row["findings"]] == [("warn", "kharness_warn")]
+    assert row["outcome"] == "fail"
+    (seen,) = [evidence for evidence in row["evidence"] if evidence["oracle"] == "dmesg"]
+    assert seen["watched"] and not seen["lost"]
+
+
+def test_replay(kharness: Kharness, wrong: Done) -> None:
     """The line that a failed run prints does the test again, and fails on the same signature."""
-    first = kharness.run("--suite", suite("wrong"), "--seed", "7", timeout=300).expect(1)
-    assert "creating DSQ 7 twice answered -17" in first.stdout
-    (wanted,) = first.test("test_wants_a_duplicate")["findings"]
-    (line,) = [text for text in first.stdout.splitlines() if "kharness replay" in text]
-    command = shlex.split(line)
+    assert "creating DSQ 7 twice answered -17" in wrong.stdout
+    row = wrong.test("test_wants_a_duplicate")
+    (wanted,) = row["findings"]
+    commands = [shlex.split(text) for text in wrong.stdout.splitlines() if "kharness replay" in text]
+    (command,) = [words for words in commands if words[-1].endswith(Path(row["replay"]).name)]
     assert command[0] == "kharness"
     again = kharness(*command[1:], timeout=300).expect(1)
     (found,) = again.test("test_wants_a_duplicate")["findings"]

@@ -10,6 +10,9 @@ import pytest
 from harness.guest import ssh
 from harness.guest.agent import AgentError
 from harness.guest.guest import Guest
+from harness.oracles import dmesg
+from harness.suite.bench import Bench
+from harness.suite.extra import CANARY
 from harness.suite.session import Ready
 
 CLOCK_SLACK = 5.0
@@ -65,3 +68,15 @@ def test_an_object_comes_back_as_it_was(guest: Guest) -> None:
     assert guest.load("dsq_many").get("nr_dsqs", "first_id", "created") == {"nr_dsqs": 1, "first_id": 0, "created": 0}
     second = guest.load("dsq_many", nr_dsqs=3)
     assert second.get("nr_dsqs") == {"nr_dsqs": 3}, "a second one of the same program is its own"
+
+
+@pytest.mark.solo
+def test_a_warning_that_a_test_read_is_judged_all_the_same(guest: Guest, bench: Bench) -> None:
+    """Reading the log takes it out of the guest; the test's end must have it nevertheless."""
+    bench.expect("kharness: deliberate WARN")
+    guest.write(CANARY, "warn")
+    assert any("kharness: deliberate WARN" in record for record in guest.log())
+    records, overruns = bench.log()
+    (found,) = dmesg.findings(records, bench.ready.symbols)
+    assert (found.kind, found.function, overruns) == ("warn", "kharness_warn", 0)
+    assert not dmesg.watched(records, bench.ready.pristine.next_seq).lost

@@ -166,6 +166,13 @@ def test_no_test_collected() -> None:
     assert results.next == "kharness run --tree linux"
 
 
+def test_no_test_collected_because_of_the_plan_files_selection() -> None:
+    log = Log(collected=[])
+    log.argv, log.plan = ["kharness", "run", "mine.yaml"], {"select": "nothing"}
+    log.results, log.status = [], 5
+    assert judged(log).next == "kharness run mine.yaml -k ''"
+
+
 def test_every_test_skipped() -> None:
     log = Log().put(*(result(TREE, test, SKIP, why="no NUMA") for test in (CREATE, DESTROY)))
     assert_inconclusive(judged(log), "every test was skipped", "no NUMA")

@@ -96,6 +96,20 @@ def test_a_stale_answer_is_passed_over() -> None:
     assert guest.call("read")["data"] == "new"
 
 
+def test_records_of_the_log_are_kept_whoever_asked_and_also_when_they_come_late() -> None:
+    def reply(number: int, rest: str) -> list[bytes]:
+        logged = answer(number, records=[f"6,{number},1,-;x"], overruns=number)
+        return [b"", logged[:9], logged[9:]] if number != 2 else []
+
+    guest, line = agent(reply)
+    assert guest.call("kmsg")["records"] == ["6,1,1,-;x"]
+    with pytest.raises(MachineEnded):
+        guest.call("kmsg")
+    line.waiting.append(answer(2, records=["6,2,1,-;late"], overruns=2))
+    guest.call("kmsg")
+    assert (guest.kmsg, guest.overruns) == (["6,1,1,-;x", "6,2,1,-;late", "6,3,1,-;x"], 6)
+
+
 @pytest.mark.parametrize("junk", [b"not json\n", b'{"id": 1, "ok"\n', b"\xff\xfe\n"])
 def test_garbage_is_the_guests_fault_and_shown(junk: bytes) -> None:
     guest, _ = agent(lambda number, rest: [junk])

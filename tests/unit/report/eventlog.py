@@ -92,6 +92,7 @@ class Log:
     def __init__(self, *kernels: Kernel, collected: list[Any] | None = None) -> None:
         self.kernels = kernels or (kernel(),)
         self.argv = ["kharness", "run", "--tree", "linux"]
+        self.plan = {"suite": "dsq"}
         self.collected = collected if collected is not None else [CREATE, DESTROY]
         self.canaries = [Canary(oracle, k.id, True) for k in self.kernels for oracle in CANARIES]
         self.results = [result(k, test) for k in self.kernels for test in (CREATE, DESTROY)]
@@ -116,8 +117,7 @@ class Log:
 
     def events(self) -> list[Event]:
         self._events: list[Event] = []
-        plan = {"suite": "dsq"}
-        run = {"argv": self.argv, "seed": 42, "plan": plan, "version": "0.1"}
+        run = {"argv": self.argv, "seed": 42, "plan": self.plan, "version": "0.1"}
         self._emit(EventKind.RUN_START, run)
         fallen = {r.kernel for r in self.results if r.id in ("build", "boot") and r.outcome is Outcome.FAIL}
         for of in self.kernels:

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.parse import unquote
 
 import pytest
 
+from harness.guest.agent import Agent
+from harness.guest.guest import Guest
+from harness.machine.deadline import Deadline
+from harness.machine.vm import Vm
 from harness.records import (
     Ended,
     FaultSite,
@@ -48,7 +54,7 @@ def percpu_stats(current: int) -> str:
 
 
 class FakeGuest:
-    """A guest whose evidence is what the test sets."""
+    """A guest whose evidence is what the test sets. Its agent is the real one, on a machine that is this object."""
 
     def __init__(self) -> None:
         self.kmsg: Sequence[str] = ()
@@ -58,7 +64,20 @@ class FakeGuest:
         self.kmemleak_refuses = ""
         self.dies: BaseException | None = None
         self.asked: list[str] = []
-        self.agent = SimpleNamespace(call=self.call, history=[])
+        self.agent = Agent(cast(Vm, self), 1.0)
+        self._line = b""
+
+    def send(self, data: bytes) -> None:
+        number, verb, *args = data.decode().rstrip("\n").split("\t")
+        given = dict(arg.partition("=")[::2] for arg in args)
+        answer = self.call(verb, **{key: unquote(value) for key, value in given.items()})
+        self._line = json.dumps({"id": int(number), **answer}).encode() + b"\n"
+
+    def receive(self, deadline: Deadline) -> bytes:
+        return self._line
+
+    def log(self) -> list[str]:
+        return Guest.log(cast(Guest, self))
 
     def reset(self) -> None:
         if self.dies is not None:
@@ -70,7 +89,9 @@ class FakeGuest:
     def call(self, verb: str, /, **args: Any) -> dict[str, Any]:
         self.asked.append(f"{verb} {args.get('path', '')} {args.get('data', '')}".strip())
         if verb == "kmsg":
-            return {"ok": True, "records": list(self.kmsg), "overruns": self.overruns}
+            # As do_kmsg() in vm/agent/files.c: what was read is gone.
+            records, overruns, self.kmsg, self.overruns = list(self.kmsg), self.overruns, (), 0
+            return {"ok": True, "records": records, "overruns": overruns}
         if verb == "read":
             return {"ok": True, "data": self.kmemleak}
         if args.get("data") == "scan=off" and self.kmemleak_refuses:
@@ -123,6 +144,54 @@ def test_a_warning_that_was_announced_does_not() -> None:
     result = conclude(provoke)
     assert result.outcome is Outcome.PASS
     assert [found.expected for found in result.findings] == [True]
+
+
+def test_a_warning_that_the_test_read_itself_is_found_all_the_same() -> None:
+    def read(bench: Bench, guest: FakeGuest) -> None:
+        guest.kmsg = WARN
+        assert guest.log() == list(WARN)
+        assert guest.log() == [], "reading takes the records from the guest"
+
+    result = conclude(read)
+    assert (result.outcome, [found.function for found in result.findings]) == (Outcome.FAIL, ["init_dsq"])
+    (seen,) = [evidence for evidence in result.evidence if evidence.oracle == "dmesg"]
+    assert (seen.payload, seen.lost) == (4, 0)
+
+
+def test_a_splat_read_in_two_parts_is_one() -> None:
+    def read(bench: Bench, guest: FakeGuest) -> None:
+        guest.kmsg = WARN[:2]
+        guest.agent.call("kmsg")
+        guest.kmsg = WARN[2:]
+
+    result = conclude(read)
+    assert [(found.kind, found.function) for found in result.findings] == [("warn", "init_dsq")]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [((), WARN[1:]), (WARN[:1], ("6,502,1,-;one is missing",)), (("6,501,1,-;the first is missing",), ())],
+    ids=["before", "between", "read by the test alone"],
+)
+def test_what_is_missing_between_two_reads_is_missed(parts: tuple[Sequence[str], Sequence[str]]) -> None:
+    def read(bench: Bench, guest: FakeGuest) -> None:
+        bench.expect(r"WARNING")
+        guest.kmsg = parts[0]
+        guest.log()
+        guest.kmsg = parts[1]
+
+    result = conclude(read)
+    assert (result.outcome, result.why) == (
+        Outcome.INCONCLUSIVE, "dmesg did not watch: 1 records of the kernel log were lost",
+    )  # fmt: skip
+
+
+def test_an_overrun_that_the_test_saw_is_not_forgotten() -> None:
+    def read(bench: Bench, guest: FakeGuest) -> None:
+        guest.overruns = 1
+        guest.log()
+
+    assert conclude(read).outcome is Outcome.INCONCLUSIVE
 
 
 def test_kmemleak_is_asked_whose_objects_are_left() -> None:

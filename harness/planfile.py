@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the way from what a user wishes, on the command line or in a YAML file, to a Plan that can be carried out."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import yaml
+
+from harness import plan as defaults
+from harness.definition import load
+from harness.plan import RIVALS, Plan, SourceRequest, Wishes, requests
+from harness.records import UsageError, encode
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+STEP = "'kharness run --print-plan' writes a plan with every key"
+HINTS = get_type_hints(Wishes, include_extras=True)
+
+
+# --- wishes -------------------------------------------------------------------------------
+
+
+def gather(file: str, flags: Mapping[str, object]) -> Wishes:
+    """The wishes of a plan file (none: the defaults), overridden by the `flags` that were typed.
+
+    Raises UsageError as :func:`read` does.
+    """
+    wishes = read(Path(file)) if file else Wishes()
+    for group in RIVALS:
+        if any(name in flags for name in group):
+            wishes = replace(wishes, **{name: _default(name) for name in group})
+    return replace(wishes, **{name: msgspec.convert(value, HINTS[name]) for name, value in flags.items()})
+
+
+def _default(name: str) -> Any:
+    return getattr(Wishes(), name)
+
+
+def rooted(wishes: Wishes, folder: Path) -> Wishes:
+    """The wishes with the files they name made absolute, from `folder`; a suite of the checkout stays as it is."""
+    changes: dict[str, Any] = {}
+    for field in fields(Wishes):
+        value = getattr(wishes, field.name)
+        if field.metadata.get("path") and value:
+            one = isinstance(value, str)
+            paths = tuple(_absolute(field.name, text, folder) for text in ([value] if one else value))
+            changes[field.name] = paths[0] if one else paths
+    return replace(wishes, **changes)
+
+
+def _absolute(name: str, text: str, folder: Path) -> str:
+    if name == "suite" and (CHECKOUT / text).exists():
+        return text
+    return os.path.normpath(folder.absolute() / Path(text).expanduser())
+
+
+# --- files --------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Wishes:
+    """A plan file; what files it names is relative to its folder.
+
+    Raises UsageError, naming file and key, when it cannot be read, is not YAML or is no plan.
+    """
+    try:
+        top = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise UsageError(f"cannot read the plan {path}: {error.strerror}", step="give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}", step="correct it") from error
+    if not isinstance(top, yaml.MappingNode):
+        raise UsageError(f"{path}: no plan: lines of the form 'key: value' are wanted", step=STEP)
+    found: dict[str, Any] = {}
+    for key, value in top.value:
+        place = f"{path}:{key.start_mark.line + 1}"
+        word = str(key.value) if isinstance(key, yaml.ScalarNode) else "(a list or mapping)"
+        name = word.replace("-", "_")
+        if name not in HINTS:
+            raise UsageError(f"{place}: {unknown(word)}", step=STEP)
+        if name in found:
+            raise UsageError(f"{place}: {word} is there twice", step="keep one of them")
+        found[name] = _value(value, name, place)
+    return rooted(Wishes(**found), path.parent)
+
+
+def unknown(key: str) -> str:
+    """What to say of a key that is none, with those of nearly the same name."""
+    names = [field.name.replace("_", "-") for field in fields(Wishes)]
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
+    return f"unknown key {key!r}; " + (f"near it: {', '.join(near)}" if near else f"one of: {', '.join(names)}")
+
+
+def _value(node: yaml.Node, name: str, place: str) -> Any:
+    hint = HINTS[name]
+    text = hint in (str, tuple[str, ...])
+    if isinstance(node, yaml.SequenceNode):
+        plain: object = [_scalar(child, text) for child in node.value]
+    else:
+        plain = _scalar(node, text)
+    try:
+        return msgspec.convert(plain, hint)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{place}: {name}: {str(error).replace('`', '')}", step=STEP) from error
+
+
+def _scalar(node: yaml.Node, text: bool) -> object:
+    """A value; where text is wanted it stays as it is written: YAML takes 7.10 for 7.1 and on for true."""
+    kind = node.tag.rpartition(":")[2]
+    if not isinstance(node, yaml.ScalarNode):
+        return [] if isinstance(node, yaml.SequenceNode) else {}
+    if kind == "null":
+        return None
+    if text or kind not in ("int", "bool"):
+        return str(node.value)
+    return yaml.constructor.SafeConstructor().construct_object(node)
+
+
+def render(wishes: Wishes) -> str:
+    """A plan file that asks for the same from wherever it lies: every key, names of files absolute."""
+    asked = rooted(wishes, Path.cwd())
+    asked = replace(asked, arch=",".join(arches(asked.arch)))
+    if not asked.tree:
+        asked = replace(asked, kernel=asked.kernel or defaults.DEFAULT_SERIES)
+    keys = {name.replace("_", "-"): value for name, value in encode(asked).items()}
+    return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
+
+
+# --- plan ---------------------------------------------------------------------------------
+
+
+def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
+    """The plan, checked as far as it can be before anything is done. Raises UsageError for what cannot be had."""
+    for path in wishes.kconfig:
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: no such Kconfig fragment", step="check --kconfig")
+    for path in wishes.patch:
+        if not Path(path).expanduser().exists():
+            raise UsageError(f"{path}: no such patch", step="check --patch")
+    patches = [str(Path(path).expanduser().resolve()) for path in wishes.patch]
+    source = sources(wishes.tree, wishes.kernel)
+    names = arches(wishes.arch)
+    for name in names:
+        load(name).spec(wishes.machine)
+    return Plan(
+        kernels=requests(source, names, patches, wishes.base, wishes.head),
+        seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machine=wishes.machine,
+        suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
+        kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), toolchain=wishes.toolchain,
+        jobs=wishes.jobs, argv=argv,
+    )  # fmt: skip
+
+
+def sources(tree: str, version: str) -> SourceRequest:
+    """What --tree and --kernel name. Raises UsageError for both at once or a folder that is not there."""
+    if tree and version:
+        raise UsageError("--tree and --kernel exclude each other", step="give one of them")
+    if tree:
+        folder = Path(tree).expanduser()
+        if not folder.is_dir():
+            raise UsageError(
+                f"{tree}: no such folder", step="point --tree at the top folder of a Linux source tree"
+            )
+        return SourceRequest(tree=str(folder.resolve()))
+    return SourceRequest(version=version or defaults.DEFAULT_SERIES)
+
+
+def arches(text: str) -> tuple[str, ...]:
+    """The architectures of --arch. Raises UsageError for one that has no definition."""
+    names = tuple(dict.fromkeys(part for part in text.split(",") if part)) or defaults.DEFAULT_ARCHES
+    for name in names:
+        load(name)
+    return names
+
+
+def suite_of(text: str) -> str:
+    """What --suite names: a path from here, made absolute so that a replay finds it, or one of the checkout's."""
+    if (CHECKOUT / text).exists():
+        return text
+    if not Path(text).exists():
+        raise UsageError(f"{text}: no such suite", step="give a file or folder with tests")
+    return str(Path(text).resolve())

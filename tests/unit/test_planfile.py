@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of plan files: what the flags can say they can say too, and what is wrong in one is named."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from harness import cli, planfile, run
+from harness.definition import architectures
+from harness.plan import DEFAULT_SERIES, RIVALS, Plan, Wishes
+from harness.records import Exit, UsageError
+
+FOLDERS = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+def options() -> dict[str, Any]:
+    """The flags of `run`, by the names of their parameters."""
+    command: Any = typer.main.get_command(cli.app)
+    parameters = command.commands["run"].params
+    return {found.name: found for found in parameters if found.param_type_name == "option"}
+
+
+def plan_file(folder: Path, text: str) -> Path:
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    return file
+
+
+# --- keys and flags -----------------------------------------------------------------------
+
+
+def test_every_flag_is_a_key_and_every_key_a_flag() -> None:
+    assert set(options()) - {"print_plan", "help"} == {field.name for field in fields(Wishes)}
+
+
+def test_a_flag_has_one_default() -> None:
+    flags = options()
+    for field in fields(Wishes):
+        default = flags[field.name].default
+        mine = tuple(default or ()) if isinstance(field.default, tuple) else default
+        assert mine == field.default, field.name
+
+
+def test_what_takes_a_file_is_marked_as_one() -> None:
+    """A name of a file that is not marked would depend on where the user stands."""
+    named = {field.name for field in fields(Wishes) if field.metadata.get("path")}
+    assert {"tree", "suite", "kconfig", "out"} <= named
+    assert {name for group in RIVALS for name in group} <= {field.name for field in fields(Wishes)}
+
+
+# --- reading ------------------------------------------------------------------------------
+
+
+def test_a_plan_with_every_key(tmp_path: Path) -> None:
+    file = plan_file(
+        tmp_path,
+        "tree: linux\narch: x86_64\nmachine: cpu8\nsuite: tests/unit\nselect: a or b\nfull: true\ncmdline: nosmp\n"
+        "kconfig: [one.config, /two.config]\nseed: 7\nout: res\njobs: 3\ntoolchain: host\n",
+    )
+    assert planfile.read(file) == Wishes(
+        tree=str(tmp_path / "linux"), arch="x86_64", machine="cpu8", suite="tests/unit", select="a or b", full=True,
+        cmdline="nosmp", kconfig=(str(tmp_path / "one.config"), "/two.config"), seed=7, out=str(tmp_path / "res"),
+        jobs=3, toolchain="host",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("kernel: 7.10", "kernel", "7.10"),
+        ("kernel: 7", "kernel", "7"),
+        ("cmdline: on", "cmdline", "on"),
+        ("select: 'no'", "select", "no"),
+        ("arch: 2001-99-99", "arch", "2001-99-99"),
+        ("seed: 0x10", "seed", 16),
+        ("full: yes", "full", True),
+        ("tree: ''", "tree", ""),
+        ("kconfig: []", "kconfig", ()),
+        ("{}", "seed", 0),
+    ],
+)
+def test_text_stays_as_it_is_written(tmp_path: Path, text: str, key: str, value: object) -> None:
+    """YAML takes 7.10 for the number 7.1 and on for true."""
+    assert getattr(planfile.read(plan_file(tmp_path, text + "\n")), key) == value
+
+
+def test_home_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert planfile.read(plan_file(tmp_path, "tree: ~/linux\n")).tree == "/home/me/linux"
+
+
+def test_a_suite_is_the_checkouts_or_lies_beside_the_plan(tmp_path: Path) -> None:
+    assert planfile.read(plan_file(tmp_path, "suite: tests/kernel/dsq\n")).suite == "tests/kernel/dsq"
+    assert planfile.read(plan_file(tmp_path, "suite: ../mine\n")).suite == str(tmp_path.parent / "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kconfigs: [a]", "mine.yaml:1: unknown key 'kconfigs'; near it: kconfig"),
+        ("tree: a\n\nmachines: a", "mine.yaml:3: unknown key 'machines'; near it: machine"),
+        ("xyzzy: 1", "mine.yaml:1: unknown key 'xyzzy'; one of: tree, kernel, "),
+        ("{[a, b]: 1}", "unknown key '(a list or mapping)'"),
+        ("<<: {seed: 1}", "unknown key '<<'"),
+        ("seed: 1\nseed: 2", "mine.yaml:2: seed is there twice"),
+        ("seed: seven", "mine.yaml:1: seed: Expected int, got str"),
+        ("seed: 1.5", "mine.yaml:1: seed: Expected int"),
+        ("seed: true", "mine.yaml:1: seed: Expected int, got bool"),
+        ("full: 1", "mine.yaml:1: full: Expected bool, got int"),
+        ("jobs: 0", "mine.yaml:1: jobs: Expected int >= 1"),
+        ("tree:", "mine.yaml:1: tree: Expected str, got null"),
+        ("tree: [a]", "mine.yaml:1: tree: Expected str, got array"),
+        ("tree: {a: b}", "mine.yaml:1: tree: Expected str, got object"),
+        ("kconfig: a", "mine.yaml:1: kconfig: Expected array, got str"),
+        ("kconfig: [[a]]", "mine.yaml:1: kconfig: Expected str, got array - at $[0]"),
+        ("kconfig: &a [*a]", "mine.yaml:1: kconfig: Expected str, got array"),
+        ("kconfig: [~]", "mine.yaml:1: kconfig: Expected str, got null"),
+        ("tree: 'a", "mine.yaml: not YAML: "),
+        ("tree: a\n\tb: c", "mine.yaml: not YAML: "),
+        ("a: 1\n---\nb: 2", "mine.yaml: not YAML: "),
+        ("tree: *nothing", "mine.yaml: not YAML: "),
+        ("x: " + "[" * 5000, "mine.yaml: not YAML: "),
+        ("\0\1", "mine.yaml: not YAML: "),
+        ("", "mine.yaml: no plan"),
+        ("# nothing", "mine.yaml: no plan"),
+        ("- a", "mine.yaml: no plan"),
+        ("just words", "mine.yaml: no plan"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        planfile.read(plan_file(tmp_path, text))
+    assert says in raised.value.what
+    assert raised.value.step and "\n" not in raised.value.line()
+    assert raised.value.exit == Exit.USAGE
+
+
+@pytest.mark.parametrize("file", ["nothing.yaml", "."])
+def test_a_plan_that_cannot_be_read(tmp_path: Path, file: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the plan"):
+        planfile.read(tmp_path / file)
+
+
+def test_latin_1_is_no_yaml(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"tree: caf\xe9\n")
+    with pytest.raises(UsageError, match="not YAML"):
+        planfile.read(tmp_path / "mine.yaml")
+
+
+# --- flags over the file ------------------------------------------------------------------
+
+
+def test_flags_override_the_file_key_by_key(tmp_path: Path) -> None:
+    file = plan_file(tmp_path, "seed: 7\njobs: 3\nkconfig: [a]\nfull: true\n")
+    wishes = planfile.gather(str(file), {"jobs": 4, "kconfig": ["b"], "full": False})
+    assert (wishes.seed, wishes.jobs, wishes.kconfig, wishes.full) == (7, 4, ("b",), False)
+
+
+@pytest.mark.parametrize(("file", "flag"), [("tree: linux", "kernel"), ("kernel: 6.12", "tree")])
+def test_a_flag_takes_its_rival_out_of_the_plan(tmp_path: Path, file: str, flag: str) -> None:
+    wishes = planfile.gather(str(plan_file(tmp_path, file)), {flag: "x"})
+    assert wishes == planfile.gather("", {flag: "x"})
+    assert {wishes.tree, wishes.kernel} == {"x", ""}
+
+
+# --- the command --------------------------------------------------------------------------
+
+
+class Asked:
+    """What the conductor was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.plans: list[Plan] = []
+        monkeypatch.setattr(run, "conduct", self.conduct)
+
+    def conduct(self, plan: Plan) -> Exit:
+        self.plans.append(plan)
+        return Exit.PASS
+
+    def __call__(self, *args: str) -> str:
+        done = CliRunner().invoke(cli.app, ["run", *args])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == Exit.PASS, done.output
+        return str(done.stdout)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(monkeypatch)
+
+
+def test_a_flag_at_its_default_overrides_too(asked: Asked, tmp_path: Path) -> None:
+    file = plan_file(tmp_path, "machine: cpu8\nfull: true\narch: x86_64\n")
+    asked(str(file), "--machine", "default", "--no-full")
+    assert (asked.plans[0].machine, asked.plans[0].full) == ("default", False)
+    assert [kernel.arch for kernel in asked.plans[0].kernels] == ["x86_64"]
+
+
+def test_where_the_plan_lies_decides_not_where_we_stand(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plans/linux", "here/linux"):
+        (tmp_path / name).mkdir(parents=True)
+    plan_file(tmp_path / "plans", "tree: linux\n")
+    monkeypatch.chdir(tmp_path / "here")
+    asked("../plans/mine.yaml")
+    assert asked.plans[0].kernels[0].source.tree == str(tmp_path / "plans/linux")
+    asked("../plans/mine.yaml", "--tree", "linux")
+    assert asked.plans[1].kernels[0].source.tree == str(tmp_path / "here/linux")
+
+
+def test_the_printed_plan_asks_for_the_same_from_anywhere(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "linux").mkdir()
+    (tmp_path / "my.config").write_text("")
+    monkeypatch.chdir(tmp_path)
+    flags = ("--tree", "linux", "--kconfig", "my.config", "--seed", "7", "-k", "a or b", "--out", "o", "--full")
+    text = asked(*flags, "--print-plan")
+    assert not asked.plans, "it runs nothing"
+    (tmp_path / "elsewhere").mkdir()
+    file = plan_file(tmp_path / "elsewhere", text)
+    monkeypatch.chdir("/")
+    assert asked(str(file), "--print-plan") == text
+    asked(str(file))
+    monkeypatch.chdir(tmp_path)
+    asked(*flags)
+    assert replace(asked.plans[0], argv=()) == replace(asked.plans[1], argv=(), out=str(tmp_path / "o"))
+
+
+def test_the_printed_plan_says_what_is_the_default(asked: Asked) -> None:
+    text = asked("--print-plan")
+    assert f"kernel: '{DEFAULT_SERIES}'\n" in text
+    assert all(name in text for name in architectures())
+    assert "suite: tests/kernel\n" in text
+    assert {line.partition(":")[0] for line in text.splitlines()} == {field.name for field in fields(Wishes)}
+
+
+def test_a_plan_that_cannot_be_carried_out_is_not_printed(asked: Asked) -> None:
+    with pytest.raises(UsageError, match="no machine 'huge'"):
+        asked("--machine", "huge", "--print-plan")
+
+
+@given(
+    tree=FOLDERS, out=st.one_of(st.just(""), FOLDERS), select=st.text(st.characters(codec="utf-8")),
+    cmdline=st.sampled_from(["", "on", "7.10", "a: b", "# x", "nosmp  quiet", "null", "~", "é"]),
+    kconfig=st.lists(FOLDERS, max_size=3), seed=st.integers(), full=st.booleans(),
+)  # fmt: skip
+def test_what_is_printed_is_read_back(tmp_path_factory: pytest.TempPathFactory, **wishes: Any) -> None:
+    wishes = {name: [f"/d/{path}" for path in value] if name == "kconfig" else value for name, value in wishes.items()}
+    wishes |= {name: wishes[name] and f"/d/{wishes[name]}" for name in ("tree", "out")}
+    asked = planfile.gather("", wishes | {"arch": "x86_64"})
+    file = tmp_path_factory.mktemp("plan") / "mine.yaml"
+    file.write_text(planfile.render(asked))
+    assert planfile.read(file) == asked
