@@ -23,7 +23,7 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
     wanted = replay.read(path)
     plan = Plan(
         kernels=(KernelRequest(source_of(wanted), wanted.kernel.arch, wanted.kernel.role),), seed=wanted.seed, out=out,
-        machine=wanted.machine, toolchain=toolchain, argv=("kharness", "replay", str(path)),
+        machines=(wanted.machine,), toolchain=toolchain, argv=("kharness", "replay", str(path)),
         test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
         suite=wanted.suite or DEFAULT_SUITE,
     )  # fmt: skip

@@ -75,7 +75,9 @@ def run(
     tree: Tree = "",
     kernel: Version = "",
     arch: Arch = "",
-    machine: Annotated[str, typer.Option(help="A machine of vm/ARCH.yaml.")] = "default",
+    machine: Annotated[
+        str, typer.Option(help="Machines of vm/ARCH.yaml, separated by commas: every test on each of them.")
+    ] = "",
     suite: Annotated[str, typer.Option(help="The tests to run: a file or folder.")] = defaults.DEFAULT_SUITE,
     select: Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")] = "",
     full: Annotated[bool, typer.Option("--full", help="The long tests too.")] = False,
@@ -94,16 +96,17 @@ def run(
     for path in kconfig:
         if not Path(path).is_file():
             raise UsageError(f"{path}: no such Kconfig fragment", step="check --kconfig")
-    source = sources(tree, kernel)
+    source, machines = sources(tree, kernel), tuple(dict.fromkeys(filter(None, machine.split(","))))
     plan = Plan(
         kernels=tuple(KernelRequest(source, name) for name in arches(arch)),
-        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machine=machine, suite=suite_of(suite), select=select,
+        seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machines=machines, suite=suite_of(suite), select=select,
         full=full, cmdline=cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs,
         argv=("kharness", *sys.argv[1:]),
     )  # fmt: skip
     for name in arches(arch):
-        load(name).spec(machine)
+        for shape in machines:
+            load(name).spec(shape)
     raise typer.Exit(conduct(plan))
 
 

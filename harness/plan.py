@@ -12,6 +12,9 @@ DEFAULT_SERIES = "7.2"
 
 DEFAULT_ARCHES = ("x86_64", "arm64")
 DEFAULT_SUITE = "tests/kernel"
+DEFAULT_MACHINE = "default"
+"""Where a test runs that names no machine; see the marker `machines` in docs/tests.md."""
+
 DEFAULT_JOBS = 2
 """More than two compilers at once only wait for each other's memory on the machines this is built for."""
 
@@ -47,13 +50,14 @@ class KernelRequest:
 class Plan:
     """One run, as the command line asked for it.
 
-    A replay names one canonical `test_id` and the content hash that its `tree` must have.
+    `machines` are those that every test is to run on; none means that tests choose. A replay names one canonical
+    `test_id` and the content hash that its `tree` must have.
     """
 
     kernels: tuple[KernelRequest, ...]
     seed: int
     out: str = ""
-    machine: str = "default"
+    machines: tuple[str, ...] = ()
     suite: str = DEFAULT_SUITE
     select: str = ""
     full: bool = False
@@ -82,7 +86,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Session:
-    """plan-ARCH.json: all that the pytest child is told. It builds nothing and gives no verdict."""
+    """plan-ARCH.json: all that the pytest child is told. It builds nothing and gives no verdict.
+
+    `machines` are those of the command line (see Plan); `targets` those that are there.
+    """
 
     run: str
     out: str
@@ -97,4 +104,33 @@ class Session:
     test_id: str = ""
     suite: str = DEFAULT_SUITE
     kconfig: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Survey:
+    """survey.json: what pytest's collecting pass is told, before there is anything to restore."""
+
+    answer: str
+    kernels: tuple[KernelRequest, ...]
+    machines: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A selected test and where it is to run, for one kernel. `test` is its id in pytest, target and all."""
+
+    test: str
+    arch: str
+    role: Role
+    machine: str
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the collecting pass found; `errors` are one line for each file that could not be collected."""
+
+    wanted: tuple[Wanted, ...] = ()
+    errors: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ What goes wrong with the kernel on the way is a result: the pseudo-tests `build`
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,13 +57,14 @@ class Workbench:
         self._progress = progress
         self._journal = journal
 
-    def target(self, request: KernelRequest) -> Target | None:
-        """The target, or None when the kernel did not build or boot (which is then journalled).
+    def targets(self, request: KernelRequest, machines: Sequence[str]) -> list[Target]:
+        """The kernel on each of these machines, as far as it builds and boots; what does not is journalled.
 
-        Raises UsageError, HarnessError and MachineLost, which say nothing of the kernel.
+        If it does not boot on the first no other is tried. Raises UsageError, HarnessError and MachineLost, which
+        say nothing of the kernel.
         """
         definition = load(request.arch)
-        spec = definition.spec(self._plan.machine)
+        specs = [definition.spec(name) for name in machines]
         tree = self._tree(request)
         if self._plan.tree and tree.tree != self._plan.tree:
             raise UsageError(
@@ -76,28 +78,39 @@ class Workbench:
         except KernelFailure as failure:
             kernel = self._unbuilt(request, tree)
             self._journal.emit(EventKind.KERNEL, kernel, kernel=kernel.id)
-            self._pseudo("build", kernel, spec.name, start, (self._failed(failure),))
-            return None
+            self._pseudo("build", kernel, specs[0].name, start, (self._failed(failure),))
+            return []
         self._journal.emit(EventKind.KERNEL, kernel, kernel=kernel.id)
-        self._pseudo("build", kernel, spec.name, start, ())
+        self._pseudo("build", kernel, specs[0].name, start, ())
         how = image.GuestBuild(
             definition, guest_root(definition.userspace.debian, self._cache, self._progress)
         )
         initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
         known = facts.gather(self._toolchain, self._cache)
-        launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known, self._plan.cmdline)
+        targets: list[Target] = []
+        for spec in specs:
+            launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known, self._plan.cmdline)
+            target = self._target(launch, kernel)
+            if target is None and not targets:
+                break
+            targets += [target] if target else []
+        return targets
+
+    def _target(self, launch: Launch, kernel: Kernel) -> Target | None:
+        """One machine, booted and saved; None when the kernel does not boot on it."""
+        spec = launch.spec
         chosen = accel.choose(launch, self._toolchain, self._cache)
         launch = replace(launch, accelerator=chosen.name)
         saved = self._boot(launch, kernel)
         if saved is None:
             return None
         machine = Machine(
-            kernel.id, request.arch, spec, chosen.name, chosen.why, saved.boot_seconds,
+            kernel.id, kernel.arch, spec, chosen.name, chosen.why, saved.boot_seconds,
             self._restore_seconds(saved), saved.scale, str(saved.state.parent),
         )  # fmt: skip
         self._journal.emit(EventKind.MACHINE, machine, kernel=kernel.id)
-        self._progress.say(f"machine {request.arch} {spec.name}: {chosen.name}, because {chosen.why}")
-        return Target(kernel, machine, str(initramfs), known, self._plan.cmdline)
+        self._progress.say(f"machine {kernel.arch} {spec.name}: {chosen.name}, because {chosen.why}")
+        return Target(kernel, machine, str(launch.initramfs), dict(launch.facts), launch.cmdline)
 
     # --- its steps ----------------------------------------------------------------------------
 
