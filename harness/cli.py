@@ -88,6 +88,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Compilers at once.")] = defaults.DEFAULT_JOBS,
+    guests: Annotated[
+        int, typer.Option(min=0, help="Guests at once; 0: as many as cores and memory allow.")
+    ] = 0,
     toolchain: ToolchainKind = "root",
 ) -> None:
     """Build, boot and test a kernel; the verdict is on the last line."""
@@ -101,7 +104,7 @@ def run(
         kernels=tuple(KernelRequest(source, name) for name in arches(arch)),
         seed=seed or secrets.randbelow(1 << 31) + 1, out=out, machines=machines, suite=suite_of(suite), select=select,
         full=full, cmdline=cmdline,
-        kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs,
+        kconfig=tuple(str(Path(path).resolve()) for path in kconfig), toolchain=toolchain, jobs=jobs, guests=guests,
         argv=("kharness", *sys.argv[1:]),
     )  # fmt: skip
     for name in arches(arch):

@@ -46,13 +46,14 @@ def environment(scratch: Path) -> dict[str, str]:
 
 
 def machines(plan: Plan) -> dict[str, Counter[str]]:
-    """How many tests each architecture has on each machine, the default machine first. A replay has named its machine.
+    """How many tests each architecture has on each machine, in the order of vm/ARCH.yaml.
 
-    Raises UsageError for a test, an expression or a machine that is not right, HarnessError when pytest itself fails.
+    A replay has named its machine and is not surveyed. Raises UsageError for a test, an expression or a machine that
+    is not right, HarnessError when pytest itself fails.
     """
     arches = tuple(dict.fromkeys(kernel.arch for kernel in plan.kernels))
     wanted = () if plan.test_id else _survey(plan)
-    needed = {arch: Counter(dict.fromkeys(plan.machines, 0)) for arch in arches}
+    needed = {arch: Counter({load(arch).spec(name).name: 0 for name in plan.machines}) for arch in arches}
     for test in wanted:
         try:
             load(test.arch).spec(test.machine)
@@ -60,8 +61,8 @@ def machines(plan: Plan) -> dict[str, Counter[str]]:
             raise UsageError(f"{test.test}: {error.what}", step=error.step) from error
         needed[test.arch][test.machine] += 1
     for arch, count in needed.items():
-        first = sorted(count, key=lambda name: name != DEFAULT_MACHINE)
-        needed[arch] = Counter({name: count[name] for name in first or [DEFAULT_MACHINE]})
+        known = load(arch).machines
+        needed[arch] = Counter({name: count[name] for name in known if name in count} or {DEFAULT_MACHINE: 0})
     return needed
 
 

@@ -19,9 +19,6 @@ DEFAULT_JOBS = 2
 """More than two compilers at once only wait for each other's memory on the machines this is built for."""
 
 CACHE_CAP_GIB = 20
-DEFAULT_GUESTS = 2
-"""Guests at once; each uses about one core under TCG and 1 GiB."""
-
 RETRY_LOST_MACHINE = 1
 """How often a test is tried again whose QEMU was killed: the host's trouble, not the kernel's."""
 
@@ -50,8 +47,9 @@ class KernelRequest:
 class Plan:
     """One run, as the command line asked for it.
 
-    `machines` are those that every test is to run on; none means that tests choose. A replay names one canonical
-    `test_id` and the content hash that its `tree` must have.
+    `machines` are those that every test is to run on; none means that tests choose. `guests` is how many run at
+    once; 0: as many as this host bears. A replay names one canonical `test_id` and the content hash that its `tree`
+    must have.
     """
 
     kernels: tuple[KernelRequest, ...]
@@ -65,7 +63,7 @@ class Plan:
     kconfig: tuple[str, ...] = ()
     toolchain: str = "root"
     jobs: int = DEFAULT_JOBS
-    guests: int = DEFAULT_GUESTS
+    guests: int = 0
     keep: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB

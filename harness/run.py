@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import collect, prepare
-from harness.host import doctor
+from harness.host import capacity, doctor
 from harness.host.cache import Cache
 from harness.host.process import end, spawn
 from harness.host.progress import Progress
@@ -110,7 +110,7 @@ class Conductor:
             requests = [request for request in self.plan.kernels if request.arch == name]
             targets = [target for request in requests for target in workbench.targets(request, tuple(needed[name]))]
             if targets:
-                self._pytest(toolchain, targets)
+                self._pytest(toolchain, targets, needed[name].total())
             if number < len(names):
                 self._so_far(name, names[number:])
 
@@ -123,8 +123,8 @@ class Conductor:
 
     # --- the child --------------------------------------------------------------------------
 
-    def _pytest(self, toolchain: Toolchain, targets: Sequence[Target]) -> None:
-        """pytest over the suite, as a child that is told everything in plan.json."""
+    def _pytest(self, toolchain: Toolchain, targets: Sequence[Target], tests: int) -> None:
+        """pytest over the suite, as children that are told everything in plan.json, one for each guest at a time."""
         session = Session(
             run=self.run_id, out=str(self.out.path.resolve()), seed=self.plan.seed, cache=str(self.cache.root),
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
@@ -133,7 +133,8 @@ class Conductor:
         )  # fmt: skip
         plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))
-        shards = 1 if self.plan.test_id else min(self.plan.guests, os.cpu_count() or 1)
+        largest = max(target.machine.spec.memory_mib for target in targets)
+        shards = capacity.guests(self.plan.guests, largest, tests)
         scratch = Path(tempfile.mkdtemp(prefix="kharness-"))
         env = collect.environment(scratch)
         children: list[subprocess.Popen[bytes]] = []

@@ -46,7 +46,7 @@ def test_each_architecture_has_its_machines_the_default_first(needed: Needed) ->
     wanted = {"default": 3, "cpu8": 2, "node2": 1}
     found = needed(arches=("x86_64", "arm64"))
     assert found == {"x86_64": wanted, "arm64": wanted}
-    assert next(iter(found["arm64"])) == "default"
+    assert list(found["arm64"]) == ["default", "cpu8", "node2"]
 
 
 def test_only_what_is_selected(needed: Needed) -> None:
