@@ -22,7 +22,15 @@ from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
 from harness.journal import Journal
 from harness.machine.vm import Vm
-from harness.plan import DEFAULT_ARCHES, DEFAULT_JOBS, DEFAULT_SERIES, KernelRequest, Plan, SourceRequest
+from harness.plan import (
+    DEFAULT_ARCHES,
+    DEFAULT_JOBS,
+    DEFAULT_MACHINE,
+    DEFAULT_SERIES,
+    KernelRequest,
+    Plan,
+    SourceRequest,
+)
 from harness.prepare import KCONFIGS, Workbench
 from harness.records import Fault, GuestError, HarnessError, Role
 from harness.source import debian
@@ -44,7 +52,7 @@ def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Ready:
     with tempfile.TemporaryDirectory(prefix="kharness-bench-") as out:
         with Journal(Path(out) / "events.jsonl", "bench") as journal:
             plan = Plan((request,), seed=1, out=out)
-            targets = Workbench(plan, toolchain, cache, progress, journal).targets([request])
+            targets = Workbench(plan, toolchain, cache, progress, journal).targets([request], (DEFAULT_MACHINE,))
     if not targets:
         raise HarnessError(f"{request.source} did not build or boot", step="see 'kharness run'")
     return Ready(targets[0], toolchain)

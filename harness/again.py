@@ -24,7 +24,7 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
     kernel = KernelRequest(source_of(wanted), wanted.kernel.arch, wanted.kernel.role, wanted.patches)
     plan = Plan(
         kernels=(kernel,), seed=wanted.seed, out=out,
-        machine=wanted.machine, toolchain=toolchain, argv=("kharness", "replay", str(path)),
+        machines=(wanted.machine,), toolchain=toolchain, argv=("kharness", "replay", str(path)),
         test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
         suite=wanted.suite or DEFAULT_SUITE,
     )  # fmt: skip

@@ -68,7 +68,9 @@ def run(
     base: Annotated[str, typer.Option(help="A revision of --tree to compare with.")] = "",
     head: Annotated[str, typer.Option(help="The revision to test; default: what lies in --tree now.")] = "",
     arch: Arch = "",
-    machine: Annotated[str, typer.Option(help="A machine of vm/ARCH.yaml.")] = "default",
+    machine: Annotated[
+        str, typer.Option(help="Machines of vm/ARCH.yaml, separated by commas: every test on each of them.")
+    ] = "",
     suite: Annotated[str, typer.Option(help="The tests to run: a file or folder.")] = defaults.DEFAULT_SUITE,
     select: Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")] = "",
     full: Annotated[bool, typer.Option("--full/--no-full", help="The long tests too.")] = False,
@@ -79,6 +81,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Compilers at once.")] = defaults.DEFAULT_JOBS,
+    guests: Annotated[
+        int, typer.Option(min=0, help="Guests at once; 0: as many as cores and memory allow.")
+    ] = 0,
     toolchain: ToolchainKind = "root",
     print_plan: Annotated[
         bool, typer.Option("--print-plan", help="Write what would be run as a PLAN, and run nothing.")

@@ -16,13 +16,13 @@ DEFAULT_SERIES = "7.2"
 
 DEFAULT_ARCHES = ("x86_64", "arm64")
 DEFAULT_SUITE = "tests/kernel"
+DEFAULT_MACHINE = "default"
+"""Where a test runs that names no machine; see the marker `machines` in docs/tests.md."""
+
 DEFAULT_JOBS = 2
 """More than two compilers at once only wait for each other's memory on the machines this is built for."""
 
 CACHE_CAP_GIB = 20
-DEFAULT_GUESTS = 2
-"""Guests at once; each uses about one core under TCG and 1 GiB."""
-
 RETRY_LOST_MACHINE = 1
 """How often a test is tried again whose QEMU was killed: the host's trouble, not the kernel's."""
 
@@ -43,7 +43,7 @@ class Wishes:
     base: str = ""
     head: str = ""
     arch: str = ""
-    machine: str = "default"
+    machine: str = ""
     suite: str = field(default=DEFAULT_SUITE, metadata=PATH)
     select: str = ""
     full: bool = False
@@ -52,6 +52,7 @@ class Wishes:
     seed: int = 0
     out: str = field(default="", metadata=PATH)
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
+    guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     toolchain: str = "root"
 
 
@@ -109,13 +110,15 @@ def requests(
 class Plan:
     """One run, as the command line asked for it.
 
-    A replay names one canonical `test_id` and the content hash that its `tree` must have.
+    `machines` are those that every test is to run on; none means that tests choose. `guests` is how many run at
+    once; 0: as many as this host bears. A replay names one canonical `test_id` and the content hash that its `tree`
+    must have.
     """
 
     kernels: tuple[KernelRequest, ...]
     seed: int
     out: str = ""
-    machine: str = "default"
+    machines: tuple[str, ...] = ()
     suite: str = DEFAULT_SUITE
     select: str = ""
     full: bool = False
@@ -123,7 +126,7 @@ class Plan:
     kconfig: tuple[str, ...] = ()
     toolchain: str = "root"
     jobs: int = DEFAULT_JOBS
-    guests: int = DEFAULT_GUESTS
+    guests: int = 0
     keep: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB
@@ -144,7 +147,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Session:
-    """plan-ARCH.json: all that the pytest child is told. It builds nothing and gives no verdict."""
+    """plan-ARCH.json: all that the pytest child is told. It builds nothing and gives no verdict.
+
+    `machines` are those of the command line (see Plan); `targets` those that are there.
+    """
 
     run: str
     out: str
@@ -160,4 +166,33 @@ class Session:
     suite: str = DEFAULT_SUITE
     kconfig: tuple[str, ...] = ()
     patches: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Survey:
+    """survey.json: what pytest's collecting pass is told, before there is anything to restore."""
+
+    answer: str
+    kernels: tuple[KernelRequest, ...]
+    machines: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A selected test and where it is to run, for one kernel. `test` is its id in pytest, target and all."""
+
+    test: str
+    arch: str
+    role: Role
+    machine: str
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the collecting pass found; `errors` are one line for each file that could not be collected."""
+
+    wanted: tuple[Wanted, ...] = ()
+    errors: tuple[str, ...] = ()

@@ -129,7 +129,7 @@ def render(wishes: Wishes) -> str:
     if not asked.tree:
         asked = replace(asked, kernel=asked.kernel or defaults.DEFAULT_SERIES)
     keys = {name.replace("_", "-"): value for name, value in encode(asked).items()}
-    return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(keys, sort_keys=False)  # escaped: YAML takes U+0085 for a line end
 
 
 # --- plan ---------------------------------------------------------------------------------
@@ -146,14 +146,16 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
     patches = [str(Path(path).expanduser().resolve()) for path in wishes.patch]
     source = sources(wishes.tree, wishes.kernel)
     names = arches(wishes.arch)
+    machines = tuple(dict.fromkeys(filter(None, wishes.machine.split(","))))
     for name in names:
-        load(name).spec(wishes.machine)
+        for machine in machines:
+            load(name).spec(machine)
     return Plan(
         kernels=requests(source, names, patches, wishes.base, wishes.head),
-        seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machine=wishes.machine,
+        seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machines=machines,
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), toolchain=wishes.toolchain,
-        jobs=wishes.jobs, argv=argv,
+        jobs=wishes.jobs, guests=wishes.guests, argv=argv,
     )  # fmt: skip
 
 

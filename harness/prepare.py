@@ -83,28 +83,27 @@ class Workbench:
                     step="name another --base, or commit or edit what is to be tested",
                 )
 
-    def targets(self, requests: Sequence[KernelRequest]) -> list[Target]:
-        """The targets of one architecture's kernels; none when nothing could be learned from testing them.
+    def targets(self, requests: Sequence[KernelRequest], machines: Sequence[str]) -> list[Target]:
+        """One architecture's kernels, each on each of these machines; none when there is nothing to learn from them.
 
         That is: the kernel under test did not build or boot, or the patch changes nothing that is built; each is
         journalled. Raises UsageError, HarnessError and MachineLost, which say nothing of the kernel.
         """
         # What is under test first: that a patch does not compile should not wait for the build of its base.
         order = sorted(requests, key=lambda request: request.role is Role.BASE)
-        built = {request.role: self._build(request) for request in order}
+        built = {request.role: self._build(request, machines[0]) for request in order}
         under_test = [role for role in built if role is not Role.BASE]
         if not all(built[role] for role in under_test):
             return []
         base, changed = built.get(Role.BASE), built.get(Role.PATCHED)
-        if base and changed and not self._changes_something(order, base, changed):
+        if base and changed and not self._changes_something(order, base, changed, machines[0]):
             return []
-        booted = {role: self._boot_target(kernel) for role, kernel in built.items() if kernel}
-        return [target for target in booted.values() if target] if all(booted[role] for role in under_test) else []
+        booted = {role: self._booted(kernel, machines) for role, kernel in built.items() if kernel}
+        return [target for targets in booted.values() for target in targets if all(booted[r] for r in under_test)]
 
-    def _build(self, request: KernelRequest) -> Kernel | None:
-        """The kernel, or None when it did not build; both are journalled."""
+    def _build(self, request: KernelRequest, machine: str) -> Kernel | None:
+        """The kernel, or None when it did not build; both are journalled, as if it had happened on `machine`."""
         definition = load(request.arch)
-        spec = definition.spec(self._plan.machine)
         tree = self._tree(request)
         if self._plan.tree and tree.tree != self._plan.tree:
             raise UsageError(
@@ -118,21 +117,21 @@ class Workbench:
         except KernelFailure as failure:
             kernel = self._unbuilt(request, tree)
             self._journal.emit(EventKind.KERNEL, kernel, kernel=kernel.id)
-            self._pseudo("build", kernel, spec.name, start, (self._failed(failure),))
+            self._pseudo("build", kernel, machine, start, (self._failed(failure),))
             return None
         self._journal.emit(EventKind.KERNEL, kernel, kernel=kernel.id)
-        self._pseudo("build", kernel, spec.name, start, ())
+        self._pseudo("build", kernel, machine, start, ())
         return kernel
 
-    def _changes_something(self, requests: Sequence[KernelRequest], base: Kernel, new: Kernel) -> bool:
+    def _changes_something(
+        self, requests: Sequence[KernelRequest], base: Kernel, new: Kernel, machine: str
+    ) -> bool:
         """Whether the patch changes what is built, journalled as the pseudo-test `patch`."""
         start = time.monotonic()
         paths = {request.role: self._tree(request).path for request in requests}
         srcarch = load(new.arch).kernel.srcarch
         same = unbuilt.unchanged(base, new, (paths[Role.BASE], paths[Role.PATCHED]), srcarch)
-        result = TestResult(
-            id="patch", arch=new.arch, kernel=new.id, machine=self._plan.machine, outcome=Outcome.PASS,
-        )  # fmt: skip
+        result = TestResult("patch", new.arch, new.id, machine, Outcome.PASS)
         if same is not None:
             symbols = tuple(dict.fromkeys(name for item in same for name in item.symbols))
             why = f"the patch changes nothing that is built: {'; '.join(item.line() for item in same[:3])}"
@@ -150,16 +149,30 @@ class Workbench:
         file.write_text("".join(f"CONFIG_{name}=y\n" for name in symbols))
         return f"--kconfig {shlex.quote(str(file))}"
 
-    def _boot_target(self, kernel: Kernel) -> Target | None:
-        """The kernel booted and saved, or None when it did not boot, which is journalled."""
+    def _booted(self, kernel: Kernel, machines: Sequence[str]) -> list[Target]:
+        """The kernel on each machine it boots on, saved; what does not is journalled.
+
+        If it does not boot on the first no other is tried.
+        """
         definition = load(kernel.arch)
-        spec = definition.spec(self._plan.machine)
+        specs = [definition.spec(name) for name in machines]
         how = image.GuestBuild(
             definition, guest_root(definition.userspace.debian, self._cache, self._progress)
         )
         initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
         known = facts.gather(self._toolchain, self._cache)
-        launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known, self._plan.cmdline)
+        targets: list[Target] = []
+        for spec in specs:
+            launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known, self._plan.cmdline)
+            target = self._target(launch, kernel)
+            if target is None and not targets:
+                break
+            targets += [target] if target else []
+        return targets
+
+    def _target(self, launch: Launch, kernel: Kernel) -> Target | None:
+        """One machine, booted and saved; None when the kernel does not boot on it."""
+        spec = launch.spec
         chosen = accel.choose(launch, self._toolchain, self._cache)
         launch = replace(launch, accelerator=chosen.name)
         saved = self._boot(launch, kernel)
@@ -173,7 +186,7 @@ class Workbench:
         if chosen.why not in self._told:
             self._progress.say(f"machine {kernel.arch} {spec.name}: {chosen.name}, because {chosen.why}")
             self._told.add(chosen.why)
-        return Target(kernel, machine, str(initramfs), known, self._plan.cmdline)
+        return Target(kernel, machine, str(launch.initramfs), dict(launch.facts), launch.cmdline)
 
     # --- its steps ----------------------------------------------------------------------------
 

@@ -395,12 +395,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Canary:
-    """A deliberate defect and whether the oracle saw it on this kernel."""
+    """A deliberate defect and whether the oracle saw it on this kernel and machine."""
 
     oracle: str
     kernel: str
     caught: bool
     why: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -434,9 +435,9 @@ class EventKind(enum.StrEnum):
     RUN_START = "run-start"  # {"argv", "seed", "plan", "version"}
     KERNEL = "kernel"  # [Kernel]
     MACHINE = "machine"  # [Machine]
-    SESSION_START = "session-start"  # {"collected": [test ids]}
+    SESSION_START = "session-start"  # {"collected": [{"id", "kernel", "machine"}], "canaries": [{"oracle", ...}]}
     CANARY = "canary"  # [Canary]
-    TEST_START = "test-start"  # {}
+    TEST_START = "test-start"  # {"machine": str}
     TEST_END = "test-end"  # [TestResult]
     SESSION_END = "session-end"  # {"exitstatus": int}
     RUN_END = "run-end"  # {"why": str}

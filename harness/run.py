@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import prepare
-from harness.host import doctor
+from harness import collect, prepare
+from harness.host import capacity, doctor
 from harness.host.cache import Cache
 from harness.host.process import end, spawn
 from harness.host.progress import Progress
@@ -28,7 +28,6 @@ from harness.records import SCHEMA, Event, EventKind, Exit, HarnessError, Kharne
 from harness.report import html, junit, results, terminal
 from harness.verdict import Results, judge
 
-ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.1.0"
 GOODBYE_SECONDS = 15.0
 """For the pytest child to end its guests after an interrupt."""
@@ -100,13 +99,19 @@ class Conductor:
         A kernel that does not build or boot is a result, not an end.
         """
         workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal)
+        needed = collect.machines(self.plan)
+        if not self.plan.test_id and not any(count.total() for count in needed.values()):
+            # Nothing would be tested, so nothing is built.
+            self.journal.emit(EventKind.SESSION_START, {"collected": [], "canaries": []})
+            self.journal.emit(EventKind.SESSION_END, {"exitstatus": collect.NO_TESTS})
+            return
         workbench.take_sources()
-        names = tuple(dict.fromkeys(request.arch for request in self.plan.kernels))
+        names = tuple(needed)
         for number, name in enumerate(names, 1):
             requests = [request for request in self.plan.kernels if request.arch == name]
-            targets = workbench.targets(requests)
+            targets = workbench.targets(requests, tuple(needed[name]))
             if targets:
-                self._pytest(toolchain, targets)
+                self._pytest(toolchain, targets, needed[name].total())
             if number < len(names):
                 self._so_far(name, names[number:])
 
@@ -119,24 +124,26 @@ class Conductor:
 
     # --- the child --------------------------------------------------------------------------
 
-    def _pytest(self, toolchain: Toolchain, targets: Sequence[Target]) -> None:
-        """pytest over the suite, as a child that is told everything in plan.json."""
+    def _pytest(self, toolchain: Toolchain, targets: Sequence[Target], tests: int) -> None:
+        """pytest over the suite, as children that are told everything in plan.json, one for each guest at a time."""
         session = Session(
             run=self.run_id, out=str(self.out.path.resolve()), seed=self.plan.seed, cache=str(self.cache.root),
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
-            kconfig=self.plan.kconfig, suite=self.plan.suite,
+            kconfig=self.plan.kconfig, suite=self.plan.suite, machines=self.plan.machines,
             patches=tuple(sorted(str(file.resolve()) for file in (self.out.path / prepare.PATCHES).glob("*"))),
         )  # fmt: skip
         plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))
-        shards = 1 if self.plan.test_id else min(self.plan.guests, os.cpu_count() or 1)
+        largest = max(target.machine.spec.memory_mib for target in targets)
+        shards = capacity.guests(self.plan.guests, largest, tests)
         scratch = Path(tempfile.mkdtemp(prefix="kharness-"))
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = collect.environment(scratch)
         children: list[subprocess.Popen[bytes]] = []
         try:
             for shard in range(shards):
-                argv = [*self._pytest_argv(plan_file), "--kharness-shard", f"{shard}/{shards}"]
+                own = ["--kharness-plan", str(plan_file.resolve()), "--kharness-shard", f"{shard}/{shards}"]
+                argv = collect.argv(self.plan, *own)
                 children.append(spawn(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
             self._listen(children)
         except BaseException:
@@ -146,20 +153,6 @@ class Conductor:
             for child in children:
                 end(child)
             shutil.rmtree(scratch, ignore_errors=True)
-
-    def _pytest_argv(self, plan_file: Path) -> list[str]:
-        argv = [
-            sys.executable, "-m", "pytest", "-p", "harness.suite.plugin", "-p", "no:cacheprovider",
-            "--kharness-plan", str(plan_file.resolve()), "--tb=short", "-q", "-rN",
-            "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"),
-        ]  # fmt: skip
-        if not self.plan.full and not self.plan.test_id:  # a replay names its test, long or not
-            argv += ["-m", "not full"]
-        if self.plan.select:
-            argv += ["-k", self.plan.select]
-        suite = Path(self.plan.suite)
-        here = suite if suite.exists() else ROOT / suite
-        return [*argv, str(here.resolve())]
 
     def _listen(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
         """Shows and keeps what the children print, line by line, until all have ended."""

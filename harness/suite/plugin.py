@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import json
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,30 +13,36 @@ import pytest
 from harness import replay
 from harness.guest.guest import Guest
 from harness.model.state import Features
-from harness.plan import RETRY_LOST_MACHINE
-from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, Role, TestResult
+from harness.plan import RETRY_LOST_MACHINE, Survey, Surveyed, Wanted
+from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, Role, TestResult, UsageError, encode
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.extra import CanaryItem, LeakBatch, canaries
+from harness.suite.machines import HELP, MARKER, Place, Spot, places, shares
 from harness.suite.outcome import Inconclusive, KernelFinding
-from harness.suite.session import Ready, Workshop, read_session
+from harness.suite.session import Ready, Workshop, read_session, read_survey
 from harness.suite.sweep import Faults
 
 WORKSHOP = pytest.StashKey[Workshop]()
+SURVEY = pytest.StashKey[Survey]()
+ERRORS = pytest.StashKey[list[str]]()
 BENCH = pytest.StashKey[Bench]()
 RESULT = pytest.StashKey[TestResult]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kharness-plan", help="plan.json of a run; written by 'kharness run'")
+    parser.addoption("--kharness-survey", help="survey.json: only say which machines the selected tests need")
     parser.addoption("--kharness-shard", default="0/1", help="which part of the session this process runs: I/N")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "solo: what it does to its guest is not repeated in the leak batch")
-    path = config.getoption("--kharness-plan")
-    if path:
+    config.addinivalue_line("markers", HELP)
+    if path := config.getoption("--kharness-plan"):
         config.stash[WORKSHOP] = Workshop(read_session(Path(path)))
+    if path := config.getoption("--kharness-survey"):
+        config.stash[SURVEY], config.stash[ERRORS] = read_survey(Path(path)), []
 
 
 def canonical(nodeid: str, ready: Ready) -> str:
@@ -46,17 +53,62 @@ def canonical(nodeid: str, ready: Ready) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "ready" in metafunc.fixturenames:
-        workshop = metafunc.config.stash.get(WORKSHOP, None)
-        if workshop is None:
-            raise pytest.UsageError("tests of a kernel need a kernel: use 'kharness run' or 'make test'")
-        metafunc.parametrize("ready", workshop.ready, ids=lambda r: r.name, indirect=True, scope="session")
+    if "ready" not in metafunc.fixturenames:
+        return
+    survey = metafunc.config.stash.get(SURVEY, None)
+    workshop = metafunc.config.stash.get(WORKSHOP, None)
+    chosen: list[tuple[Ready | Spot, Place]] = []
+    if survey is not None:
+        for place in _places(metafunc.definition, survey.machines):
+            chosen += [(Spot(kernel.role, kernel.arch, place.machine), place) for kernel in survey.kernels]
+    elif workshop is not None:
+        for place in _places(metafunc.definition, workshop.session.machines):
+            chosen += [(ready, place) for ready in workshop.ready if ready.machine.spec.name == place.machine]
+    else:
+        raise pytest.UsageError("tests of a kernel need a kernel: use 'kharness run' or 'make test'")
+    params = [
+        pytest.param(target, id=target.name, marks=[pytest.mark.full] if place.full else [])
+        for target, place in chosen
+    ]
+    metafunc.parametrize("ready", params, indirect=True, scope="session")
+
+
+def _places(item: pytest.Item, asked: Sequence[str]) -> tuple[Place, ...]:
+    """Where a test runs; a marker that cannot be obeyed is an error of its file's collection."""
+    mark = item.get_closest_marker(MARKER)
+    try:
+        return places(mark.args, dict(mark.kwargs), asked) if mark else places((), {}, asked)
+    except UsageError as error:
+        why = f"{item.name}: {error.line()}"
+    pytest.fail(why, pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Keeps the last words on what cannot be collected."""
+    report = yield
+    if report.failed and ERRORS in collector.config.stash:
+        words = [line.removeprefix("E ").strip() for line in report.longreprtext.splitlines() if line.strip()]
+        collector.config.stash[ERRORS].append(f"{collector.nodeid}: {words[-1]}")
+    return report
+
+
+def _answer(survey: Survey, items: list[pytest.Item], errors: list[str]) -> None:
+    """Writes which machine each selected test wants, and what could not be collected."""
+    spots = [(item.nodeid, item.callspec.params.get("ready")) for item in items if hasattr(item, "callspec")]
+    wanted = (Wanted(test, spot.arch, spot.role, spot.machine) for test, spot in spots if isinstance(spot, Spot))
+    Path(survey.answer).write_text(json.dumps(encode(Surveyed(tuple(wanted), tuple(errors)))))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    survey = config.stash.get(SURVEY, None)
+    if survey is not None:
+        _answer(survey, items, config.stash[ERRORS])
     workshop = config.stash.get(WORKSHOP, None)
     if workshop is None:
         return
@@ -66,24 +118,32 @@ def pytest_collection_modifyitems(
     if items:
         items[:0] = [item for ready in workshop.ready for item in canaries(session, ready, workshop)]
     shard, shards = (int(part) for part in config.getoption("--kharness-shard").split("/"))
-    items[:] = items[shard::shards]
+    # Tests of a kernel's further machines stay together: each part has a leak batch for each target of its tests.
+    further = [ready.name for ready in workshop.ready if not ready.first]
+    names = [ready.name if (ready := _ready_of(item)) else "" for item in items]
+    items[:] = [item for item, part in zip(items, shares(names, further, shards), strict=True) if part == shard]
     if not wanted:
         # Each part repeats its own tests: what another process did is not there to be repeated.
         mine = {id(ready) for item in items if (ready := _ready_of(item)) and not isinstance(item, CanaryItem)}
         items += [
             LeakBatch.make(session, ready, workshop, shard) for ready in workshop.ready if id(ready) in mine
         ]
-    collected: dict[str, list[str]] = {}
+    workshop.journal.emit(EventKind.SESSION_START, _announced(items))
+
+
+def _announced(items: list[pytest.Item]) -> dict[str, list[dict[str, str]]]:
+    """What must come of a session: the end of each test on each target, and each canary."""
+    collected, planted = [], []
     for item in items:
         ready = _ready_of(item)
-        if ready and not isinstance(item, CanaryItem):
-            collected.setdefault(_canonical_of(item), []).append(ready.kernel.id)
-    planted = [item for item in items if isinstance(item, CanaryItem)]
-    data = {
-        "collected": [{"id": test, "kernel": kernel} for test, kernels in collected.items() for kernel in kernels],
-        "canaries": [{"oracle": oracle, "kernel": item.ready.kernel.id} for item in planted for oracle in item.oracles],
-    }
-    workshop.journal.emit(EventKind.SESSION_START, data)
+        if ready is None:
+            continue
+        place = {"kernel": ready.kernel.id, "machine": ready.machine.spec.name}
+        if isinstance(item, CanaryItem):
+            planted += [{"oracle": oracle, **place} for oracle in item.oracles]
+        else:
+            collected.append({"id": _canonical_of(item), **place})
+    return {"collected": collected, "canaries": planted}
 
 
 def _canonical_of(item: pytest.Item) -> str:
@@ -117,7 +177,7 @@ def bench(request: pytest.FixtureRequest, ready: Ready, workshop: Workshop) -> I
     item = request.node
     bench = Bench(canonical(item.nodeid, ready), ready, workshop.session.seed)
     item.stash[BENCH] = bench
-    workshop.journal.emit(EventKind.TEST_START, {}, kernel=ready.kernel.id, test=bench.test_id)
+    _started(workshop, ready, bench.test_id)
     for attempt in range(RETRY_LOST_MACHINE + 1):
         try:
             bench.guest.__enter__()
@@ -129,6 +189,26 @@ def bench(request: pytest.FixtureRequest, ready: Ready, workshop: Workshop) -> I
             bench.guest = ready.restore()
     yield bench
     bench.guest.__exit__(None, None, None)
+
+
+def _started(workshop: Workshop, ready: Ready, test: str) -> None:
+    data = {"machine": ready.machine.spec.name}
+    workshop.journal.emit(EventKind.TEST_START, data, kernel=ready.kernel.id, test=test)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that makes no sense on this machine is skipped, with a word in the journal, before a guest is restored."""
+    ready, workshop = _ready_of(item), item.config.stash.get(WORKSHOP, None)
+    if ready is None or workshop is None or isinstance(item, CanaryItem | LeakBatch):
+        return
+    machine = ready.machine.spec.name
+    why = next((p.refused for p in _places(item, workshop.session.machines) if p.machine == machine), "")
+    if why:
+        _started(workshop, ready, test := canonical(item.nodeid, ready))
+        skipped = TestResult(test, ready.kernel.arch, ready.kernel.id, machine, Outcome.SKIP, why=why)
+        workshop.journal.emit(EventKind.TEST_END, skipped, kernel=ready.kernel.id, test=test)
+        pytest.skip(why)
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal
 from harness.machine.qemu import Launch
 from harness.model.state import Features
-from harness.plan import Session, Target
+from harness.plan import Session, Survey, Target
 from harness.records import HarnessError, decode
 from harness.suite.features import probe
+from harness.suite.machines import target_name
 
 if TYPE_CHECKING:
     from harness.suite.bench import Bench
@@ -35,21 +36,34 @@ def read_session(path: Path) -> Session:
         raise HarnessError(f"{path}: {error}", step="start the suite through 'kharness run'") from error
 
 
-class Ready:
-    """One target, ready to be restored: a kernel on a machine."""
+def read_survey(path: Path) -> Survey:
+    """survey.json. Raises as read_session does."""
+    try:
+        return decode(json.loads(path.read_text()), Survey)
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{path}: {error}", step="start the suite through 'kharness run'") from error
 
-    def __init__(self, target: Target, toolchain: Toolchain) -> None:
+
+class Ready:
+    """One target, ready to be restored: a kernel on a machine.
+
+    `first` is another target of the same kernel: what is read from its vmlinux is read once.
+    """
+
+    def __init__(self, target: Target, toolchain: Toolchain, first: Ready | None = None) -> None:
         self.target = target
         self.kernel = target.kernel
         self.machine = target.machine
+        self.first = first is None
         self._toolchain = toolchain
-        self.symbols = Symbols(Path(target.kernel.vmlinux), toolchain)
-        self.btf = Btf(Path(target.kernel.vmlinux), toolchain)
+        vmlinux = Path(target.kernel.vmlinux)
+        self.symbols: Symbols = first.symbols if first else Symbols(vmlinux, toolchain)
+        self.btf: Btf = first.btf if first else Btf(vmlinux, toolchain)
 
     @property
     def name(self) -> str:
-        """Role, architecture and machine: the parameter that the canonical test id leaves out."""
-        return f"{self.kernel.role}-{self.kernel.arch}-{self.machine.spec.name}"
+        """The parameter that the canonical test id leaves out."""
+        return target_name(self.kernel.role, self.kernel.arch, self.machine.spec.name)
 
     @functools.cached_property
     def features(self) -> Features:
@@ -77,7 +91,12 @@ class Workshop:
         self.out = Path(session.out)
         cache = Cache(Path(session.cache), session.cache_cap_gib << 30)
         self.toolchain = open_toolchain(session.toolchain, cache, Progress(None))
-        self.ready = tuple(Ready(target, self.toolchain) for target in session.targets)
+        firsts: dict[str, Ready] = {}
+        ready = []
+        for target in session.targets:
+            ready.append(Ready(target, self.toolchain, firsts.get(target.kernel.id)))
+            firsts.setdefault(target.kernel.id, ready[-1])
+        self.ready = tuple(ready)
         self.journal = Journal(self.out / "events.jsonl", session.run)
         self._done: dict[str, list[Bench]] = {}
 

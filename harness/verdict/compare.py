@@ -108,11 +108,12 @@ class _Side:
             return Verdict.INCONCLUSIVE if now is not None and now.id in PSEUDO else Verdict.PASS
         if changed == "missing" and now is None:
             # A base that fell while nothing is heard of the patched kernel's own fate stays open.
-            return Verdict.PASS if self.log.fell(self.patched) else Verdict.INCONCLUSIVE
+            machine = was.machine if was else ""
+            return Verdict.PASS if self.log.fell(self.patched, machine) else Verdict.INCONCLUSIVE
         if changed == "missing" and now is not None:
             if failed and now.id in PSEUDO:
-                return Verdict.INCONCLUSIVE if self.log.fell(self.base) else Verdict.FAIL
-            open_end = now.flaky or not self.log.fell(self.base)
+                return Verdict.INCONCLUSIVE if self.log.fell(self.base, now.machine) else Verdict.FAIL
+            open_end = now.flaky or not self.log.fell(self.base, now.machine)
             return Verdict.FAIL if failed else Verdict.INCONCLUSIVE if open_end else Verdict.PASS
         if failed:
             return Verdict.FAIL

@@ -48,8 +48,9 @@ class Log:
         self.tests: dict[tuple[str, str, str], TestRow] = {}
         self.sessions: list[Event] = []
         self.statuses: list[int] = []
-        self.starts: Counter[tuple[str, str]] = Counter()
-        self.ends: Counter[tuple[str, str]] = Counter()
+        self.starts: Counter[tuple[str, str, str]] = Counter()
+        self.ends: Counter[tuple[str, str, str]] = Counter()
+        """Of a test, by kernel, machine and id."""
         self.ended: Event | None = None
         self.before_end = 0
         first, last, count = 0.0, 0.0, 0
@@ -77,10 +78,10 @@ class Log:
             case EventKind.SESSION_END:
                 self.statuses.append(int(event.data.get("exitstatus", -1)))
             case EventKind.TEST_START:
-                self.starts[event.kernel, event.test] += 1
+                self.starts[event.kernel, str(event.data.get("machine", "")), event.test] += 1
             case EventKind.TEST_END:
                 test = _payload(event, TestRow)
-                self.ends[test.kernel, test.id] += 1
+                self.ends[test.kernel, test.machine, test.id] += 1
                 self.raw.append(test)
             case EventKind.RUN_END:
                 pass  # kept by the caller, who counts
@@ -105,11 +106,14 @@ class Log:
         """The real tests of a kernel, without the pseudo-tests."""
         return [t for t in self.rows() if t.kernel == kernel.id and t.id not in PSEUDO]
 
-    def fell(self, kernel: KernelRow) -> bool:
-        """Whether a kernel did not build or not boot, which no test can follow."""
-        return any(
-            t.kernel == kernel.id and t.id in PSEUDO and t.outcome is Outcome.FAIL for t in self.rows()
-        )
+    def fell(self, kernel: KernelRow, machine: str = "") -> bool:
+        """Whether a kernel did not build, or came up on no machine or not on this one, which no test can follow."""
+        fallen = {t.machine for t in self._pseudo(kernel) if t.outcome is Outcome.FAIL}
+        made = any(row.kernel == kernel.id for row in self.machines)
+        return machine in fallen or (bool(fallen) and not made)
+
+    def _pseudo(self, kernel: KernelRow) -> list[TestRow]:
+        return [t for t in self.rows() if t.kernel == kernel.id and t.id in PSEUDO]
 
     def unchanged(self, kernel: KernelRow) -> TestRow | None:
         """The pseudo-test that says that the patch changes nothing in this kernel, if it does not."""
@@ -143,10 +147,10 @@ class Log:
 
     def complete(self) -> Iterator[Reason]:
         """What the log ought to hold but does not; each makes the run inconclusive."""
+        if self.sessions and not any(s.data.get("collected") for s in self.sessions):
+            yield Reason(Verdict.INCONCLUSIVE, "no test was collected", self._unselected())
         for line in (*self._run_gaps(), *self._session_gaps(), *self._kernel_gaps(), *self._test_gaps()):
             yield Reason(Verdict.INCONCLUSIVE, line)
-        if self.standing() and self.sessions and not any(s.data.get("collected") for s in self.sessions):
-            yield Reason(Verdict.INCONCLUSIVE, "no test was collected", self._unselected())
         yield from self._patch_gaps()
         yield from self._canary_gaps()
 
@@ -169,23 +173,23 @@ class Log:
     def _canary_gaps(self) -> Iterator[Reason]:
         told = [item for session in self.sessions for item in session.data.get("canaries", ())]
         for kernel in self.standing():
-            wanted = Counter(item["oracle"] for item in told if item["kernel"] == kernel.id)
-            if not self.on(kernel):
-                continue
-            again = self.again()
-            mine = [canary for canary in self.canaries if canary.kernel == kernel.id]
-            if not mine:
-                yield Reason(
-                    Verdict.INCONCLUSIVE, f"{kernel.id}: no canary was run: no oracle is proved", again
-                )
-            for name in wanted - Counter(canary.oracle for canary in mine) if mine else ():
-                yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id}: the {name} canary was not run", again)
-            for canary in mine:
-                if not canary.caught:
-                    why = f": {canary.why}" if canary.why else ""
-                    yield Reason(
-                        Verdict.INCONCLUSIVE, f"{kernel.id}: {canary.oracle} missed its canary{why}", again
-                    )
+            for machine in dict.fromkeys(test.machine for test in self.on(kernel)):
+                place = (kernel.id, machine)
+                wanted = Counter(c["oracle"] for c in told if (c["kernel"], c["machine"]) == place)
+                mine = [canary for canary in self.canaries if (canary.kernel, canary.machine) == place]
+                for line in self._missed(wanted, mine):
+                    yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id} on {machine}: {line}", self.again())
+
+    @staticmethod
+    def _missed(wanted: Counter[str], mine: list[Canary]) -> Iterator[str]:
+        """What the canaries of one kernel on one machine leave open."""
+        if not mine:
+            yield "no canary was run: no oracle is proved"
+        for name in wanted - Counter(canary.oracle for canary in mine) if mine else ():
+            yield f"the {name} canary was not run"
+        for canary in mine:
+            if not canary.caught:
+                yield f"{canary.oracle} missed its canary" + (f": {canary.why}" if canary.why else "")
 
     def _run_gaps(self) -> Iterator[str]:
         if self.run is None:
@@ -226,27 +230,38 @@ class Log:
                 yield f"{kernel.id}: no test ran on this kernel"
             elif kernel.role is not Role.BASE and all(t.outcome is Outcome.SKIP for t in tests):
                 yield f"{kernel.id}: every test was skipped ({tests[0].why or 'no reason given'})"
+            else:
+                yield from self._machine_gaps(kernel, tests)
         known = {(machine.kernel, machine.spec.name) for machine in self.machines}
         for name in sorted({(t.kernel, t.machine) for t in self.rows() if t.id not in PSEUDO} - known):
             yield f"tests ran on machine {name[1]!r} with kernel {name[0]}, which the log does not describe"
 
+    def _machine_gaps(self, kernel: KernelRow, tests: list[TestRow]) -> Iterator[str]:
+        """Machines that gave no test: those that were made, and those that the command line asked for."""
+        plan = self.run.plan if self.run and isinstance(self.run.plan, dict) else {}
+        asked = [str(name) for name in plan.get("machines", ())]
+        made = [machine.spec.name for machine in self.machines if machine.kernel == kernel.id]
+        for name in dict.fromkeys((*asked, *made)):
+            mine = [test for test in tests if test.machine == name]
+            if not mine and not self.fell(kernel, name):
+                yield f"{kernel.id}: no test ran on machine {name}"
+            elif name in asked and mine and all(t.outcome is Outcome.SKIP for t in mine):
+                yield f"{kernel.id}: every test was skipped on machine {name} ({mine[0].why or 'no reason given'})"
+
     def _test_gaps(self) -> Iterator[str]:
-        standing = self.standing()
+        standing = {kernel.id for kernel in self.standing()}
         for session in self.sessions:
             for item in session.data.get("collected", ()):
-                # A plain id is to run on every kernel (of the session, if it names one).
-                name, only = (
-                    (item["id"], item.get("kernel", "")) if isinstance(item, dict) else (str(item), "")
-                )
-                for kernel in standing:
-                    if (only or session.kernel) in ("", kernel.id) and not self.ends[kernel.id, name]:
-                        yield f"{name} [{kernel.id}]: collected, but it never ended"
-        for kernel_id, name in sorted(self.starts.keys() | self.ends.keys()):
-            starts, ends = self.starts[kernel_id, name], self.ends[kernel_id, name]
+                key = (item["kernel"], item["machine"], item["id"])
+                if item["kernel"] in standing and not self.ends[key]:
+                    yield f"{item['id']} [{item['kernel']} on {item['machine']}]: collected, but it never ended"
+        for key in sorted(self.starts.keys() | self.ends.keys()):
+            starts, ends = self.starts[key], self.ends[key]
+            kernel, machine, name = key
             if starts > ends:
-                yield f"{name} [{kernel_id}]: started, but it never ended"
+                yield f"{name} [{kernel} on {machine}]: started, but it never ended"
             if ends > starts and name not in PSEUDO:
-                yield f"{name} [{kernel_id}]: ended, but the log does not show that it started"
+                yield f"{name} [{kernel} on {machine}]: ended, but the log does not show that it started"
         for test in self.rows():
             if test.kernel not in self.kernels:
                 yield f"{test.id}: ran on kernel {test.kernel!r}, which the log does not describe"

@@ -36,6 +36,7 @@ def test_mistyped(kharness: Kharness, args: list[str], words: list[str]) -> None
     [
         (["run", "--arch", "sparc"], ["sparc", "x86_64"]),
         (["run", "--machine", "huge"], ["huge", "default"]),
+        (["run", "--machine", "cpu1,huge"], ["huge", "default"]),
         (["run", "--tree", ".", "--kernel", "7.2"], ["--tree", "--kernel"]),
         (["run", "--tree", "no/such"], ["no/such", "--tree"]),
         (["run", "--suite", "no/such"], ["no/such"]),
@@ -44,7 +45,7 @@ def test_mistyped(kharness: Kharness, args: list[str], words: list[str]) -> None
         (["replay", "no/such"], ["no/such", "replay folder"]),
         (["report", "no/such"], ["no/such"]),
     ],
-    ids=["arch", "machine", "both", "tree", "suite", "kconfig", "toolchain", "replay", "report"],
+    ids=["arch", "machine", "one-machine", "both", "tree", "suite", "kconfig", "toolchain", "replay", "report"],
 )
 def test_no_such_thing(kharness: Kharness, args: list[str], words: list[str]) -> None:
     done = kharness(*args, timeout=30).expect(2)

@@ -203,7 +203,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 def test_a_flag_at_its_default_overrides_too(asked: Asked, tmp_path: Path) -> None:
     file = plan_file(tmp_path, "machine: cpu8\nfull: true\narch: x86_64\n")
     asked(str(file), "--machine", "default", "--no-full")
-    assert (asked.plans[0].machine, asked.plans[0].full) == ("default", False)
+    assert (asked.plans[0].machines, asked.plans[0].full) == (("default",), False)
     assert [kernel.arch for kernel in asked.plans[0].kernels] == ["x86_64"]
 
 

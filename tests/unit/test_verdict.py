@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness.records import (
     encode,
 )
 from harness.verdict import Results, judge
-from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, Log, kernel, result
+from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, MACHINE, Log, kernel, machine, result
 
 TREE = kernel()
 BASE, PATCHED = kernel(Role.BASE), kernel(Role.PATCHED, tree="fe" * 32)
@@ -210,7 +211,7 @@ def test_a_test_collected_for_one_kernel_only() -> None:
     log.results = [r for r in log.results if (r.kernel, r.id) != (arm.id, CREATE)]
     assert judged(log).verdict is Verdict.PASS
     log.collected.append({"id": CREATE, "kernel": arm.id})
-    assert_inconclusive(judged(log), f"{CREATE} [{arm.id}]")
+    assert_inconclusive(judged(log), f"{CREATE} [{arm.id} on {MACHINE}]")
 
 
 def test_a_started_test_that_never_ended_is_named() -> None:
@@ -222,7 +223,7 @@ def test_a_started_test_that_never_ended_is_named() -> None:
 
 def test_a_missed_canary() -> None:
     log = Log()
-    log.canaries[1] = Canary("kmemleak", TREE.id, False, "no report after two scans")
+    log.canaries[1] = Canary("kmemleak", TREE.id, False, "no report after two scans", MACHINE)
     results = judged(log)
     assert_inconclusive(results, "kmemleak missed its canary", "two scans")
     assert results.next == "kharness run --tree linux"
@@ -232,7 +233,7 @@ def test_no_canary_on_one_of_two_kernels() -> None:
     arm = kernel(arch="arm64")
     log = Log(TREE, arm)
     log.canaries = [canary for canary in log.canaries if canary.kernel == TREE.id]
-    assert_inconclusive(judged(log), f"{arm.id}: no canary was run")
+    assert_inconclusive(judged(log), f"{arm.id} on {MACHINE}: no canary was run")
 
 
 def test_a_canary_that_was_meant_to_run_and_did_not() -> None:
@@ -268,6 +269,69 @@ def test_a_machine_or_kernel_that_the_log_does_not_describe() -> None:
     assert_inconclusive(without(Log(), EventKind.MACHINE), "does not describe")
     assert_inconclusive(without(Log(), EventKind.KERNEL), "does not describe")
     assert_inconclusive(judge([]), "no kernel under test")
+
+
+# --- several machines ---------------------------------------------------------------------
+
+
+def on(name: str, outcome: Outcome = PASS, asked: Sequence[str] = (), proved: bool = True) -> list[Event]:
+    """A whole log, and in it one test on another machine."""
+    events = Log().events()
+    spec = replace(machine(TREE).spec, name=name)
+    done = result(TREE, CREATE, outcome, machine=name, why="a reason")
+    of: dict[str, Any] = {"kernel": TREE.id, "test": ""}
+    more = [
+        replace(events[0], kind=EventKind.MACHINE, data=encode(replace(machine(TREE), spec=spec)), **of),
+        *(replace(events[0], kind=EventKind.CANARY, data=encode(Canary(o, TREE.id, True, machine=name)), **of)
+          for o in ("dmesg", "percpu") if proved),
+        replace(events[0], kind=EventKind.TEST_START, kernel=TREE.id, test=CREATE, data={"machine": name}),
+        replace(events[0], kind=EventKind.TEST_END, kernel=TREE.id, test=CREATE, data=encode(done)),
+    ]  # fmt: skip
+    start = replace(events[0], data={**events[0].data, "plan": {"machines": list(asked)}})
+    return [start, *events[1:-2], *more, *events[-2:]]
+
+
+def but(events: list[Event], kind: EventKind, name: str) -> list[Event]:
+    """Without what the log says of this kind on a machine."""
+    return [e for e in events if e.kind is not kind or name not in str(e.data)]
+
+
+def test_a_test_on_two_machines_is_two_rows() -> None:
+    results = judge(on("cpu8"))
+    assert results.verdict is Verdict.PASS
+    assert sorted(test.machine for test in results.tests if test.id == CREATE) == ["cpu8", MACHINE]
+
+
+def test_what_ended_on_one_machine_did_not_on_the_other() -> None:
+    assert_inconclusive(judge(but(on("cpu8"), EventKind.TEST_END, "cpu8")), f"{CREATE} [{TREE.id} on cpu8]: started")
+
+
+def test_each_machine_proves_its_oracles() -> None:
+    assert_inconclusive(judge(on("cpu8", proved=False)), f"{TREE.id} on cpu8: no canary was run")
+
+
+def test_a_machine_that_was_made_and_gave_no_test() -> None:
+    events = but(but(on("cpu8"), EventKind.TEST_END, "cpu8"), EventKind.TEST_START, "cpu8")
+    assert_inconclusive(judge(events), f"{TREE.id}: no test ran on machine cpu8")
+
+
+def test_a_machine_that_was_asked_for_and_never_made() -> None:
+    assert_inconclusive(judge(on("cpu8", asked=["cpu8", "cpu1"])), f"{TREE.id}: no test ran on machine cpu1")
+
+
+def test_skips_are_enough_only_where_nobody_asked_for_the_machine() -> None:
+    assert judge(on("cpu8", SKIP)).verdict is Verdict.PASS
+    assert_inconclusive(judge(on("cpu8", SKIP, asked=["cpu8"])), "every test was skipped on machine cpu8", "a reason")
+
+
+def test_a_kernel_that_does_not_boot_on_one_machine_fails_and_is_judged_on_the_other() -> None:
+    events = Log().events()
+    done = result(TREE, "boot", FAIL, machine="cpu8", evidence=(), why="it does not boot")
+    fallen = replace(events[0], kind=EventKind.TEST_END, kernel=TREE.id, test="boot", data=encode(done))
+    results = judge([*events[:-1], fallen, events[-1]])
+    assert (results.verdict, len(results.why)) == (Verdict.FAIL, 1)
+    rest = [event for event in events if event.kind is not EventKind.CANARY]
+    assert "no canary was run" in judge([*rest[:-1], fallen, rest[-1]]).why[1]
 
 
 def test_one_bad_architecture_is_enough_and_is_named() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.records import Event, EventKind, Outcome, Role, Verdict, encode
+from harness.records import Canary, Event, EventKind, Outcome, Role, Verdict, encode
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, SPLAT, Log, kernel, machine, result
 
@@ -173,9 +173,19 @@ def _on_wide(of: Any, outcome: Outcome, like: Event) -> list[Event]:
     done = replace(result(of, CREATE, outcome, why="x"), machine="wide")
     return [
         replace(like, kind=EventKind.MACHINE, kernel=of.id, data=encode(replace(machine(of), spec=spec))),
-        replace(like, kind=EventKind.TEST_START, kernel=of.id, test=CREATE, data={}),
+        replace(like, kind=EventKind.CANARY, kernel=of.id, data=encode(Canary("dmesg", of.id, True, machine="wide"))),
+        replace(like, kind=EventKind.TEST_START, kernel=of.id, test=CREATE, data={"machine": "wide"}),
         replace(like, kind=EventKind.TEST_END, kernel=of.id, test=CREATE, data=encode(done)),
     ]
+
+
+def test_a_base_that_does_not_boot_on_one_machine_leaves_the_patched_kernel_alone() -> None:
+    events = pair().events()
+    fallen = result(BASE, "boot", FAIL, machine="wide", evidence=(), why="x")
+    lost = replace(events[0], kind=EventKind.TEST_END, kernel=BASE.id, test="boot", data=encode(fallen))
+    wide = _on_wide(PATCHED, PASS, events[0])
+    assert judge([*events[:-2], lost, *wide, *events[-2:]]).verdict is Verdict.PASS
+    assert_inconclusive(judge([*events[:-2], *wide, *events[-2:]]), "missing")
 
 
 def test_base_alone_on_one_architecture() -> None:

@@ -38,6 +38,7 @@ def test_every_allocation_of_create_fails_once(
     dsq.check_live()
 
 
+@pytest.mark.machines("default", "cpu1", "cpu8", "node2", full=("cpu64", "cpu256"))
 @pytest.mark.parametrize("how", ["override", "fail_function"])
 def test_each_alloc_percpu_of_attach_fails(
     dsq: Dsqs, faults: Faults, bench: Bench, features: Features, how: str

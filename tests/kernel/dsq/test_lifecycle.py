@@ -47,6 +47,7 @@ def test_builtin_ids_are_refused(dsq: Dsqs) -> None:
     dsq.check_live()
 
 
+@pytest.mark.machines("default", "node2")
 def test_nodes_are_checked(dsq: Dsqs, bench: Bench) -> None:
     dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
     nodes = bench.ready.machine.spec.nodes
@@ -66,6 +67,7 @@ def test_without_a_scheduler(dsq: Dsqs) -> None:
     dsq.nr_queued(ids.LOCAL)
 
 
+@pytest.mark.machines("default", "cpu1", "cpu8", "node2")
 def test_scheduler_takes_its_dsqs_along(dsq: Dsqs) -> None:
     first = dsq.attach("dsq_many", [(i, -1) for i in range(20)], nr_dsqs=20)
     dsq.create(100)

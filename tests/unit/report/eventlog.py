@@ -27,6 +27,7 @@ from harness.records import (
 )
 
 CANARIES = ("dmesg", "kmemleak", "percpu")
+MACHINE = "default"
 CREATE = "tests/kernel/dsq/test_create.py::test_enomem"
 DESTROY = "tests/kernel/dsq/test_destroy.py::test_twice"
 
@@ -77,7 +78,7 @@ def machine(of: Kernel) -> Machine:
 
 def result(of: Kernel, test: str, outcome: Outcome = Outcome.PASS, **more: Any) -> TestResult:
     facts: dict[str, Any] = {
-        "machine": "default",
+        "machine": MACHINE,
         "seconds": 1.5,
         "evidence": (Evidence("dmesg", payload=["big"]), Evidence("kmemleak")),
         "faults": FaultSummary(100, 50, 50, (SITE,)),
@@ -94,7 +95,7 @@ class Log:
         self.argv = ["kharness", "run", "--tree", "linux"]
         self.plan = {"suite": "dsq"}
         self.collected = collected if collected is not None else [CREATE, DESTROY]
-        self.canaries = [Canary(oracle, k.id, True) for k in self.kernels for oracle in CANARIES]
+        self.canaries = [Canary(oracle, k.id, True, machine=MACHINE) for k in self.kernels for oracle in CANARIES]
         self.results = [result(k, test) for k in self.kernels for test in (CREATE, DESTROY)]
         self.status = 0
         self.why = ""
@@ -125,20 +126,26 @@ class Log:
             if of.id not in fallen:
                 self._emit(EventKind.MACHINE, machine(of), of.id)
         if len(fallen) < len(self.kernels):
-            planted = [
-                {"oracle": name, "kernel": of.id} for of in self.kernels if of.id not in fallen for name in CANARIES
-            ]
-            self._emit(EventKind.SESSION_START, {"collected": self.collected, "canaries": planted})
+            self._emit(EventKind.SESSION_START, self._announced([of for of in self.kernels if of.id not in fallen]))
         for canary in self.canaries:
             self._emit(EventKind.CANARY, canary, canary.kernel)
         for done in self.results:
             if done.id not in ("build", "boot"):
-                self._emit(EventKind.TEST_START, {}, done.kernel, done.id)
+                self._emit(EventKind.TEST_START, {"machine": done.machine}, done.kernel, done.id)
             self._emit(EventKind.TEST_END, done, done.kernel, done.id)
         if len(fallen) < len(self.kernels):
             self._emit(EventKind.SESSION_END, {"exitstatus": self.status})
         self._emit(EventKind.RUN_END, {"why": self.why})
         return self._events
+
+    def _announced(self, standing: list[Kernel]) -> dict[str, Any]:
+        """A plain id of `collected` stands for the test on each kernel."""
+        tests = [item if isinstance(item, dict) else {"id": item} for item in self.collected]
+        places = [{"kernel": of.id, "machine": MACHINE} for of in standing]
+        return {
+            "collected": [place | test for place in places for test in tests if place["kernel"] == test.get("kernel", place["kernel"])],
+            "canaries": [{"oracle": name, **place} for place in places for name in CANARIES],
+        }
 
     def _emit(self, kind: EventKind, data: Any, of: str = "", test: str = "") -> None:
         payload: Mapping[str, Any] = encode(data)

@@ -12,7 +12,7 @@ import pytest
 from harness.records import Canary, Outcome, Role
 from harness.report import terminal
 from harness.verdict import Results, judge
-from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, SPLAT, Log, kernel, result
+from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, MACHINE, SPLAT, Log, kernel, result
 
 GOLDEN = Path(__file__).parent / "golden"
 TREE = kernel(dirty=True)
@@ -27,7 +27,7 @@ def failing() -> Results:
 
 def inconclusive() -> Results:
     log = Log(TREE)
-    log.canaries[1] = Canary("kmemleak", TREE.id, False, "disabled itself")
+    log.canaries[1] = Canary("kmemleak", TREE.id, False, "disabled itself", MACHINE)
     return judge(log.put(result(TREE, DESTROY, Outcome.SKIP, why="needs 2 nodes")).events())
 
 

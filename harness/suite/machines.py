@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns where a test runs: the marker `machines`, what the command line makes of it, and who runs what."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from harness.plan import DEFAULT_MACHINE
+from harness.records import Role, UsageError
+
+MARKER = "machines"
+HELP = (
+    "machines(*names, full=(), only=False): runs once on each of these machines of vm/ARCH.yaml, on those of `full` "
+    "only with --full; `only`: it makes no sense on any other"
+)
+
+T = TypeVar("T")
+
+
+def target_name(role: Role, arch: str, machine: str) -> str:
+    """The parameter that carries kernel, architecture and machine, and that the canonical test id leaves out."""
+    return f"{role}-{arch}-{machine}"
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A target that is not there yet: what the collecting pass stands in for."""
+
+    role: Role
+    arch: str
+    machine: str
+
+    @property
+    def name(self) -> str:
+        return target_name(self.role, self.arch, self.machine)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One machine of a test's: whether it takes --full, or why the test cannot run there."""
+
+    machine: str
+    full: bool = False
+    refused: str = ""
+
+
+def places(names: Sequence[object], options: dict[str, object], asked: Sequence[str]) -> tuple[Place, ...]:
+    """Where a test runs: what its marker was given (both empty: it has none), unless the command line `asked`.
+
+    Raises UsageError for a marker that nobody can obey.
+    """
+    unknown = sorted(options.keys() - {"full", "only"})
+    if unknown:
+        raise UsageError(f"{MARKER}: no option {unknown[0]!r}", step="it has full=(...) and only=True")
+    full = options.get("full", ())
+    full = (full,) if isinstance(full, str) else full
+    if not isinstance(full, Sequence) or not all(isinstance(name, str) for name in (*names, *full)):
+        raise UsageError(f"{MARKER}: a machine is named by a string", step='as in machines("cpu1", "cpu8")')
+    own = [Place(str(name)) for name in names] + [Place(name, full=True) for name in full]
+    if options and not own:
+        raise UsageError(f"{MARKER}: no machine is named", step='as in machines("cpu64", only=True)')
+    if not asked:
+        once = {place.machine: place for place in reversed(own)}  # named twice: the first counts
+        return tuple(reversed(once.values())) or (Place(DEFAULT_MACHINE),)
+    mine = [place.machine for place in own]
+    why = f"runs only on {', '.join(mine)}" if options.get("only") else ""
+    return tuple(Place(name, refused="" if name in mine else why) for name in dict.fromkeys(asked))
+
+
+def shares(keys: Iterable[Hashable], whole: Sequence[Hashable], parts: int) -> list[int]:
+    """Which of `parts` each item goes to, by the items' keys: those of `whole` stay together, the others take turns.
+
+    The largest groups first, each to the part that has the least.
+    """
+    order = list(keys)
+    load = [0] * parts
+    of: dict[Hashable, int] = {}
+    for key in sorted(whole, key=order.count, reverse=True):
+        of[key] = load.index(min(load))
+        load[of[key]] += order.count(key)
+    out = []
+    for key in order:
+        part = of.get(key)
+        if part is None:
+            part = load.index(min(load))
+            load[part] += 1
+        out.append(part)
+    return out

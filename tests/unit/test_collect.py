@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of the collecting pass: which machines the selected tests need, and mistakes found before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import collect
+from harness.plan import KernelRequest, Plan, SourceRequest
+from harness.records import UsageError
+
+TESTS = """
+import pytest
+
+def test_plain(guest): ...
+
+@pytest.mark.machines("default", "cpu8", full="cpu64")
+@pytest.mark.parametrize("size", [1, 2])
+def test_wide(bench, size): ...
+
+@pytest.mark.machines("node2", only=True)
+def test_nodes(dsq): ...
+"""
+
+Needed = Callable[..., dict[str, dict[str, int]]]
+
+
+@pytest.fixture
+def needed(tmp_path: Path) -> Needed:
+    """The machines that a suite of this text needs."""
+
+    def survey(text: str = TESTS, arches: tuple[str, ...] = ("x86_64",), **more: Any) -> dict[str, dict[str, int]]:
+        (tmp_path / "test_it.py").write_text(text)
+        kernels = tuple(KernelRequest(SourceRequest(version="7.2"), arch) for arch in arches)
+        found = collect.machines(Plan(kernels, seed=1, suite=str(tmp_path), **more))
+        return {arch: dict(count) for arch, count in found.items()}
+
+    return survey
+
+
+def test_each_architecture_has_its_machines_the_default_first(needed: Needed) -> None:
+    wanted = {"default": 3, "cpu8": 2, "node2": 1}
+    found = needed(arches=("x86_64", "arm64"))
+    assert found == {"x86_64": wanted, "arm64": wanted}
+    assert list(found["arm64"]) == ["default", "cpu8", "node2"]
+
+
+def test_only_what_is_selected(needed: Needed) -> None:
+    assert needed(select="nodes") == {"x86_64": {"node2": 1}}
+    assert needed(select="wide", full=True) == {"x86_64": {"default": 2, "cpu8": 2, "cpu64": 2}}
+    assert needed(select="wide and cpu8") == {"x86_64": {"cpu8": 2}}, "the target is part of a test's name"
+    assert needed(select="nothing") == {"x86_64": {"default": 0}}
+
+
+def test_the_command_line_overrides(needed: Needed) -> None:
+    """Also where a test will be skipped: the skip has to be seen."""
+    assert needed(machines=("cpu1", "cpu8")) == {"x86_64": {"cpu1": 4, "cpu8": 4}}
+
+
+def test_a_replay_has_named_its_machine(needed: Needed) -> None:
+    assert needed(text="import nothing", machines=("cpu8",), test_id="t::x") == {"x86_64": {"cpu8": 0}}
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "words"),
+    [
+        (TESTS.replace("node2", "node9"), {}, ["test_nodes", "no machine 'node9' for x86_64", "cpu256"]),
+        (TESTS.replace("only", "just"), {}, ["test_nodes", "no option 'just'"]),
+        (TESTS, {"select": "a b"}, ["-k", "a b"]),
+        ("import nothing", {}, ["test_it.py", "No module named 'nothing'"]),
+        ("def test_(", {}, ["test_it.py", "SyntaxError"]),
+    ],
+    ids=["machine", "option", "expression", "import", "syntax"],
+)
+def test_mistakes(needed: Needed, text: str, more: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UsageError) as raised:
+        needed(text, **more)
+    for word in words:
+        assert word in raised.value.line()
+    assert "\n" not in raised.value.line()
