@@ -60,9 +60,8 @@ class Conductor:
         )
         try:
             if self.plan.toolchain == "host":
-                doctor.require_host_tools()
-            toolchain = open_toolchain(self.plan.toolchain, self.cache, self.progress)
-            self._each_architecture(toolchain)
+                doctor.require_host_tools(self._architectures)
+            self._each_architecture()
         except KeyboardInterrupt:
             why = "interrupted"
             raise
@@ -94,14 +93,20 @@ class Conductor:
         if latest.is_symlink() and not latest.exists():
             latest.unlink()
 
-    def _each_architecture(self, toolchain: Toolchain) -> None:
+    @property
+    def _architectures(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(request.arch for request in self.plan.kernels))
+
+    def _each_architecture(self) -> None:
         """Builds, saves and tests one architecture after the other: the first one's verdict need not wait for the rest.
 
-        A kernel that does not build or boot is a result, not an end.
+        A kernel that does not build or boot is a result, not an end. Toolchains come first: what the host lacks for
+        the last architecture is said before the first kernel is built.
         """
-        workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal)
-        names = tuple(dict.fromkeys(request.arch for request in self.plan.kernels))
-        for number, name in enumerate(names, 1):
+        names = self._architectures
+        toolchains = [open_toolchain(self.plan.toolchain, name, self.cache, self.progress) for name in names]
+        for number, (name, toolchain) in enumerate(zip(names, toolchains, strict=True), 1):
+            workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal)
             requests = [request for request in self.plan.kernels if request.arch == name]
             targets = [target for request in requests if (target := workbench.target(request))]
             if targets:
