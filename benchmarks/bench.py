@@ -23,7 +23,7 @@ from harness.host.toolchain import Toolchain
 from harness.journal import Journal
 from harness.machine.vm import Vm
 from harness.plan import DEFAULT_ARCHES, DEFAULT_JOBS, DEFAULT_SERIES, KernelRequest, Plan, SourceRequest
-from harness.prepare import KCONFIGS, Workbench
+from harness.prepare import Workbench
 from harness.records import Fault, GuestError, HarnessError, Role
 from harness.source import debian
 from harness.suite.session import Ready
@@ -52,15 +52,8 @@ def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Ready:
 
 def cold_build(toolchain: Toolchain, cache: Cache, progress: Progress) -> Row:
     """The default kernel built with an empty ccache and an empty cache; toolchain and source are there."""
-    definition = load(DEFAULT_ARCHES[0])
-    how = definition.kernel
-    request = kbuild.BuildRequest(
-        debian.fetch(DEFAULT_SERIES, toolchain, cache, progress),
-        kbuild.ArchBuild(definition.arch, how.srcarch, definition.cross_compile, how.image, how.target),
-        tuple(KCONFIGS / f"{name}.config" for name in how.fragments),
-        make_vars=tuple(sorted(how.make_vars.items())),
-        jobs=DEFAULT_JOBS,
-    )
+    tree = debian.fetch(DEFAULT_SERIES, toolchain, cache, progress)
+    request = kbuild.BuildRequest(tree, load(DEFAULT_ARCHES[0]), jobs=DEFAULT_JOBS)
     # Beside the cache: /tmp may be too small for a build folder.
     folder = Path(tempfile.mkdtemp(prefix="kharness-cold-", dir=cache.root.parent))
     try:

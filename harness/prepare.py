@@ -41,8 +41,6 @@ from harness.records import (
 from harness.source import debian, local
 from harness.source.tree import Tree
 
-KCONFIGS = Path(__file__).resolve().parents[1] / "kconfigs"
-
 
 class Workbench:
     """Prepares targets for one plan and journals each kernel, machine, build and boot."""
@@ -107,12 +105,8 @@ class Workbench:
         return debian.fetch(request.source.version, self._toolchain, self._cache, self._progress)
 
     def _kernel(self, request: KernelRequest, definition: Definition, tree: Tree) -> Kernel:
-        how = definition.kernel
-        arch = kbuild.ArchBuild(request.arch, how.srcarch, definition.cross_compile, how.image, how.target)
-        build = kbuild.BuildRequest(
-            tree, arch, tuple(KCONFIGS / f"{name}.config" for name in how.fragments),
-            tuple(Path(path) for path in self._plan.kconfig), tuple(sorted(how.make_vars.items())), self._plan.jobs,
-        )  # fmt: skip
+        users = tuple(Path(path) for path in self._plan.kconfig)
+        build = kbuild.BuildRequest(tree, definition, users, self._plan.jobs)
         return kbuild.build(build, self._toolchain, self._cache, self._progress, request.role)
 
     def _boot(self, launch: Launch, kernel: Kernel) -> Pristine | None:
