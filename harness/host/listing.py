@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness.host.cache import Cache
 from harness.host.doctor import Row
@@ -43,7 +43,8 @@ def show_doctor(rows: Sequence[Row], stream: TextIO) -> bool:
 
     True when all is well.
     """
-    table = Table("", "tool", "found", "needed", "why", box=None, pad_edge=False)
+    columns = [Column(name, overflow="fold") for name in ("", "tool", "found", "needed", "why")]
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row("ok" if row.ok else "--", row.tool, row.found, row.needed, row.why)
     Console(file=stream, highlight=False, soft_wrap=not stream.isatty()).print(table)
