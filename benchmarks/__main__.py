@@ -18,7 +18,7 @@ from benchmarks.rows import Row, table
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
-from harness.plan import CACHE_CAP_GIB
+from harness.plan import CACHE_CAP_GIB, DEFAULT_ARCHES
 from harness.records import Exit, KharnessError
 from harness.suite.session import Ready
 
@@ -57,7 +57,7 @@ def main(
     """Measures the harness on this machine against its goals; above 1 of the goal is missed."""
     cache = Cache.default(CACHE_CAP_GIB << 30)
     progress = Progress(cache.folder("durations"))
-    toolchain = open_toolchain("root", cache, progress)
+    toolchain = open_toolchain("root", DEFAULT_ARCHES[0], cache, progress)
     ready = bench.prepare(toolchain, cache, progress)
     described = machine(ready)
     rows: list[Row] = [bench.cold_build(toolchain, cache, progress)] if cold else []

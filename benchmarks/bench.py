@@ -31,9 +31,10 @@ from harness.plan import (
     Plan,
     SourceRequest,
 )
-from harness.prepare import KCONFIGS, Workbench
+from harness.prepare import Workbench
 from harness.records import Fault, GuestError, HarnessError, Role
 from harness.source import debian
+from harness.sources import Sources
 from harness.suite.session import Ready
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,9 @@ def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Ready:
     with tempfile.TemporaryDirectory(prefix="kharness-bench-") as out:
         with Journal(Path(out) / "events.jsonl", "bench") as journal:
             plan = Plan((request,), seed=1, out=out)
-            targets = Workbench(plan, toolchain, cache, progress, journal).targets([request], (DEFAULT_MACHINE,))
+            sources = Sources(plan, toolchain, cache, progress, Path(out))
+            bench = Workbench(plan, toolchain, cache, progress, journal, sources)
+            targets = bench.targets([request], (DEFAULT_MACHINE,))
     if not targets:
         raise HarnessError(f"{request.source} did not build or boot", step="see 'kharness run'")
     return Ready(targets[0], toolchain)
@@ -60,15 +63,8 @@ def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Ready:
 
 def cold_build(toolchain: Toolchain, cache: Cache, progress: Progress) -> Row:
     """The default kernel built with an empty ccache and an empty cache; toolchain and source are there."""
-    definition = load(DEFAULT_ARCHES[0])
-    how = definition.kernel
-    request = kbuild.BuildRequest(
-        debian.fetch(DEFAULT_SERIES, toolchain, cache, progress),
-        kbuild.ArchBuild(definition.arch, how.srcarch, definition.cross_compile, how.image, how.target),
-        tuple(KCONFIGS / f"{name}.config" for name in how.fragments),
-        make_vars=tuple(sorted(how.make_vars.items())),
-        jobs=DEFAULT_JOBS,
-    )
+    tree = debian.fetch(DEFAULT_SERIES, toolchain, cache, progress)
+    request = kbuild.BuildRequest(tree, load(DEFAULT_ARCHES[0]), jobs=DEFAULT_JOBS)
     # Beside the cache: /tmp may be too small for a build folder.
     folder = Path(tempfile.mkdtemp(prefix="kharness-cold-", dir=cache.root.parent))
     try:

@@ -128,11 +128,12 @@ def report(
 @app.command()
 def doctor(
     toolchain: ToolchainKind = "root",
+    arch: Arch = "",
     install: Annotated[
         bool, typer.Option("--install", help="Install first what a private Debian root needs on this host.")
     ] = False,
 ) -> None:
-    """What this machine can do; each missing thing with the command that installs it."""
+    """What this machine can do; at the end the command that installs what is missing."""
     from harness.host import rootfs
     from harness.host.cache import Cache
     from harness.host.doctor import check
@@ -140,7 +141,7 @@ def doctor(
 
     if install:
         rootfs.install_missing(lambda line: print(line, file=sys.stderr))
-    ok = show_doctor(check(toolchain, Cache.default(0)), sys.stdout)
+    ok = show_doctor(check(toolchain, Cache.default(0), planfile.arches(arch)), sys.stdout)
     raise typer.Exit(Exit.PASS if ok else Exit.UNJUDGED)
 
 

@@ -6,7 +6,6 @@ What goes wrong with the kernel on the way is a result: the pseudo-tests `build`
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
 from harness.oracles.log import parse_kmsg
-from harness.plan import KernelRequest, Plan, SourceRequest, Target
+from harness.plan import KernelRequest, Plan, Target
 from harness.records import (
     EventKind,
     Evidence,
@@ -40,48 +39,30 @@ from harness.records import (
     Outcome,
     Role,
     TestResult,
-    UsageError,
 )
-from harness.source import debian, local, patched, series
 from harness.source.tree import Tree
-
-PATCHES = "patches"
-"""Folder of a run's results that holds the patches it tested."""
-
-KCONFIGS = Path(__file__).resolve().parents[1] / "kconfigs"
+from harness.sources import Sources
 
 
 class Workbench:
     """Prepares targets for one plan and journals each kernel, machine, build and boot."""
 
     def __init__(
-        self, plan: Plan, toolchain: Toolchain, cache: Cache, progress: Progress, journal: Journal
+        self,
+        plan: Plan,
+        toolchain: Toolchain,
+        cache: Cache,
+        progress: Progress,
+        journal: Journal,
+        sources: Sources,
     ) -> None:
         self._plan = plan
         self._toolchain = toolchain
         self._cache = cache
         self._progress = progress
         self._journal = journal
-        self._trees: dict[tuple[SourceRequest, tuple[str, ...]], Tree] = {}
+        self._sources = sources
         self._told: set[str] = set()
-
-    def take_sources(self) -> None:
-        """Takes every source and applies every patch, before hours go into a build.
-
-        Raises UsageError for what is no tree, does not apply, or is the same on both sides.
-        """
-        for request in self._plan.kernels:
-            self._tree(request)
-        pairs: dict[str, dict[Role, Tree]] = {}
-        for request in self._plan.kernels:
-            pairs.setdefault(request.arch, {})[request.role] = self._tree(request)
-        for pair in pairs.values():
-            base, new = pair.get(Role.BASE), pair.get(Role.PATCHED)
-            if base and new and base.tree == new.tree:
-                raise UsageError(
-                    f"base and patched are the same content ({base.tree[:12]})",
-                    step="name another --base, or commit or edit what is to be tested",
-                )
 
     def targets(self, requests: Sequence[KernelRequest], machines: Sequence[str]) -> list[Target]:
         """One architecture's kernels, each on each of these machines; none when there is nothing to learn from them.
@@ -104,13 +85,7 @@ class Workbench:
     def _build(self, request: KernelRequest, machine: str) -> Kernel | None:
         """The kernel, or None when it did not build; both are journalled, as if it had happened on `machine`."""
         definition = load(request.arch)
-        tree = self._tree(request)
-        if self._plan.tree and tree.tree != self._plan.tree:
-            raise UsageError(
-                f"{request.source} has changed since: its content is {tree.tree[:12]}, "
-                f"{self._plan.tree[:12]} was tested",
-                step="bring the old content back, or run the suite on the new one",
-            )
+        tree = self._sources.tree(request)
         start = time.monotonic()
         try:
             kernel = self._kernel(request, definition, tree)
@@ -128,7 +103,7 @@ class Workbench:
     ) -> bool:
         """Whether the patch changes what is built, journalled as the pseudo-test `patch`."""
         start = time.monotonic()
-        paths = {request.role: self._tree(request).path for request in requests}
+        paths = {request.role: self._sources.tree(request).path for request in requests}
         srcarch = load(new.arch).kernel.srcarch
         same = unbuilt.unchanged(base, new, (paths[Role.BASE], paths[Role.PATCHED]), srcarch)
         result = TestResult("patch", new.arch, new.id, machine, Outcome.PASS)
@@ -190,37 +165,9 @@ class Workbench:
 
     # --- its steps ----------------------------------------------------------------------------
 
-    def _tree(self, request: KernelRequest) -> Tree:
-        """The source, read once in a run: both architectures test the same content."""
-        source, key = request.source, (request.source, request.patches)
-        if key in self._trees:
-            return self._trees[key]
-        if request.patches:
-            given = series.read(request.patches)
-            tree = patched.apply(self._tree(replace(request, patches=())), given, self._cache, self._progress)
-            self._keep(given)
-        elif source.tree:
-            tree = local.snapshot(Path(source.tree), self._cache, self._progress, source.revision)
-        else:
-            tree = debian.fetch(source.version, self._toolchain, self._cache, self._progress)
-        self._trees[key] = tree
-        return tree
-
-    def _keep(self, patches: Sequence[series.Patch]) -> None:
-        """Copies of the patches that were tested, in the results' folder: for the reader, and for replay."""
-        folder = self._journal.path.parent / PATCHES
-        folder.mkdir(exist_ok=True)
-        for number, patch in enumerate(patches, 1):
-            words = re.sub(r"[^\w.-]+", "-", patch.name.removesuffix(".patch")).strip("-.")[:60]
-            (folder / f"{number:04}-{words}.patch").write_bytes(patch.data)
-
     def _kernel(self, request: KernelRequest, definition: Definition, tree: Tree) -> Kernel:
-        how = definition.kernel
-        arch = kbuild.ArchBuild(request.arch, how.srcarch, definition.cross_compile, how.image, how.target)
-        build = kbuild.BuildRequest(
-            tree, arch, tuple(KCONFIGS / f"{name}.config" for name in how.fragments),
-            tuple(Path(path) for path in self._plan.kconfig), tuple(sorted(how.make_vars.items())), self._plan.jobs,
-        )  # fmt: skip
+        users = tuple(Path(path) for path in self._plan.kconfig)
+        build = kbuild.BuildRequest(tree, definition, users, self._plan.jobs)
         return kbuild.build(build, self._toolchain, self._cache, self._progress, request.role)
 
     def _boot(self, launch: Launch, kernel: Kernel) -> Pristine | None:

@@ -26,6 +26,7 @@ from harness.journal import Journal, read
 from harness.plan import Plan, Session, Target
 from harness.records import SCHEMA, Event, EventKind, Exit, HarnessError, KharnessError, UsageError, encode
 from harness.report import html, junit, results, terminal
+from harness.sources import Sources
 from harness.verdict import Results, judge
 
 VERSION = "0.1.0"
@@ -59,9 +60,8 @@ class Conductor:
         )
         try:
             if self.plan.toolchain == "host":
-                doctor.require_host_tools()
-            toolchain = open_toolchain(self.plan.toolchain, self.cache, self.progress)
-            self._each_architecture(toolchain)
+                doctor.require_host_tools(self._architectures)
+            self._each_architecture()
         except KeyboardInterrupt:
             why = "interrupted"
             raise
@@ -93,25 +93,32 @@ class Conductor:
         if latest.is_symlink() and not latest.exists():
             latest.unlink()
 
-    def _each_architecture(self, toolchain: Toolchain) -> None:
+    @property
+    def _architectures(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(request.arch for request in self.plan.kernels))
+
+    def _each_architecture(self) -> None:
         """Builds, saves and tests one architecture after the other: the first one's verdict need not wait for the rest.
 
-        A kernel that does not build or boot is a result, not an end.
+        A kernel that does not build or boot is a result, not an end. Toolchains come first: what the host lacks for
+        the last architecture is said before the first kernel is built.
         """
-        workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal)
+        names = self._architectures
+        toolchains = [open_toolchain(self.plan.toolchain, name, self.cache, self.progress) for name in names]
         needed = collect.machines(self.plan)
         if not self.plan.test_id and not any(count.total() for count in needed.values()):
             # Nothing would be tested, so nothing is built.
             self.journal.emit(EventKind.SESSION_START, {"collected": [], "canaries": []})
             self.journal.emit(EventKind.SESSION_END, {"exitstatus": collect.NO_TESTS})
             return
-        workbench.take_sources()
-        names = tuple(needed)
-        for number, name in enumerate(names, 1):
+        sources = Sources(self.plan, toolchains[0], self.cache, self.progress, self.out.path)
+        sources.take()
+        for number, (name, toolchain) in enumerate(zip(names, toolchains, strict=True), 1):
+            workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal, sources)
             requests = [request for request in self.plan.kernels if request.arch == name]
             targets = workbench.targets(requests, tuple(needed[name]))
             if targets:
-                self._pytest(toolchain, targets, needed[name].total())
+                self._pytest(toolchain, targets, needed[name].total(), sources.patches())
             if number < len(names):
                 self._so_far(name, names[number:])
 
@@ -124,14 +131,16 @@ class Conductor:
 
     # --- the child --------------------------------------------------------------------------
 
-    def _pytest(self, toolchain: Toolchain, targets: Sequence[Target], tests: int) -> None:
+    def _pytest(
+        self, toolchain: Toolchain, targets: Sequence[Target], tests: int, patches: tuple[str, ...]
+    ) -> None:
         """pytest over the suite, as children that are told everything in plan.json, one for each guest at a time."""
         session = Session(
             run=self.run_id, out=str(self.out.path.resolve()), seed=self.plan.seed, cache=str(self.cache.root),
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
             kconfig=self.plan.kconfig, suite=self.plan.suite, machines=self.plan.machines,
-            patches=tuple(sorted(str(file.resolve()) for file in (self.out.path / prepare.PATCHES).glob("*"))),
+            patches=patches,
         )  # fmt: skip
         plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))

@@ -14,12 +14,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.build import buildlog, kconfig
 from harness.build.buildlog import BUILD, SRC
 from harness.build.kconfig import Kconfig
+from harness.definition import Definition
 from harness.host.cache import Cache, remove, write_atomically
 from harness.host.process import DiskFull
 from harness.host.progress import Phase, Progress
@@ -34,6 +35,7 @@ CCACHE = "/ccache"
 CCACHE_SIZE = "5G"
 CONFIG_SECONDS = 900.0
 BUILD_SECONDS = 6 * 3600.0
+KCONFIGS = Path(__file__).resolve().parents[2] / "kconfigs"
 FIRST_GUESS = 1000
 """Objects of a first build, before any was counted here."""
 
@@ -45,38 +47,44 @@ _EXTMOD_COMMAND = f'CC="$(HOSTCC)" $(srctree)/{_EXTMOD} extmod'
 
 
 @dataclass(frozen=True)
-class ArchBuild:
-    """How kbuild builds one architecture.
-
-    `srcarch` is its folder of arch/, `cross_compile` the prefix of its compiler (empty: the native one),
-    `image` the boot image relative to the build folder, `target` the target of make that builds it.
-    """
-
-    name: str
-    srcarch: str
-    cross_compile: str
-    image: str
-    target: str
-
-
-@dataclass(frozen=True)
 class BuildRequest:
-    """One kernel to build. `fragments` are ours, `user_fragments` override them, in order.
+    """One kernel to build, as `definition` says. `user_fragments` override its own, in order.
 
-    `make_vars` go on make's command line; `jobs` is at most how many compilers run at once (never more
-    than this machine has CPUs).
+    `jobs` is at most how many compilers run at once (never more than this machine has CPUs); `kconfigs` is the
+    folder of the definition's fragments.
     """
 
     tree: Tree
-    arch: ArchBuild
-    fragments: tuple[Path, ...]
+    definition: Definition
     user_fragments: tuple[Path, ...] = ()
-    make_vars: tuple[tuple[str, str], ...] = ()
     jobs: int = 2
+    kconfigs: Path = KCONFIGS
+
+    @property
+    def arch(self) -> str:
+        return self.definition.arch
 
     @property
     def what(self) -> str:
-        return f"build of {self.arch.name} {self.tree.version}"
+        return f"build of {self.arch} {self.tree.version}"
+
+    @property
+    def fragments(self) -> tuple[Path, ...]:
+        return tuple(self.kconfigs / f"{name}.config" for name in self.definition.kernel.fragments)
+
+    @property
+    def make_vars(self) -> list[tuple[str, str]]:
+        """What goes on make's command line beside the architecture."""
+        return sorted(self.definition.kernel.make_vars.items())
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """What of the definition decides what comes out; a part of the keys of cached kernels, names included."""
+        how = self.definition.kernel
+        return {
+            "name": self.arch, "srcarch": how.srcarch, "cross_compile": self.definition.cross_compile,
+            "image": how.image, "target": how.target,
+        }  # fmt: skip
 
 
 def _key(*parts: object) -> str:
@@ -96,8 +104,8 @@ class _Make:
         self, *targets: str, what: str, deadline: float, on_line: Callable[[str], None] | None = None
     ) -> list[str]:
         """Runs make and returns its output. Raises what :func:`buildlog.judge` makes of a failure."""
-        arch = self.request.arch
-        variables = {"O": BUILD, "ARCH": arch.srcarch, "CROSS_COMPILE": arch.cross_compile, "V": "0"}
+        known = self.request.definition
+        variables = {"O": BUILD, "ARCH": known.kernel.srcarch, "CROSS_COMPILE": known.cross_compile, "V": "0"}
         variables |= dict(self.request.make_vars)
         settings = [f"{name}={value}" for name, value in variables.items()]
         jobs = max(1, min(self.request.jobs, len(os.sched_getaffinity(0))))
@@ -165,12 +173,12 @@ def _config_file(request: BuildRequest, toolchain: Toolchain, cache: Cache, prog
     # A user's unknown symbol must be refused also where the same values came out well without one.
     named = [(entry.symbol, entry.where_known) for fragment in users for entry in fragment.entries]
     key = _key(
-        FORMAT, request.tree.tree, toolchain.id, asdict(request.arch), sorted(asked), named, request.make_vars
+        FORMAT, request.tree.tree, toolchain.id, request.recipe, sorted(asked), named, request.make_vars
     )
-    what = f"configuration of {request.arch.name} {request.tree.version}"
+    what = f"configuration of {request.arch} {request.tree.version}"
 
     def maker(staging: Path) -> None:
-        with progress.phase(what, f"configure-{request.arch.name}") as phase:
+        with progress.phase(what, f"configure-{request.arch}") as phase:
             _configure(request, toolchain, cache, (wanted, users), staging, phase)
 
     entry, _ = cache.produce("config", key, maker, what=what, say=progress.say)
@@ -186,7 +194,7 @@ def _configure(
     phase: Phase,
 ) -> None:
     wanted, users = asked
-    tree, srcarch = request.tree.path, request.arch.srcarch
+    tree, srcarch = request.tree.path, request.definition.kernel.srcarch
     phase.step(note="reading Kconfig files")
     kconfig.refuse_unknown(users, tree, srcarch)
     wanted = wanted.only_known(kconfig.known_symbols(tree, srcarch))
@@ -195,7 +203,7 @@ def _configure(
     try:
         make = _Make(request, toolchain, build, cache.folder("ccache"))
         file = build / ".config"
-        what = f"configuration of {request.arch.name} {request.tree.version}"
+        what = f"configuration of {request.arch} {request.tree.version}"
         for target in ("tinyconfig", "olddefconfig"):
             phase.step(note=target)
             make(target, what=what, deadline=CONFIG_SECONDS)
@@ -218,7 +226,7 @@ def _check(request: BuildRequest, wanted: Kconfig, final: Kconfig) -> None:
         raise kconfig.refusal(
             mismatches,
             request.tree.path,
-            request.arch.srcarch,
+            request.definition.kernel.srcarch,
             from_user=bool(request.user_fragments),
             why=old if no_btf and pahole.isdigit() and int(pahole) < 126 else "",
         )
@@ -250,9 +258,7 @@ def build(
     """
     config = _config_file(request, toolchain, cache, progress)
     sha256 = kconfig.read(config).sha256()
-    key = _key(
-        FORMAT, request.tree.tree, sha256, toolchain.id, asdict(request.arch), sorted(request.make_vars)
-    )
+    key = _key(FORMAT, request.tree.tree, sha256, toolchain.id, request.recipe, request.make_vars)
 
     def maker(staging: Path) -> None:
         folder = staging / ".build"
@@ -260,7 +266,7 @@ def build(
         try:
             shutil.copyfile(config, folder / ".config")
             make = _Make(request, toolchain, folder, cache.folder("ccache"))
-            with progress.phase(request.what, f"build-{request.arch.name}") as phase:
+            with progress.phase(request.what, f"build-{request.arch}") as phase:
                 meta = _compile(make, cache, phase, sha256)
                 _keep(make, staging)
             meta |= {"format": FORMAT, "build_seconds": round(phase.elapsed, 2)}
@@ -271,8 +277,8 @@ def build(
     entry, cached = cache.produce("kernel", key, maker, what=request.what, say=progress.say)
     meta = json.loads((entry / "meta.json").read_text())
     return Kernel(
-        id=f"{role}-{request.arch.name}-{key[:12]}",
-        arch=request.arch.name,
+        id=f"{role}-{request.arch}-{key[:12]}",
+        arch=request.arch,
         role=role,
         release=meta["release"],
         source=request.tree.origin,
@@ -294,10 +300,10 @@ def build(
 def _compile(make: _Make, cache: Cache, phase: Phase, sha256: str) -> dict[str, object]:
     """Builds everything in the build folder and returns what meta.json tells of it."""
     request = make.request
-    guess = cache.folder("estimates") / f"objects-{request.arch.name}.json"
+    guess = cache.folder("estimates") / f"objects-{request.arch}.json"
     counter = _Counter(phase, _recall(guess))
     modules = kconfig.read(make.build / ".config").get("MODULES") == "y"
-    targets = [request.arch.target, "vmlinux"]
+    targets = [request.definition.kernel.target, "vmlinux"]
     if modules:
         if not (request.tree.path / _EXTMOD).is_file():
             raise HarnessError(
@@ -323,7 +329,7 @@ def _compile(make: _Make, cache: Cache, phase: Phase, sha256: str) -> dict[str, 
     (make.build / "objects").write_text("".join(name + "\n" for name in sorted(set(counter.objects))))
     return {
         "release": (make.build / "include/config/kernel.release").read_text().strip(),
-        "arch": request.arch.name,
+        "arch": request.arch,
         "tree": request.tree.tree,
         "toolchain": make.toolchain.id,
         "config_sha256": sha256,
@@ -364,7 +370,7 @@ class _Counter:
 def _keep(make: _Make, staging: Path) -> None:
     """Moves the entry's files out of the build folder. Raises HarnessError naming what is not there."""
     folder = make.build
-    wanted = {make.request.arch.image: "image", ".config": "config", "objects": "objects"}
+    wanted = {make.request.definition.kernel.image: "image", ".config": "config", "objects": "objects"}
     wanted |= {name: name for name in _KEPT}
     if (folder / "extmod").is_dir():
         wanted["extmod"] = "extmod"
@@ -376,6 +382,6 @@ def _keep(make: _Make, staging: Path) -> None:
         if not source.exists():
             raise HarnessError(
                 f"{make.request.what} ended well but left no {name}",
-                step=f"check image and target of {make.request.arch.name} in vm/",
+                step=f"check image and target of {make.request.arch} in vm/",
             )
         shutil.move(source, staging / kept)

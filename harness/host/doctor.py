@@ -8,12 +8,15 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.definition import load
 from harness.host.cache import Cache
 from harness.host.process import run
 from harness.host.rootfs import NEEDED, can_sudo, install_command, missing_packages
+from harness.plan import DEFAULT_ARCHES
 from harness.records import HarnessError
 
 GIB = 1 << 30
@@ -26,7 +29,7 @@ KVM_API_VERSION = 0xAE00
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the doctor's table. `step` is the command that mends it, empty where nothing is to do."""
+    """One line of the doctor's table. What mends it: `packages` of Debian's, and what else is to do, `step`."""
 
     tool: str
     found: str
@@ -34,82 +37,87 @@ class Row:
     ok: bool
     why: str
     step: str = ""
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Need:
-    """A tool for ``--toolchain host``: its command, Debian package, least version, and what for."""
+    """A tool for ``--toolchain host``: its command, Debian packages, least version, and what for."""
 
     tool: str
-    package: str
+    packages: tuple[str, ...]
     least: str
     why: str
     option: str = "--version"
 
 
 HOST_NEEDS: tuple[Need, ...] = (
-    Need("gcc", "gcc", "8.1", "compiles the kernel (scripts/min-tool-version.sh)"),
-    Need("ld", "binutils", "2.30", "links the kernel (scripts/min-tool-version.sh)"),
-    Need("make", "make", "4.0", "kbuild (Documentation/process/changes.rst)"),
-    Need("flex", "flex", "2.5.35", "kconfig's lexer"),
-    Need("bison", "bison", "2.0", "kconfig's parser"),
-    Need("bc", "bc", "1.06.95", "kernel/time/timeconst.h", "--version"),
-    Need("perl", "perl", "5.10", "kbuild's scripts", "-v"),
-    Need("rsync", "rsync", "3.0", "kbuild's header installation"),
-    Need("cpio", "cpio", "2.0", "the initramfs"),
-    Need("ccache", "ccache", "4.0", "the second build in seconds"),
-    Need("clang-19", "clang-19", "19", "BPF objects"),
-    Need("llvm-symbolizer-19", "llvm-19", "19", "file and line of stack frames"),
-    Need("pahole", "pahole", "1.26", "BTF: older ones get kfunc prototypes wrong since 7.0"),
-    Need("bpftool", "bpftool", "7.0", "vmlinux.h and skeletons", "version"),
-    Need("qemu-system-x86_64", "qemu-system-x86", "8.2", "the guest"),
-    Need("busybox", "busybox-static", "1.35", "the guest's userland", "--help"),
-    Need("dropbear", "dropbear-bin", "2022", "the guest's shell", "-V"),
+    Need("gcc", ("gcc",), "8.1", "compiles the kernel (scripts/min-tool-version.sh)"),
+    Need("ld", ("binutils",), "2.30", "links the kernel (scripts/min-tool-version.sh)"),
+    Need("make", ("make",), "4.0", "kbuild (Documentation/process/changes.rst)"),
+    Need("flex", ("flex",), "2.5.35", "kconfig's lexer"),
+    Need("bison", ("bison",), "2.0", "kconfig's parser"),
+    Need("bc", ("bc",), "1.06.95", "kernel/time/timeconst.h", "--version"),
+    Need("perl", ("perl",), "5.10", "kbuild's scripts", "-v"),
+    Need("rsync", ("rsync",), "3.0", "kbuild's header installation"),
+    Need("cpio", ("cpio",), "2.0", "the initramfs"),
+    Need("ccache", ("ccache",), "4.0", "the second build in seconds"),
+    Need("clang-19", ("clang-19",), "19", "BPF objects"),
+    Need("llvm-symbolizer-19", ("llvm-19",), "19", "file and line of stack frames"),
+    Need("pahole", ("pahole",), "1.26", "BTF: older ones get kfunc prototypes wrong since 7.0"),
+    Need("bpftool", ("bpftool",), "7.0", "reads the kernel's BTF", "version"),
+    Need("mmdebstrap", ("mmdebstrap",), "0.4", "the guests' programs, libraries and headers"),
 )
+"""And QEMU and a cross compiler for each architecture, as its vm/ARCH.yaml has them."""
+
 HOST_FILES: tuple[tuple[str, str, str, str], ...] = (
-    ("libelf.h", "include", "libelf-dev", "objtool, resolve_btfids, libbpf"),
-    ("libbpf.a", "lib", "libbpf-dev", "the agent is static"),
-    ("libelf.a", "lib", "libelf-dev", "the agent is static"),
-    ("libz.a", "lib", "zlib1g-dev", "the agent is static"),
-    ("libzstd.a", "lib", "libzstd-dev", "the agent is static"),
+    ("libelf.h", "include", "libelf-dev", "objtool, resolve_btfids"),
+    ("zlib.h", "include", "zlib1g-dev", "resolve_btfids"),
+    ("debian-archive-keyring.gpg", "share/keyrings", "debian-archive-keyring", "verifies the guests' packages"),
 )
 """File, where below /usr, Debian package, what for."""
 
 
-def check(toolchain_kind: str, cache: Cache) -> list[Row]:
-    """What this host offers for ``root`` or ``host``; a Row that is not ok carries the next step."""
+def check(toolchain_kind: str, cache: Cache, arches: Sequence[str] = DEFAULT_ARCHES) -> list[Row]:
+    """What this host offers for ``root`` or ``host`` and kernels of `arches`; each Row says what mends it."""
     rows = [
         _python(),
-        _tool(Need("make", "make", "4.0", "starts everything")),
-        _tool(Need("git", "git", "2.38", "snapshots of the tree (safe.directory by environment)")),
+        _tool(Need("make", ("make",), "4.0", "starts everything")),
+        _tool(Need("git", ("git",), "2.38", "snapshots of the tree (safe.directory by environment)")),
         _may_install(),
     ]
-    if toolchain_kind == "root":
-        rows += _root_rows()
-    else:
-        rows += [_tool(need) for need in HOST_NEEDS] + [_file(*need) for need in HOST_FILES]
+    rows += _root_rows() if toolchain_kind == "root" else _host_rows(arches)
     return [*rows, _kvm(), *_size_rows(cache)]
 
 
-def require_host_tools() -> None:
-    """Refuses ``--toolchain host`` on a host that lacks what it takes, before anything is built with it.
+def require_host_tools(arches: Sequence[str]) -> None:
+    """Refuses ``--toolchain host`` on a host that lacks what kernels of `arches` take, before anything is built.
 
     Raises HarnessError naming each tool, with the one command that installs them as its step.
     """
-    rows = [(_tool(need), need.package) for need in HOST_NEEDS]
-    rows += [(_file(*need), need[2]) for need in HOST_FILES]
-    lacking = [(row, package) for row, package in rows if not row.ok]
+    lacking = [row for row in _host_rows(arches) if not row.ok]
     if not lacking:
         return
     told = ", ".join(
         f"{row.tool} is missing" if row.found == "missing" else f"{row.tool} is {row.found}, {row.needed} is needed"
-        for row, _ in lacking
+        for row in lacking
     )
-    packages = list(dict.fromkeys(package for _, package in lacking))
+    packages = [package for row in lacking for package in row.packages]
     raise HarnessError(
         f"this host's tools do not suffice: {told}",
         step=f"{install_command(packages)}, or leave --toolchain host away",
     )
+
+
+def _host_rows(arches: Sequence[str]) -> list[Row]:
+    """What ``--toolchain host`` takes: the tools, and for each architecture QEMU and, on another one, its compiler."""
+    needs = list(HOST_NEEDS)
+    for known in map(load, arches):
+        needs.append(Need(known.qemu.binary, known.packages.always, "8.2", f"{known.arch} guests"))
+        if known.cross_compile:
+            compiler = f"{known.cross_compile}gcc"
+            needs.append(Need(compiler, known.packages.cross, "8.1", f"compiles for {known.arch}"))
+    return [_tool(need) for need in needs] + [_file(*need) for need in HOST_FILES]
 
 
 def parse_version(text: str) -> tuple[int, ...]:
@@ -124,9 +132,8 @@ def _python() -> Row:
 
 
 def _tool(need: Need) -> Row:
-    step = install_command([need.package])
     if shutil.which(need.tool) is None:
-        return Row(need.tool, "missing", need.least, False, need.why, step)
+        return Row(need.tool, "missing", need.least, False, need.why, packages=need.packages)
     done = run([need.tool, need.option], what=f"asking {need.tool} its version", deadline=20, check=False)
     version = parse_version(done.stdout + done.stderr)
     if not version:
@@ -134,8 +141,11 @@ def _tool(need: Need) -> Row:
             need.tool, "version unknown", need.least, False, need.why, f"see '{need.tool} {need.option}'"
         )
     ok = version >= tuple(int(part) for part in need.least.split("."))
-    newer = f"{step} (if that is not newer: leave --toolchain host away)"
-    return Row(need.tool, ".".join(map(str, version)), need.least, ok, need.why, "" if ok else newer)
+    found = ".".join(map(str, version))
+    if ok:
+        return Row(need.tool, found, need.least, True, need.why)
+    step = f"where {' '.join(need.packages)} is no newer than {found}: leave --toolchain host away"
+    return Row(need.tool, found, need.least, False, need.why, step, need.packages)
 
 
 def _file(name: str, below: str, package: str, why: str) -> Row:
@@ -143,7 +153,7 @@ def _file(name: str, below: str, package: str, why: str) -> Row:
     found = next((path for path in (place / name, *place.glob(f"*/{name}")) if path.exists()), None)
     if found is not None:
         return Row(name, str(found), "present", True, why)
-    return Row(name, "missing", "present", False, why, install_command([package]))
+    return Row(name, "missing", "present", False, why, packages=(package,))
 
 
 def _may_install() -> Row:
@@ -152,23 +162,20 @@ def _may_install() -> Row:
         return Row("root or sudo", "root", "either", True, why)
     if can_sudo():
         return Row("root or sudo", "sudo without a password", "either", True, why)
-    lacking = missing_packages()
-    step = install_command(lacking) if lacking else ""
-    return Row("root or sudo", "neither", "either", not lacking, why, step)
+    lacking = tuple(missing_packages())
+    return Row("root or sudo", "neither", "either", not lacking, why, packages=lacking)
 
 
 def _root_rows() -> list[Row]:
-    rows = [_tool(Need(command, package, "0.4", "the toolchain root")) for command, package in NEEDED]
+    rows = [_tool(Need(command, (package,), "0.4", "the toolchain root")) for command, package in NEEDED]
     apt = shutil.which("apt-get")
     rows.append(
         Row("apt-get", apt or "missing", "present", apt is not None, "installs what the host lacks",
             "" if apt else "install mmdebstrap and bubblewrap by hand")
     )  # fmt: skip
     if "debian-archive-keyring" in missing_packages():
-        step = install_command(["debian-archive-keyring"])
-        rows.append(
-            Row("debian-archive-keyring", "missing", "present", False, "verifies the root's packages", step)
-        )
+        name, why = "debian-archive-keyring", "verifies the root's packages"
+        rows.append(Row(name, "missing", "present", False, why, packages=(name,)))
     return rows
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness.host.cache import Cache
 from harness.host.doctor import Row
 from harness.host.progress import duration
+from harness.host.rootfs import install_command
 
 GIB = 1 << 30
 
@@ -38,12 +39,18 @@ def prune_cache(cache: Cache, gib: int, stream: TextIO) -> None:
 
 
 def show_doctor(rows: Sequence[Row], stream: TextIO) -> bool:
-    """The doctor's table, then the command for each thing that is missing; True when all is well."""
-    table = Table("", "tool", "found", "needed", "why", box=None, pad_edge=False)
+    """The doctor's table, then the one command for all packages that are missing, and what else is to do.
+
+    True when all is well.
+    """
+    columns = [Column(name, overflow="fold") for name in ("", "tool", "found", "needed", "why")]
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row("ok" if row.ok else "--", row.tool, row.found, row.needed, row.why)
     Console(file=stream, highlight=False, soft_wrap=not stream.isatty()).print(table)
     bad = [row for row in rows if not row.ok]
-    for step in dict.fromkeys(row.step for row in bad if row.step):
+    packages = [package for row in bad for package in row.packages]
+    steps = [install_command(packages)] if packages else []
+    for step in dict.fromkeys([*steps, *(row.step for row in bad if row.step)]):
         print(f"to mend: {step}", file=stream)
     return not bad

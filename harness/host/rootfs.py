@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definition import architectures, load
+from harness.definition import Definition, architectures, load
 from harness.host.process import run
+from harness.plan import DEFAULT_ARCHES
 from harness.records import HarnessError
 
 RECIPE = 2
@@ -30,7 +31,7 @@ PACKAGES: tuple[str, ...] = (
     # BPF objects and symbols
     "clang-19", "llvm-19", "lld-19", "libbpf-dev", "libelf-dev", "zlib1g-dev", "libzstd-dev", "bpftool",
 )  # fmt: skip
-"""And what each vm/ARCH.yaml asks for: QEMU and a cross compiler."""
+"""And what vm/ARCH.yaml asks for: QEMU and a cross compiler."""
 
 GUEST_PACKAGES: tuple[str, ...] = (
     # headers and static libraries for the agent and the BPF objects
@@ -59,15 +60,26 @@ class Recipe:
         return f"{self.suite}-{self.debian_arch}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def recipe(machine: str | None = None) -> Recipe:
-    """The recipe for a host machine (default: this one). Raises HarnessError for one that is not known."""
+def served_with(arch: str) -> tuple[Definition, ...]:
+    """The architectures whose kernels are made by one toolchain: those of a run that names none, or `arch` alone.
+
+    Kernels are cached under their toolchain's id, so a further vm/ARCH.yaml must not change anybody else's.
+    """
+    return tuple(load(name) for name in (DEFAULT_ARCHES if arch in DEFAULT_ARCHES else (arch,)))
+
+
+def recipe(arch: str, machine: str | None = None) -> Recipe:
+    """The recipe of the root that makes kernels of `arch` on a host machine (default: this one).
+
+    Raises HarnessError for a machine that is not known.
+    """
     name = machine or platform.machine()
-    known = [load(arch) for arch in architectures()]
-    native = next((arch for arch in known if arch.host_arch == name), None)
+    native = next((known for known in map(load, architectures()) if known.host_arch == name), None)
     if native is None:
         raise HarnessError(f"no toolchain root for {name} hosts", step="use --toolchain host")
-    wanted = [package for arch in known for package in arch.packages.always]
-    wanted += [package for arch in known if arch is not native for package in arch.packages.cross]
+    served = served_with(arch)
+    wanted = [package for one in served for package in one.packages.always]
+    wanted += [package for one in served if one != native for package in one.packages.cross]
     return Recipe(SUITE, native.userspace.debian, (*PACKAGES, *dict.fromkeys(wanted)))
 
 
@@ -166,9 +178,9 @@ def missing_packages() -> list[str]:
 
 
 def install_command(packages: Sequence[str]) -> str:
-    """The one command that installs packages on this host."""
+    """The one command that installs packages on this host; one that is named twice is installed once."""
     sudo = "" if os.geteuid() == 0 else "sudo "
-    return f"{sudo}apt-get update && {sudo}apt-get install -y {' '.join(packages)}"
+    return f"{sudo}apt-get update && {sudo}apt-get install -y {' '.join(dict.fromkeys(packages))}"
 
 
 def install_missing(say: Callable[[str], None]) -> None:

@@ -14,6 +14,7 @@ from harness.host.cache import Cache
 from harness.host.process import Done, run
 from harness.host.progress import Progress
 from harness.host.sandbox import Bind, Mount, enter, pick_engine
+from harness.plan import DEFAULT_ARCHES
 from harness.records import HarnessError, UsageError
 
 KINDS = ("root", "host")
@@ -22,9 +23,8 @@ PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 
 HOST_TOOLS = (
     "gcc", "ld", "make", "clang", "llvm-strip", "pahole", "bpftool", "flex", "bison", "bc", "perl", "python3",
-    "qemu-system-x86_64", "qemu-system-aarch64", "ccache", "aarch64-linux-gnu-gcc", "busybox",
 )  # fmt: skip
-"""The host's tools that decide what is built and how it runs; their versions are the host toolchain's id."""
+"""The host's tools that decide what is built. With QEMU and cross compilers, their versions are the toolchain's id."""
 
 # On a tmpfs of their own or made by the engine, in every view.
 _PRIVATE = ("dev", "proc", "tmp", "run")
@@ -157,12 +157,12 @@ class RootToolchain(_Entered):
 class HostToolchain(_Entered):
     """The developer's own tools. Nothing of the host can be written inside but what is bound writable.
 
-    `place` is an empty folder, for chroot to build the view on.
+    `place` is an empty folder, for chroot to build the view on; `arch` is what kernels are made for.
     """
 
     kind = "host"
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, arch: str = DEFAULT_ARCHES[0]) -> None:
         self.path = os.environ.get("PATH", self.path)
         view = [Mount("tmpfs", "/")]
         for entry in sorted(Path("/").iterdir()):
@@ -171,28 +171,33 @@ class HostToolchain(_Entered):
             elif entry.is_dir() and entry.name not in _PRIVATE:
                 view.append(Mount("ro-bind", str(entry), str(entry)))
         super().__init__(view, place)
-        self.id = hashlib.sha256("\n".join(self._versions()).encode()).hexdigest()[:16]
+        self.id = hashlib.sha256("\n".join(self._versions(arch)).encode()).hexdigest()[:16]
 
-    def _versions(self) -> list[str]:
+    def _versions(self, arch: str) -> list[str]:
         """One line per tool; those that are not there are left out (doctor speaks of them)."""
+        served = rootfs.served_with(arch)
+        cross = [f"{one.cross_compile}gcc" for one in served if one.cross_compile]
+        tools = [*HOST_TOOLS, *(one.qemu.binary for one in served), "ccache", *cross, "busybox"]
         version = '$("$t" --version 2>&1 | head -n1)'
         probe = f'for t in "$@"; do command -v "$t" >/dev/null && echo "$t: {version}"; done; :'
         return self.run(
-            ["sh", "-c", probe, "sh", *HOST_TOOLS], what="asking tools their versions"
+            ["sh", "-c", probe, "sh", *tools], what="asking tools their versions"
         ).stdout.splitlines()
 
 
-def open_toolchain(kind: str, cache: Cache, progress: Progress) -> Toolchain:
-    """The toolchain, made first if need be (about a minute and 1.3 GB for ``root``).
+def open_toolchain(kind: str, arch: str, cache: Cache, progress: Progress) -> Toolchain:
+    """The toolchain for kernels of `arch`, made first if need be (about a minute and 1.3 GB for ``root``).
+
+    The architectures of a run that names none share one; any other has one of its own.
 
     Raises UsageError for another kind, HarnessError (whose step is the command to type) when the host
     lacks something that we may not install.
     """
     if kind == "host":
-        return HostToolchain(cache.folder("place"))
+        return HostToolchain(cache.folder("place"), arch)
     if kind != "root":
         raise UsageError(f"no toolchain {kind!r}", step=f"use one of {', '.join(KINDS)}")
-    made = rootfs.recipe()
+    made = rootfs.recipe(arch)
 
     def maker(folder: Path) -> None:
         with progress.phase(f"toolchain root (Debian {made.suite})", "toolchain") as phase:

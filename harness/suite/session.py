@@ -90,7 +90,8 @@ class Workshop:
         self.session = session
         self.out = Path(session.out)
         cache = Cache(Path(session.cache), session.cache_cap_gib << 30)
-        self.toolchain = open_toolchain(session.toolchain, cache, Progress(None))
+        arch = session.targets[0].kernel.arch  # one in a session
+        self.toolchain = open_toolchain(session.toolchain, arch, cache, Progress(None))
         firsts: dict[str, Ready] = {}
         ready = []
         for target in session.targets:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels broken by hand, each in one line: what the harness says of them. Builds of minutes, with ccache."""
+"""Kernels broken by hand, each in one line: what the harness says of them. Builds of minutes, with ccache.
+
+Those that boot are broken on each architecture of a default run.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,24 @@ from typing import Any
 
 import pytest
 
+from harness.plan import DEFAULT_ARCHES
 from tests.e2e.command import Done, Kharness
 from tests.e2e.trees import UserTree
+
+each_architecture = pytest.mark.parametrize("arch", DEFAULT_ARCHES)
 
 
 def findings(done: Done) -> list[dict[str, Any]]:
     """What speaks against the kernel, from every test."""
     found = [finding for test in done.results["tests"] for finding in test["findings"]]
     return [finding for finding in found if not finding["expected"] and not finding["allowed_by"]]
+
+
+def broken(kharness: Kharness, user_tree: UserTree, arch: str) -> Done:
+    """A run on the user's tree as it is now, which must end in the kernel's failure."""
+    done = kharness("run", "--arch", arch, "--tree", str(user_tree.folder), "-k", "lifecycle").expect(1)
+    assert {kernel["arch"] for kernel in done.results["kernels"]} == {arch}
+    return done
 
 
 def functions(finding: dict[str, Any]) -> list[str]:
@@ -38,11 +51,12 @@ def test_compile_error(kharness: Kharness, user_tree: UserTree) -> None:
 
 
 @pytest.mark.full
-def test_exit_dsq_removed(kharness: Kharness, user_tree: UserTree) -> None:
+@each_architecture
+def test_exit_dsq_removed(kharness: Kharness, user_tree: UserTree, arch: str) -> None:
     """A percpu leak whose stack leads through init_dsq()."""
     file = user_tree.scheduler
     with user_tree.edited(file, "free_dsq_rcufn", "\texit_dsq(dsq);\n", ""):
-        done = kharness("run", "--tree", str(user_tree.folder), "-k", "lifecycle").expect(1)
+        done = broken(kharness, user_tree, arch)
     leaks = [finding for finding in findings(done) if finding["oracle"] == "kmemleak"]
     assert leaks, f"no leak, but {[(f['oracle'], f['title']) for f in findings(done)]}"
     assert all("percpu" in leak["kind"] + leak["title"] for leak in leaks)
@@ -58,13 +72,14 @@ def test_exit_dsq_removed(kharness: Kharness, user_tree: UserTree) -> None:
 
 
 @pytest.mark.full
-def test_warn_added(kharness: Kharness, user_tree: UserTree) -> None:
+@each_architecture
+def test_warn_added(kharness: Kharness, user_tree: UserTree, arch: str) -> None:
     """Function, file and line of the WARN."""
     file = user_tree.scheduler
     with user_tree.edited(
         file, "scx_bpf_create_dsq", "\ts32 ret;\n", "\ts32 ret;\n\n\tWARN_ON_ONCE(1);\n"
     ) as line:
-        done = kharness("run", "--tree", str(user_tree.folder), "-k", "lifecycle").expect(1)
+        done = broken(kharness, user_tree, arch)
     found = findings(done)
     assert found
     for finding in found:
@@ -76,12 +91,13 @@ def test_warn_added(kharness: Kharness, user_tree: UserTree) -> None:
 
 
 @pytest.mark.full
-def test_duplicate_accepted(kharness: Kharness, user_tree: UserTree) -> None:
+@each_architecture
+def test_duplicate_accepted(kharness: Kharness, user_tree: UserTree, arch: str) -> None:
     """A create that answers 0 for an id that is taken, and frees what it made: only the model can know."""
     with user_tree.edited(
         user_tree.scheduler, "scx_bpf_create_dsq", "\n\treturn ret;", "\n\treturn ret == -EEXIST ? 0 : ret;"
     ):
-        done = kharness("run", "--tree", str(user_tree.folder), "-k", "lifecycle").expect(1)
+        done = broken(kharness, user_tree, arch)
     row = done.test("test_duplicate_is_refused")
     assert row["outcome"] == "fail"
     assert [finding["oracle"] for finding in row["findings"]] == ["model"]

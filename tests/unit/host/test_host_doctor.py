@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.host import doctor
+from harness.definition import architectures, load
+from harness.host import doctor, listing
 from harness.host.cache import Cache
+from harness.plan import DEFAULT_ARCHES
+from harness.records import HarnessError
 
 
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **tools: str) -> Cache:
@@ -29,8 +33,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **tools: str) -> Cache
     return Cache(tmp_path / "cache", 0)
 
 
-def rows(kind: str, cache: Cache) -> dict[str, doctor.Row]:
-    return {row.tool: row for row in doctor.check(kind, cache)}
+def rows(kind: str, cache: Cache, *arches: str) -> dict[str, doctor.Row]:
+    return {row.tool: row for row in doctor.check(kind, cache, arches or DEFAULT_ARCHES)}
 
 
 def test_bare_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,9 +42,45 @@ def test_bare_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = rows("root", host(tmp_path, monkeypatch))
     for tool in ("make", "git", "mmdebstrap", "bwrap"):
         assert not table[tool].ok
-        assert table[tool].step.startswith("sudo apt-get update && sudo apt-get install -y ")
+        assert table[tool].packages
     assert not table["root or sudo"].ok
-    assert all(row.step for row in table.values() if not row.ok)
+    assert all(row.step or row.packages for row in table.values() if not row.ok)
+
+
+def test_what_is_missing_is_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = doctor.check("host", host(tmp_path, monkeypatch, pahole="v1.25"))
+    told = io.StringIO()
+    assert not listing.show_doctor(found, told)
+    mend = [line for line in told.getvalue().splitlines() if line.startswith("to mend: ")]
+    (command,) = [line for line in mend if "apt-get" in line]
+    start = "to mend: sudo apt-get update && sudo apt-get install -y "
+    assert command.startswith(start)
+    names = command.removeprefix(start).split()
+    assert len(names) == len(set(names))
+    assert {"make", "git", "flex", "pahole", "libelf-dev"} <= set(names)
+    assert [line for line in mend if "pahole is no newer than 1.25" in line]
+
+
+def test_needs_of_an_architecture_are_those_of_its_definition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    cache = host(tmp_path, monkeypatch, qemu_system_aarch64="QEMU emulator version 10.0.2")
+    table = rows("host", cache)
+    assert not table["qemu-system-x86_64"].ok
+    assert table["qemu-system-aarch64"].ok
+    assert table["aarch64-linux-gnu-gcc"].packages[0] == "gcc-aarch64-linux-gnu"
+    assert "x86_64-linux-gnu-gcc" not in table
+    for arch in architectures():
+        known = load(arch)
+        alone = rows("host", cache, arch)
+        assert [tool for tool in alone if tool.startswith("qemu-system-")] == [known.qemu.binary]
+        assert (f"{known.kernel.cross}gcc" in alone) is not known.native
+    with pytest.raises(HarnessError, match="aarch64-linux-gnu-gcc is missing") as raised:
+        doctor.require_host_tools(["arm64"])
+    assert "gcc-aarch64-linux-gnu" in raised.value.step
+    assert "qemu-system-x86" not in raised.value.step
 
 
 def test_old_pahole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +88,8 @@ def test_old_pahole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "host", host(tmp_path, monkeypatch, pahole="v1.25", gcc="gcc (Debian 12.2.0-14+deb12u1) 12.2.0")
     )
     assert (table["pahole"].found, table["pahole"].ok) == ("1.25", False)
-    assert "pahole" in table["pahole"].step
+    assert table["pahole"].packages == ("pahole",)
+    assert "--toolchain host" in table["pahole"].step
     assert table["gcc"].ok
 
 

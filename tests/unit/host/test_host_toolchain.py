@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import definition
 from harness.host import rootfs, sandbox
 from harness.host.cache import Cache
 from harness.host.process import Expired, how_ended
@@ -107,7 +108,7 @@ def test_no_engine_says_what_each_one_said(tmp_path: Path, monkeypatch: pytest.M
 def test_unknown_kind_is_the_callers_mistake(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 0)
     with pytest.raises(UsageError, match="nix"):
-        open_toolchain("nix", cache, Progress(None, io.StringIO()))
+        open_toolchain("nix", "x86_64", cache, Progress(None, io.StringIO()))
 
 
 # --- making the root ------------------------------------------------------------------------
@@ -162,18 +163,34 @@ def test_failed_mmdebstrap_leaves_no_root(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     cache = Cache(tmp_path / "cache", 0)
     with pytest.raises(HarnessError, match="E: no route"):
-        open_toolchain("root", cache, Progress(None, io.StringIO()))
+        open_toolchain("root", "x86_64", cache, Progress(None, io.StringIO()))
     assert cache.entries() == []
     assert os.listdir(cache.root / ".staging") == []
 
 
 def test_recipe_key_follows_its_content() -> None:
-    base = rootfs.recipe("x86_64")
-    assert base.key == rootfs.recipe("x86_64").key
+    base = rootfs.recipe("x86_64", "x86_64")
+    assert base.key == rootfs.recipe("x86_64", "x86_64").key == rootfs.recipe("arm64", "x86_64").key
     assert base.key != rootfs.Recipe(base.suite, base.debian_arch, (*base.packages, "gdb")).key
     assert {"qemu-system-arm", "qemu-system-x86", "gcc-aarch64-linux-gnu"} <= set(base.packages)
     assert "gcc-x86-64-linux-gnu" not in base.packages
-    assert "gcc-x86-64-linux-gnu" in rootfs.recipe("aarch64").packages
+    assert "gcc-x86-64-linux-gnu" in rootfs.recipe("x86_64", "aarch64").packages
     assert len({base.key, rootfs.guest_recipe("amd64").key, rootfs.guest_recipe("arm64").key}) == 3
     with pytest.raises(HarnessError, match="s390x"):
-        rootfs.recipe("s390x")
+        rootfs.recipe("x86_64", "s390x")
+
+
+def test_a_further_architecture_changes_nobody_elses_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rootfs.recipe("x86_64", "x86_64")
+    for file in definition.VM_FOLDER.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    text = (tmp_path / "arm64.yaml").read_text().replace("arch: arm64", "arch: vax", 1)
+    text = text.replace("aarch64", "vax").replace("qemu-system-arm", "qemu-system-vax")
+    (tmp_path / "vax.yaml").write_text(text)
+    monkeypatch.setattr(definition, "VM_FOLDER", tmp_path)
+    assert rootfs.recipe("x86_64", "x86_64") == before
+    own = rootfs.recipe("vax", "x86_64")
+    assert own.key != before.key
+    assert {"qemu-system-vax", "gcc-vax-linux-gnu"} <= set(own.packages)
+    assert "gcc-aarch64-linux-gnu" not in own.packages
+    assert "gcc-vax-linux-gnu" not in rootfs.recipe("vax", "vax").packages
