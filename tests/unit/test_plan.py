@@ -7,11 +7,12 @@ import ast
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import plan, records
-from harness.plan import KernelRequest, Plan, Session, SourceRequest, Target
+from harness.plan import KernelRequest, Plan, Session, SourceRequest, Target, requests
 from harness.records import HarnessError, Kernel, Machine, MachineSpec, Role, UsageError, decode, encode
 from harness.suite.session import read_session
 
@@ -114,3 +115,40 @@ def test_the_ground_floor_needs_no_disk_and_no_process() -> None:
         used = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
         assert not used & {"os", "subprocess", "pathlib", "shutil", "socket"}, module.__name__
     assert sys.version_info >= (3, 11)
+
+
+# --- what is compared with what ---------------------------------------------------------------
+
+TREE = SourceRequest(tree="/linux")
+
+
+def told(*args: Any, **more: Any) -> list[tuple[Role, str, tuple[str, ...]]]:
+    return [(k.role, k.source.revision, k.patches) for k in requests(TREE, ("x86_64",), *args, **more)]
+
+
+def test_what_a_run_compares() -> None:
+    assert told() == [(Role.TREE, "", ())]
+    assert told(["a.patch"]) == [(Role.BASE, "", ()), (Role.PATCHED, "", ("a.patch",))]
+    assert told(["a.patch"], base="v7.2") == [(Role.BASE, "v7.2", ()), (Role.PATCHED, "v7.2", ("a.patch",))]
+    assert told(base="v7.2") == [(Role.BASE, "v7.2", ()), (Role.PATCHED, "", ())]
+    assert told(base="v7.2", head="topic") == [(Role.BASE, "v7.2", ()), (Role.PATCHED, "topic", ())]
+    both = requests(TREE, ("x86_64", "arm64"), ["a.patch"])
+    assert [(k.arch, k.role) for k in both] == [
+        ("x86_64", Role.BASE), ("x86_64", Role.PATCHED), ("arm64", Role.BASE), ("arm64", Role.PATCHED)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "patches", "base", "head", "says"),
+    [
+        (TREE, ("a.patch",), "", "topic", "--head and --patch exclude each other"),
+        (TREE, (), "", "topic", "--head needs --base"),
+        (SourceRequest(version="7.2"), (), "v7.2", "", "--base needs --tree"),
+    ],
+)
+def test_what_does_not_go_together(
+    source: SourceRequest, patches: tuple[str, ...], base: str, head: str, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        requests(source, ("x86_64",), patches, base, head)
+    assert caught.value.step

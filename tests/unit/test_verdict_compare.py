@@ -193,3 +193,36 @@ def test_base_alone_on_one_architecture() -> None:
     log = pair()
     events = [*log.events()[:-1], *(e for e in Log(arm).events() if e.kernel == arm.id), log.events()[-1]]
     assert_inconclusive(judge(events), "arm64: no patched kernel")
+
+
+# --- a patch that changes nothing ---------------------------------------------------------------
+
+
+IDLE = "the patch changes nothing that is built: fs/x.c needs CONFIG_X"
+
+
+def test_a_patch_that_changes_nothing_is_inconclusive() -> None:
+    results = judged(Log(BASE, PATCHED).spare(BASE, PATCHED, why=IDLE, step="--kconfig out/enable.config"))
+    assert_inconclusive(results, f"x86_64: {IDLE}")
+    assert len(results.why) == 1
+    assert results.next.endswith("--kconfig out/enable.config")
+
+
+def test_one_architecture_may_be_left_as_it_was() -> None:
+    arms = kernel(Role.BASE, "arm64"), kernel(Role.PATCHED, "arm64", tree="fe" * 32)
+    results = judged(Log(BASE, PATCHED, *arms).spare(BASE, PATCHED, why=IDLE))
+    assert results.verdict is Verdict.PASS
+    assert {row.arch for row in results.comparison} == {"arm64"}
+
+
+def test_a_regression_counts_where_another_architecture_is_left_as_it_was() -> None:
+    base, patched = kernel(Role.BASE, "arm64"), kernel(Role.PATCHED, "arm64", tree="fe" * 32)
+    log = Log(BASE, PATCHED, base, patched).spare(BASE, PATCHED, why=IDLE)
+    results = judged(log.put(result(patched, CREATE, FAIL, findings=(LEAK,))))
+    assert results.verdict is Verdict.REGRESSED
+
+
+def test_a_patch_that_changes_something_says_so_and_is_not_compared() -> None:
+    results = judged(pair().put(result(PATCHED, "patch", PASS)))
+    assert results.verdict is Verdict.PASS
+    assert "patch" not in {row.id for row in results.comparison}

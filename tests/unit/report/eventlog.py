@@ -99,6 +99,7 @@ class Log:
         self.results = [result(k, test) for k in self.kernels for test in (CREATE, DESTROY)]
         self.status = 0
         self.why = ""
+        self.spared: set[str] = set()
 
     def put(self, *results: TestResult) -> Log:
         """Put these results in the place of those of the same test and kernel."""
@@ -116,11 +117,20 @@ class Log:
         self.results.append(fallen)
         return self
 
+    def spare(self, base: Kernel, patched: Kernel, **more: Any) -> Log:
+        """The patch changes nothing on this architecture: neither kernel is booted or tested."""
+        self.spared |= {base.id, patched.id}
+        self.results = [old for old in self.results if old.kernel not in self.spared]
+        self.canaries = [canary for canary in self.canaries if canary.kernel not in self.spared]
+        self.results.append(result(patched, "patch", Outcome.SKIP, evidence=(), **more))
+        return self
+
     def events(self) -> list[Event]:
         self._events: list[Event] = []
         run = {"argv": self.argv, "seed": 42, "plan": self.plan, "version": "0.1"}
         self._emit(EventKind.RUN_START, run)
         fallen = {r.kernel for r in self.results if r.id in ("build", "boot") and r.outcome is Outcome.FAIL}
+        fallen |= self.spared
         for of in self.kernels:
             self._emit(EventKind.KERNEL, of, of.id)
             if of.id not in fallen:
@@ -130,7 +140,7 @@ class Log:
         for canary in self.canaries:
             self._emit(EventKind.CANARY, canary, canary.kernel)
         for done in self.results:
-            if done.id not in ("build", "boot"):
+            if done.id not in ("build", "boot", "patch"):
                 self._emit(EventKind.TEST_START, {"machine": done.machine}, done.kernel, done.id)
             self._emit(EventKind.TEST_END, done, done.kernel, done.id)
         if len(fallen) < len(self.kernels):
