@@ -14,6 +14,7 @@ from rich.text import Text
 
 from harness.records import Outcome, Verdict
 from harness.report.text import (
+    callers,
     clean,
     counted,
     duration,
@@ -31,6 +32,7 @@ WIDTH = 80
 _LABEL = 10
 _FINDINGS = 3
 _REASONS = 4
+_CALLERS = 3
 _STYLES = {
     Verdict.PASS: "bold green",
     Verdict.FAIL: "bold red",
@@ -99,7 +101,8 @@ def _findings(results: Results, report: str) -> Iterator[str]:
             continue
         yield from _entry("FINDING", f"{finding.kind}: {finding.title}")
         if place(finding):
-            yield from _entry("", f"at {place(finding)}")
+            by = ", ".join(callers(finding)[:_CALLERS])
+            yield from _entry("", f"at {place(finding)}" + (f", called by {by}" if by else ""))
         others = f" and {plural(times - 1, 'more test')}" if times > 1 else ""
         yield from _entry("", f"in {test.id} [{test.kernel}]{others}")
         if test.replay:
@@ -123,8 +126,10 @@ def _facts(results: Results) -> Iterator[str]:
         yield from _entry("kernel", kernel_line(kernel))
     # Base and patched run on the same machine: once is enough, with the slower one's times.
     alike = {(m.arch, m.spec, m.accelerator, m.why): m for m in sorted(results.machines, key=_times)}
+    known: set[tuple[str, str]] = set()
     for machine in alike.values():
-        yield from _entry("machine", machine_line(machine))
+        yield from _entry("machine", machine_line(machine, told=(machine.accelerator, machine.why) in known))
+        known.add((machine.accelerator, machine.why))
     oracles = sorted({canary.oracle for canary in results.canaries})
     yield from _entry(
         "canaries", f"{sums.caught} of {sums.canaries} caught: {', '.join(oracles) or 'none run'}"

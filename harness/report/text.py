@@ -58,9 +58,18 @@ def spec_line(spec: MachineSpec) -> str:
     return f"{cpus}, {plural(spec.nodes, 'node')}, {spec.memory_mib} MiB"
 
 
-def machine_line(machine: MachineRow) -> str:
-    """A machine with its accelerator and why it is that one."""
-    why = f" ({machine.why})" if machine.why else ""
+def callers(finding: Finding) -> tuple[str, ...]:
+    """Who called the function that is blamed, nearest first: what tells apart two leaks of one allocation."""
+    names = [frame.function for frame in finding.frames if frame.reliable and not frame.function.startswith("0x")]
+    if finding.function not in names:
+        return ()
+    above = names[names.index(finding.function) + 1 :]
+    return tuple(dict.fromkeys(name for name in above if name != finding.function))
+
+
+def machine_line(machine: MachineRow, *, told: bool = False) -> str:
+    """A machine with its accelerator and, unless that was `told` of another one, why it is that one."""
+    why = f" ({machine.why})" if machine.why and not told else ""
     times = f"boot {duration(machine.boot_seconds)}, restore {duration(machine.restore_seconds)}"
     return (
         f"{machine.arch} {machine.spec.name}: {spec_line(machine.spec)}; {machine.accelerator}{why}; {times}"

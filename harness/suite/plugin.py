@@ -268,7 +268,7 @@ def _words(result: TestResult) -> str:
         place = f" at {finding.file}:{finding.line}" if finding.file else ""
         blame = f" in {finding.function}" if finding.function else ""
         lines.append(f"{finding.kind}: {finding.title}{blame}{place}")
-    return "\n".join(lines) or result.why
+    return "\n".join(dict.fromkeys(lines)) or result.why  # backtraces that differ in their callers
 
 
 def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult:
