@@ -9,12 +9,15 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from harness.records import render_frame
+from harness.records import Finding, render_frame
 from harness.report import text
 from harness.report.results import store
 from harness.verdict import Results, TestRow
 
 TEMPLATE = "report.html.j2"
+REASONS = 8
+"""Shown at once; the rest is folded."""
+CALLERS = 4
 
 
 def render(results: Results) -> str:
@@ -29,6 +32,7 @@ def render(results: Results) -> str:
     )
     env.filters["duration"] = text.duration
     env.filters["frame"] = render_frame
+    env.filters["callers"] = lambda finding: ", ".join(text.callers(finding)[:CALLERS])
     env.filters["place"] = text.place
     env.filters["spec"] = text.spec_line
     env.filters["stack"] = lambda stack: " < ".join(stack)
@@ -40,7 +44,9 @@ def render(results: Results) -> str:
         r=results,
         sums=text.totals(results),
         order=_order(results),
+        found=_found(results),
         started=started,
+        reasons=REASONS,
         argv=shlex.join(results.run.argv),
         verdict_line=text.verdict_line(results, ""),
     )
@@ -56,6 +62,12 @@ def _kind(test: TestRow) -> str:
     if test.bad and test.excused:
         return "known"
     return "inconclusive" if test.flaky else str(test.outcome)
+
+
+def _found(results: Results) -> list[tuple[int, TestRow, Finding, int]]:
+    """Each finding once: the number of the test whose section shows it, that test, itself, in how many tests."""
+    numbers = {id(test): number for number, test in enumerate(results.tests, start=1)}
+    return [(numbers[id(test)], test, finding, times) for test, finding, times in text.distinct(results)]
 
 
 def _order(results: Results) -> list[tuple[int, TestRow]]:

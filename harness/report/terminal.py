@@ -16,7 +16,7 @@ from harness.records import Outcome, Verdict
 from harness.report.text import (
     callers,
     clean,
-    counted,
+    distinct,
     duration,
     kernel_line,
     machine_line,
@@ -89,16 +89,8 @@ def _entry(label: str, text: str) -> list[str]:
 
 def _findings(results: Results, report: str) -> Iterator[str]:
     """Each distinct finding once, with the first test that showed it; excused ones are left to the report."""
-    found = counted(test for test in results.under_test() if not test.excused)
-    seen: dict[tuple[str, str], int] = Counter((test.kernel, finding.signature) for test, finding in found)
-    shown = 0
-    for test, finding in found:
-        times = seen.pop((test.kernel, finding.signature), 0)
-        if not times:
-            continue
-        shown += 1
-        if shown > _FINDINGS:
-            continue
+    found = distinct(results)
+    for test, finding, times in found[:_FINDINGS]:
         yield from _entry("FINDING", f"{finding.kind}: {finding.title}")
         if place(finding):
             by = ", ".join(callers(finding)[:_CALLERS])
@@ -107,8 +99,8 @@ def _findings(results: Results, report: str) -> Iterator[str]:
         yield from _entry("", f"in {test.id} [{test.kernel}]{others}")
         if test.replay:
             yield " " * _LABEL + clean(replay_line(test))
-    if shown > _FINDINGS:
-        yield " " * _LABEL + f"and {plural(shown - _FINDINGS, 'more finding')} in {report}"
+    if len(found) > _FINDINGS:
+        yield " " * _LABEL + f"and {plural(len(found) - _FINDINGS, 'more finding')} in {report}"
 
 
 def _reasons(results: Results, report: str) -> Iterator[str]:

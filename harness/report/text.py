@@ -139,6 +139,18 @@ def verdict_line(results: Results, report: str) -> str:
     return clean(f"verdict: {results.verdict.upper()}  {', '.join(parts)}  {report}".rstrip())
 
 
+def distinct(results: Results) -> list[tuple[TestRow, Finding, int]]:
+    """Each finding that speaks against a kernel under test once: the first test that showed it, and how many did."""
+    found = counted(test for test in results.under_test() if not test.excused)
+    tests: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
+    first: dict[tuple[str, str], tuple[TestRow, Finding]] = {}
+    for test, finding in found:
+        key = (test.kernel, finding.signature)
+        tests.setdefault(key, {})[test.id, test.machine] = None
+        first.setdefault(key, (test, finding))
+    return [(*first[key], len(tests[key])) for key in first]
+
+
 def counted(tests: Iterable[TestRow]) -> list[tuple[TestRow, Finding]]:
     """The findings that speak against the kernel, each with its test, in the order they came."""
     return [(test, finding) for test in tests for finding in test.findings if finding.counts]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.records import Comparison, Outcome, Role, Verdict
 from harness.verdict.log import Log, Reason
-from harness.verdict.rows import BUILD, PATCH, PSEUDO, KernelRow, TestRow
+from harness.verdict.rows import BATCH, BUILD, PATCH, PSEUDO, KernelRow, TestRow
 
 _WORST_FIRST = ("regressed", "missing", "inconclusive", "flaky", "still-failing", "fixed", "same")
 
@@ -55,6 +55,8 @@ def change(base: TestRow | None, patched: TestRow | None) -> str:
     was, now = base.outcome, patched.outcome
     if Outcome.INCONCLUSIVE in (was, now):
         return "inconclusive"
+    if now is Outcome.SKIP and patched.id.startswith(BATCH):
+        return "same" if was is now else "inconclusive"  # it repeats what passed: the tests themselves tell more
     if now is Outcome.SKIP:
         return {Outcome.PASS: "regressed", Outcome.SKIP: "same"}.get(was, "inconclusive")
     if base.flaky or patched.flaky:

@@ -27,6 +27,8 @@ BUILD, BOOT = "build", "boot"
 
 PATCH = "patch"
 """Whether the patch changes what is built: passed, or skipped where it does not."""
+BATCH = "batch::"
+"""Ids of the leak batch begin so."""
 PSEUDO = (BUILD, BOOT, PATCH)
 
 

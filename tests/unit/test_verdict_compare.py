@@ -226,3 +226,12 @@ def test_a_patch_that_changes_something_says_so_and_is_not_compared() -> None:
     results = judged(pair().put(result(PATCHED, "patch", PASS)))
     assert results.verdict is Verdict.PASS
     assert "patch" not in {row.id for row in results.comparison}
+
+
+def test_a_batch_with_nothing_to_repeat_has_not_regressed() -> None:
+    """It repeats what passed: where all tests of a guest fail they speak for themselves."""
+    log = pair(patched={"outcome": FAIL, "findings": (LEAK,)})
+    log.put(result(BASE, "batch::kmemleak-0"), result(PATCHED, "batch::kmemleak-0", SKIP))
+    results = judged(log)
+    assert change(results, "batch::kmemleak-0") == "inconclusive"
+    assert not any("batch" in line for line in results.why)
