@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from harness.plan import DEFAULT_MACHINE
 from harness.records import Role, UsageError
@@ -16,7 +15,8 @@ HELP = (
     "only with --full; `only`: it makes no sense on any other"
 )
 
-T = TypeVar("T")
+BATCH = 6
+"""A leak batch takes as long as so many tests."""
 
 
 def target_name(role: Role, arch: str, machine: str) -> str:
@@ -72,14 +72,14 @@ def places(names: Sequence[object], options: dict[str, object], asked: Sequence[
 def shares(keys: Iterable[Hashable], whole: Sequence[Hashable], parts: int) -> list[int]:
     """Which of `parts` each item goes to, by the items' keys: those of `whole` stay together, the others take turns.
 
-    The largest groups first, each to the part that has the least.
+    The largest groups first, each to the part that has the least; a group brings a leak batch along.
     """
     order = list(keys)
     load = [0] * parts
     of: dict[Hashable, int] = {}
     for key in sorted(whole, key=order.count, reverse=True):
         of[key] = load.index(min(load))
-        load[of[key]] += order.count(key)
+        load[of[key]] += order.count(key) + BATCH if key in order else 0
     out = []
     for key in order:
         part = of.get(key)

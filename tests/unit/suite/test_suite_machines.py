@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.records import UsageError
-from harness.suite.machines import Place, places, shares
+from harness.suite.machines import BATCH, Place, places, shares
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_every_item_has_one_part_and_a_group_stays_together(keys: list[str], par
 
 
 def test_parts_are_even_as_far_as_groups_allow() -> None:
-    out = shares("aaaaaabb", "b", 2)
-    assert (out.count(0), out.count(1)) == (4, 4)
+    out = shares("a" * (BATCH + 6) + "bb", "b", 2)
+    assert out[-2:] == [0, 0]
+    assert (out.count(0), out.count(1)) == (4, BATCH + 4)
     assert shares("aaaa", "", 2) == [0, 1, 0, 1]
