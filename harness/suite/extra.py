@@ -167,7 +167,8 @@ class LeakBatch(pytest.Item):
 
     @classmethod
     def make(cls, session: pytest.Session, ready: Ready, workshop: Workshop, shard: int) -> LeakBatch:
-        name = f"kmemleak-{shard}[{ready.name}]"
+        part = f"-{shard}" if ready.first else ""
+        name = f"kmemleak{part}[{ready.name}]"
         return cls.from_parent(session, name=name, nodeid=f"batch::{name}", ready=ready, workshop=workshop)
 
     def runtest(self) -> None:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from harness.plan import DEFAULT_MACHINE
 from harness.records import Role, UsageError
@@ -16,7 +16,8 @@ HELP = (
     "only with --full; `only`: it makes no sense on any other"
 )
 
-T = TypeVar("T")
+BATCH = 6
+"""A leak batch takes as long as so many tests."""
 
 
 def target_name(role: Role, arch: str, machine: str) -> str:
@@ -69,22 +70,17 @@ def places(names: Sequence[object], options: dict[str, object], asked: Sequence[
     return tuple(Place(name, refused="" if name in mine else why) for name in dict.fromkeys(asked))
 
 
-def shares(keys: Iterable[Hashable], whole: Sequence[Hashable], parts: int) -> list[int]:
-    """Which of `parts` each item goes to, by the items' keys: those of `whole` stay together, the others take turns.
+def shares(keys: Sequence[Hashable], whole: Sequence[Hashable], parts: int) -> list[int]:
+    """Which of `parts` each item goes to, by the items' keys: those of one key stay together.
 
-    The largest groups first, each to the part that has the least.
+    First the keys of `whole`, which bring a leak batch of their own along, the largest first; then the others in their
+    order; each goes to the part that has the least.
     """
-    order = list(keys)
+    count = Counter(keys)
     load = [0] * parts
     of: dict[Hashable, int] = {}
-    for key in sorted(whole, key=order.count, reverse=True):
+    groups = sorted({key for key in whole if key in count}, key=lambda key: (-count[key], whole.index(key)))
+    for key in dict.fromkeys((*groups, *keys)):
         of[key] = load.index(min(load))
-        load[of[key]] += order.count(key)
-    out = []
-    for key in order:
-        part = of.get(key)
-        if part is None:
-            part = load.index(min(load))
-            load[part] += 1
-        out.append(part)
-    return out
+        load[of[key]] += count[key] + (BATCH if key in groups else 0)
+    return [of[key] for key in keys]

@@ -118,10 +118,9 @@ def pytest_collection_modifyitems(
     if items:
         items[:0] = [item for ready in workshop.ready for item in canaries(session, ready, workshop)]
     shard, shards = (int(part) for part in config.getoption("--kharness-shard").split("/"))
-    # Tests of a kernel's further machines stay together: each part has a leak batch for each target of its tests.
-    further = [ready.name for ready in workshop.ready if not ready.first]
-    names = [ready.name if (ready := _ready_of(item)) else "" for item in items]
-    items[:] = [item for item, part in zip(items, shares(names, further, shards), strict=True) if part == shard]
+    further = [ready.machine.spec.name for ready in workshop.ready if not ready.first]
+    parts = shares([_kept_together(item) for item in items], further, shards)
+    items[:] = [item for item, part in zip(items, parts, strict=True) if part == shard]
     if not wanted:
         # Each part repeats its own tests: what another process did is not there to be repeated.
         mine = {id(ready) for item in items if (ready := _ready_of(item)) and not isinstance(item, CanaryItem)}
@@ -129,6 +128,13 @@ def pytest_collection_modifyitems(
             LeakBatch.make(session, ready, workshop, shard) for ready in workshop.ready if id(ready) in mine
         ]
     workshop.journal.emit(EventKind.SESSION_START, _announced(items))
+
+
+def _kept_together(item: pytest.Item) -> str:
+    """What must not be shared out: a test on base and patched, or the leak batches of a part would not compare; and a
+    further machine, which so has one leak batch."""
+    ready = _ready_of(item)
+    return _canonical_of(item) if ready is None or ready.first else ready.machine.spec.name
 
 
 def _announced(items: list[pytest.Item]) -> dict[str, list[dict[str, str]]]:

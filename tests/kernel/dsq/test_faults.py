@@ -39,16 +39,26 @@ def test_every_allocation_of_create_fails_once(
 
 
 @pytest.mark.machines("default", "cpu1", "cpu8", "node2", full=("cpu64", "cpu256"))
-@pytest.mark.parametrize("how", ["override", "fail_function"])
-def test_each_alloc_percpu_of_attach_fails(
-    dsq: Dsqs, faults: Faults, bench: Bench, features: Features, how: str
+def test_each_alloc_percpu_of_attach_fails(dsq: Dsqs, faults: Faults, bench: Bench, features: Features) -> None:
+    """By a BPF kprobe, on machines of several shapes: there is a global DSQ a node and a bypass DSQ a possible CPU."""
+    need(features.percpu_data, NO_DATA)
+    fail_each_alloc_percpu(dsq, faults, bench, features, "override")
+
+
+def test_each_alloc_percpu_of_attach_fails_by_fail_function(
+    dsq: Dsqs, faults: Faults, bench: Bench, features: Features
 ) -> None:
+    """The same by fail_function with a stack filter."""
+    need(features.percpu_data, NO_DATA)
+    need(bench.ready.kernel.arch != "arm64", "stack at a function's entry that shows its caller")
+    fail_each_alloc_percpu(dsq, faults, bench, features, "fail_function")
+
+
+def fail_each_alloc_percpu(dsq: Dsqs, faults: Faults, bench: Bench, features: Features, how: str) -> None:
     """The k-th alloc_percpu() of init_dsq() fails: global DSQs, bypass DSQs, then those of ops.init.
 
     Before ops.init attach itself answers -ENOMEM; from there on it succeeds and the exit info carries the error.
     """
-    need(features.percpu_data, NO_DATA)
-    need(how == "override" or bench.ready.kernel.arch != "arm64", "stack at a function's entry that shows its caller")
     init = (features.init,)
     bench.must_inject = init
     bench.expect(r"ops\.init\(\) failed \(-12\)")

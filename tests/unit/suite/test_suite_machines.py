@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.records import UsageError
-from harness.suite.machines import Place, places, shares
+from harness.suite.machines import BATCH, Place, places, shares
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,24 @@ def test_a_marker_that_nobody_can_obey(names: tuple[object, ...], options: dict[
 
 
 @given(st.lists(st.sampled_from("abcd")), st.integers(1, 4))
-def test_every_item_has_one_part_and_a_group_stays_together(keys: list[str], parts: int) -> None:
+def test_every_item_has_one_part_and_a_key_stays_together(keys: list[str], parts: int) -> None:
     out = shares(keys, "bc", parts)
     assert len(out) == len(keys) and all(0 <= part < parts for part in out)
-    for name in "bc":
+    for name in "abcd":
         assert len({part for key, part in zip(keys, out, strict=True) if key == name}) <= 1
 
 
 def test_parts_are_even_as_far_as_groups_allow() -> None:
-    out = shares("aaaaaabb", "b", 2)
-    assert (out.count(0), out.count(1)) == (4, 4)
-    assert shares("aaaa", "", 2) == [0, 1, 0, 1]
+    assert shares("abcd", "", 2) == [0, 1, 0, 1]
+    tests = [f"test {number}" for number in range(BATCH + 6)]
+    out = shares([*tests, "cpu8", "cpu8"], ["cpu8"], 2)
+    assert out[-2:] == [0, 0]
+    assert (out.count(0), out.count(1)) == (4, BATCH + 4)
+
+
+def test_two_kernels_of_two_machines_are_shared_out_alike() -> None:
+    """Each part then has the same leak batches for both kernels, and they compare."""
+    keys = ["a", "b", "c", "cpu8"]
+    out = shares([*keys, *keys], ["cpu8"], 2)
+    assert out[:4] == out[4:]
+    assert set(out) == {0, 1}
