@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Known-bad kernels, one defect each: is it caught by a run as users make it, and is the right function named?
+
+`make mutants`, K= selects; some three minutes each on a warm ccache, and so in no other target. The figures are kept in
+docs/known-kernels.md.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from tests.e2e.command import Kharness
+from tests.e2e.mutants import MUTANTS, Mutant
+from tests.e2e.trees import UserTree
+
+TOP = 4
+"""A function is named if it is among so many frames from the top, or is the one that is blamed."""
+ARCH = os.environ.get("KHARNESS_ARCH", "x86_64")
+
+
+def named(finding: dict[str, Any], functions: tuple[str, ...]) -> bool:
+    """Whether a finding names one of the functions: as the one to blame, at the top of its stack, or in its words."""
+    top = [frame["function"] for frame in finding["frames"] if frame["reliable"]][:TOP]
+    words = f"{finding['title']} {finding['operation'] or ''}"
+    return any(name in (finding["function"], *top) or name in words for name in functions)
+
+
+@pytest.mark.mutants
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_is_caught_and_named(kharness: Kharness, user_tree: UserTree, mutant: Mutant) -> None:
+    with user_tree.edited(user_tree.scheduler, mutant.function, mutant.old, mutant.new):
+        done = kharness("run", "--arch", ARCH, "--tree", str(user_tree.folder), timeout=1500)
+    print(done.stdout[-6000:])
+    done.expect(1)
+    rows = [row for row in done.results["tests"] if row["outcome"] == "fail"]
+    found = [finding for row in rows for finding in row["findings"] if not finding["expected"]]
+    disputed = [row["model"]["first_disagreement"] or row["why"] for row in rows]
+    assert any(named(finding, mutant.blamed) for finding in found), (
+        f"caught, but none of {', '.join(mutant.blamed)} is named:\n"
+        + "\n".join([*(f"{f['oracle']} {f['kind']}: {f['title']} in {f['function']}" for f in found), *disputed])
+    )
