@@ -92,10 +92,10 @@ class Faults:
         An empty `caller` is anybody; with `tid` only that thread's calls count. Yields the object; its `fired` is 1
         once that happened. Raises GuestError where `caller` has not one text range.
         """
-        found = self.ranges([caller]) if caller else {caller: (0, knobs.ULONG_MAX)}
-        if caller not in found:
+        found = self.ranges([caller]).get(caller) if caller else (0, knobs.ULONG_MAX)
+        if found is None:
             raise GuestError(f"{caller} was inlined or cloned in this kernel: its calls cannot be told apart")
-        start, end = found[caller]
+        start, end = found
         shim = self._guest.load("fail_percpu", start=start, end=end, nth=nth, only_tid=tid)
         shim.attach("alloc_percpu")
         try:
