@@ -11,6 +11,9 @@ u64 start;
 u64 end;
 u64 nth;
 
+/* The thread whose calls count; 0: everybody's. */
+s32 only_tid;
+
 /* Calls from there so far, and how many were made to fail: 0 or 1. */
 u64 calls;
 u64 fired;
@@ -26,6 +29,8 @@ int BPF_KPROBE(alloc_percpu)
 	BPF_KPROBE_READ_RET_IP(caller, ctx);
 #endif
 	if (caller < start || caller >= end)
+		return 0;
+	if (only_tid && (s32)bpf_get_current_pid_tgid() != only_tid)
 		return 0;
 	if (__sync_fetch_and_add(&calls, 1) + 1 == nth) {
 		__sync_fetch_and_add(&fired, 1);

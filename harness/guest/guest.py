@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -13,6 +14,7 @@ from harness.guest.agent import Agent
 from harness.guest.pristine import Pristine, quiet
 from harness.host.toolchain import Toolchain
 from harness.machine.vm import Vm
+from harness.records import GuestError
 
 
 class BpfObject:
@@ -81,6 +83,36 @@ class BpfObject:
         )  # fmt: skip
 
 
+    def sweep_attach(
+        self,
+        observer: BpfObject,
+        *,
+        thread: str = "",
+        what: str = "ops",
+        state: str,
+        on: str,
+        off: str,
+        ended: str,
+        misses: int,
+        budget_ms: int,
+        wait_ms: int,
+    ) -> dict[str, Any] | None:
+        """Attaches and detaches with each allocation of `thread` (empty: the agent's) failing in turn.
+
+        See do_sweep_attach() in vm/agent/attach.c for the answer's fields; None where there is no such thread.
+        """
+        answer = self._agent.call(
+            "sweep-attach", check=False, seconds=15.0 + (budget_ms + wait_ms) / 1000, name=self.name, what=what,
+            observer=observer.name, thread=thread, state=state, on=on, off=off, ended=ended, misses=misses,
+            timeout_ms=budget_ms, wait_ms=wait_ms,
+        )  # fmt: skip
+        if answer["ok"]:
+            return answer
+        if answer["errno"] == errno.ESRCH:
+            return None
+        raise GuestError(f"sweep-attach: {answer['error']}")
+
+
 class Workload:
     """Workers that run until they are killed."""
 
@@ -141,6 +173,10 @@ class Guest:
         name = f"{kind}{self._names}"
         self.agent.call("work", name=name, kind=kind, nr=workers, us=us, cpu=cpu)
         return Workload(self.agent, name)
+
+    def thread(self, name: str) -> int:
+        """The id of the process or kthread of this whole name; 0 if there is none."""
+        return int(self.agent.call("thread", record=False, name=name)["tid"])
 
     def read(self, path: str) -> str:
         """A file of the guest, as Latin-1 (any byte survives)."""

@@ -13,6 +13,7 @@ from harness.faults.sites import RawSite, summarise
 from harness.guest.guest import BpfObject
 from harness.records import Fault, FaultSite, FaultSummary, GuestError
 from harness.suite.bench import Bench
+from harness.suite.dsq import ENABLE_SECONDS, STATE
 from harness.suite.outcome import Disagreed
 
 TYPES = {1: "failslab", 2: "page"}
@@ -34,6 +35,10 @@ class Swept:
     undone: int
     seconds: float
     summary: FaultSummary
+
+
+STAYED, ENDED, STUCK = 0, 1, 2
+"""How an attach that did not fail ended; as in vm/agent/attach.c."""
 
 
 class Faults:
@@ -81,16 +86,17 @@ class Faults:
         self.observer.set("watch_tid", 0)
 
     @contextlib.contextmanager
-    def failing_percpu(self, caller: str, nth: int) -> Iterator[BpfObject]:
+    def failing_percpu(self, caller: str, nth: int, tid: int = 0) -> Iterator[BpfObject]:
         """The `nth` alloc_percpu() that function `caller` makes, from 1, fails once: by BPF, exact on any architecture.
 
-        Yields the object; its `fired` is 1 once that happened. Raises GuestError where `caller` has not one text range.
+        An empty `caller` is anybody; with `tid` only that thread's calls count. Yields the object; its `fired` is 1
+        once that happened. Raises GuestError where `caller` has not one text range.
         """
-        found = self.ranges([caller])
-        if caller not in found:
+        found = self.ranges([caller]).get(caller) if caller else (0, knobs.ULONG_MAX)
+        if found is None:
             raise GuestError(f"{caller} was inlined or cloned in this kernel: its calls cannot be told apart")
-        start, end = found[caller]
-        shim = self._guest.load("fail_percpu", start=start, end=end, nth=nth)
+        start, end = found
+        shim = self._guest.load("fail_percpu", start=start, end=end, nth=nth, only_tid=tid)
         shim.attach("alloc_percpu")
         try:
             yield shim
@@ -131,6 +137,46 @@ class Faults:
         self._bench.count_faults(summary)
         self._bench.count_model(got["runs"], got["runs"])
         return Swept(got["ids"], got["runs"], got["injected"], got["undone"], got["sweep_us"] / 1e6, summary)
+
+    def sweep_attach(
+        self, scheduler: BpfObject, *, thread: str, under: Sequence[str], budget_ms: int = 120000
+    ) -> FaultSummary | None:
+        """Every allocation that `thread` (empty: the loader) makes while `scheduler` is attached fails once.
+
+        After each the scheduler is gone again; the sweep ends when three in a row were not there. None where the kernel
+        has no such thread. Raises Disagreed when an attach fails with something else than -ENOMEM, fails with nothing
+        injected, or leaves sched_ext neither on nor off.
+        """
+        self._bench.expect(*PROVOKED)
+        for path, value in knobs.arm(Fault(nth=1), {})[:-1]:
+            self._guest.write(path, value)
+        got = scheduler.sweep_attach(
+            self.observer, thread=thread, state=STATE, on="enabled", off="disabled", ended="exited", misses=3,
+            budget_ms=budget_ms, wait_ms=int(ENABLE_SECONDS * self._bench.ready.pristine.scale * 1000),
+        )  # fmt: skip
+        self.observer.set("watch_tid", 0)
+        if got is None:
+            return None
+        if got["disputed"] or got["lost"]:
+            raise GuestError(f"fail-nth and the tracer disagree on {got['disputed']} faults ({got['lost']} lost)")
+        self._judge_attach(got["outcomes"])
+        if not got["done"]:
+            raise GuestError(f"the sweep came to allocation {got['next']} of an attach in {budget_ms} ms")
+        ended = {ENDED: ENOMEM}
+        errors = [(site, ended.get(answer, answer), times) for site, answer, times in got["outcomes"]]
+        summary = self.collect(f"attach, {thread or 'loader'}", under, errors)
+        self._bench.count_faults(summary)
+        self._bench.count_model(got["runs"], got["runs"])
+        return summary
+
+    def _judge_attach(self, outcomes: Sequence[Sequence[int]]) -> None:
+        for site, answer, times in outcomes:
+            if answer == STUCK:
+                raise Disagreed("sched_ext was neither enabled nor disabled after an attach under a fault")
+            if not site:
+                raise Disagreed(f"attach answered {answer} {times} times although no fault was injected")
+            if answer not in (STAYED, ENDED, ENOMEM):
+                raise Disagreed(f"attach answered {answer} {times} times under a fault, the model allows -ENOMEM")
 
     def _judge(self, outcomes: Sequence[Sequence[int]]) -> None:
         for site, answer, times in outcomes:

@@ -84,6 +84,34 @@ void bpf_reset(void);
 void bpf_setup(void);
 struct object *find_object(const struct op *op, const char *key, struct reply *r);
 int object_prog_fd(struct object *o, const char *prog);
+struct bpf_link;
+/* The struct_ops map or program "what", attached; NULL with errno. */
+struct bpf_link *object_attach(struct object *o, const char *what);
+
+/* nth.c */
+/* Where a tracing object tells which site failed last; see bpf_progs/fault_sites.bpf.c. */
+struct nth_observer {
+	volatile uint64_t *site;
+	volatile uint64_t *fired;
+};
+/* Makes the object named by "observer" watch the thread, and only what is made to fail there. */
+bool nth_observe(const struct op *op, long tid, struct nth_observer *ob, struct reply *r);
+/* The file that arms a thread; below 0 with errno. */
+int nth_open(long tid);
+bool nth_arm(int fd, int n);
+/* What is left of fail-nth: 0 when the fault fired. */
+int nth_left(int fd);
+void nth_forget(void);
+/* Counts one outcome: the site that failed (0: none did) and what was answered. */
+void nth_count(uint64_t site, int ret);
+/* "lost" and "outcomes" of an answer. */
+void nth_outcomes(struct reply *r);
+/* The thread id of a process or kthread by its whole name (/proc/PID/comm); 0 if there is none. */
+long find_thread(const char *name);
+void do_thread(const struct op *op, struct reply *r);
+
+/* attach.c */
+void do_sweep_attach(const struct op *op, struct reply *r);
 
 /* kept.c */
 void do_keep(const struct op *op, struct reply *r);

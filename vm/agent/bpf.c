@@ -150,7 +150,7 @@ void do_load(const struct op *op, struct reply *r)
 		strcpy(o->name, name);
 }
 
-static struct bpf_link *attach_one(struct object *o, const char *what)
+struct bpf_link *object_attach(struct object *o, const char *what)
 {
 	struct bpf_map *map = bpf_object__find_map_by_name(o->bpf, what);
 	struct bpf_program *prog;
@@ -182,7 +182,7 @@ void do_attach(const struct op *op, struct reply *r)
 		reply_error(r, ENOSPC, "too many links");
 		return;
 	}
-	link = attach_one(o, what);
+	link = object_attach(o, what);
 	if (!link) {
 		libbpf_error(r, errno, what);
 		return;

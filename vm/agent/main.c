@@ -38,7 +38,8 @@ static const struct {
 	{ "kill", do_kill },	     { "reap", do_reap },     { "load", do_load },	{ "unload", do_unload },
 	{ "attach", do_attach },     { "detach", do_detach }, { "get", do_get },	{ "set", do_set },
 	{ "dump", do_dump },	     { "run", do_run },	      { "sweep", do_sweep },
-	{ "idle", do_idle },	     { "keep", do_keep },
+	{ "idle", do_idle },	     { "keep", do_keep },      { "sweep-attach", do_sweep_attach },
+	{ "thread", do_thread },
 };
 
 static void send_all(int fd, const char *data, size_t len)

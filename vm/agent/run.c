@@ -13,7 +13,6 @@
 #include "agent.h"
 
 #define MAX_CTX 256
-#define MAX_PAIRS 512
 
 struct call {
 	int fd;
@@ -115,85 +114,9 @@ void do_run(const struct op *op, struct reply *r)
 	}
 }
 
-/* A small table of counted pairs: (site, answer) of injected faults. */
-struct pair {
-	uint64_t site; /* 0: nothing was injected */
-	int ret;
-	long long count;
-};
-
-static struct pair pairs[MAX_PAIRS];
-static int nr_pairs;
-static long long pairs_lost;
-
-static void count_pair(uint64_t site, int ret)
-{
-	for (int i = 0; i < nr_pairs; i++) {
-		struct pair *p = &pairs[i];
-
-		if (p->site == site && p->ret == ret) {
-			p->count++;
-			return;
-		}
-	}
-	if (nr_pairs == MAX_PAIRS) {
-		pairs_lost++;
-		return;
-	}
-	pairs[nr_pairs++] = (struct pair){ site, ret, 1 };
-}
-
-/* Where a tracing object tells which site failed last; see bpf_progs/fault_sites.bpf.c. */
-struct observer {
-	volatile uint64_t *site;
-	volatile uint64_t *fired;
-};
-
-static bool open_observer(const struct op *op, struct observer *ob, struct reply *r)
-{
-	struct object *o = find_object(op, "observer", r);
-	char tid[16];
-	struct var site, fired;
-	int err;
-
-	if (!o)
-		return false;
-	snprintf(tid, sizeof(tid), "%ld", (long)syscall(SYS_gettid));
-	/* Each site has its turn to fail: a stack for those that do is enough, and three times cheaper. */
-	err = set_var(object_bpf(o), "only_injected", "1");
-	err = err ?: set_var(object_bpf(o), "watch_tid", tid);
-	err = err ?: find_var(object_bpf(o), "last_site", &site);
-	err = err ?: find_var(object_bpf(o), "fired", &fired);
-	if (err) {
-		reply_error(r, err, "not an observer: %s", strerror(err));
-		return false;
-	}
-	ob->site = site.at;
-	ob->fired = fired.at;
-	return true;
-}
-
-static bool arm(int fd, int n)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", n);
-
-	return pwrite(fd, text, len, 0) == len;
-}
-
-/* What is left of fail-nth: 0 when the fault fired. */
-static int armed(int fd)
-{
-	char text[16] = "";
-
-	if (pread(fd, text, sizeof(text) - 1, 0) <= 0)
-		return -1;
-	return atoi(text);
-}
-
 struct sweep {
 	struct call call, undo;
-	struct observer ob;
+	struct nth_observer ob;
 	int nth_fd, last_ret;
 	long long injected, runs, undone, disputed, highest_n;
 };
@@ -204,11 +127,11 @@ static bool sweep_once(struct sweep *s, int n)
 	uint64_t before = *s->ob.fired, after;
 	int err, left;
 
-	arm(s->nth_fd, n);
+	nth_arm(s->nth_fd, n);
 	s->last_ret = call_prog(&s->call, &err);
-	left = armed(s->nth_fd);
+	left = nth_left(s->nth_fd);
 	if (left)
-		arm(s->nth_fd, 0);
+		nth_arm(s->nth_fd, 0);
 	after = *s->ob.fired;
 	if (err) /* the site lay in the syscall itself, not in the program */
 		s->last_ret = -err;
@@ -219,7 +142,7 @@ static bool sweep_once(struct sweep *s, int n)
 	if (after != before + 1)
 		s->disputed++;
 	s->injected++;
-	count_pair(*s->ob.site, s->last_ret);
+	nth_count(*s->ob.site, s->last_ret);
 	return true;
 }
 
@@ -242,7 +165,7 @@ static void sweep_id(struct sweep *s, uint64_t id, bool keep)
 			s->highest_n = n;
 	}
 	if (s->last_ret != 0)
-		count_pair(0, s->last_ret); /* failed although nothing was injected */
+		nth_count(0, s->last_ret); /* failed although nothing was injected */
 }
 
 /*
@@ -258,15 +181,14 @@ void do_sweep(const struct op *op, struct reply *r)
 	uint64_t id = 0;
 
 	if (!open_call(op, "prog", &s.call, r) || !open_call(op, "undo", &s.undo, r) ||
-	    !open_observer(op, &s.ob, r))
+	    !nth_observe(op, syscall(SYS_gettid), &s.ob, r))
 		return;
 	s.nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 	if (s.nth_fd < 0) {
 		reply_error(r, errno, "/proc/thread-self/fail-nth: %s", strerror(errno));
 		return;
 	}
-	nr_pairs = 0;
-	pairs_lost = 0;
+	nth_forget();
 	memcpy(&id, s.call.ctx, sizeof(id));
 	set_fifo(op, true);
 	for (i = 0; i < repeat && now_us() - start < budget; i++)
@@ -278,12 +200,7 @@ void do_sweep(const struct op *op, struct reply *r)
 	reply_int(r, "injected", s.injected);
 	reply_int(r, "undone", s.undone);
 	reply_int(r, "disputed", s.disputed);
-	reply_int(r, "lost", pairs_lost);
 	reply_int(r, "highest_n", s.highest_n);
 	reply_int(r, "sweep_us", now_us() - start);
-	buf_printf(&r->body, ",\"outcomes\":[");
-	for (int p = 0; p < nr_pairs; p++)
-		buf_printf(&r->body, "%s[%llu,%d,%lld]", p ? "," : "", (unsigned long long)pairs[p].site,
-			   pairs[p].ret, pairs[p].count);
-	buf_printf(&r->body, "]");
+	nth_outcomes(r);
 }

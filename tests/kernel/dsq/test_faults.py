@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 
@@ -80,6 +81,49 @@ def fail_each_alloc_percpu(dsq: Dsqs, faults: Faults, bench: Bench, features: Fe
             dsq.detach(scheduler)
         scheduler.unload()  # with 64 CPUs there are more of them than the agent holds
     scheduler = dsq.attach("dsq_many", creates, nr_dsqs=len(creates), first_id=FIRST)
+    dsq.check_live()
+
+
+ENABLER = "scx_enable_helper"
+"""The kthread that enables schedulers: made by the first one, and kept (kernel/sched/ext/ext.c, scx_enable())."""
+OWN_KTHREAD = "enabling in a kthread of its own"
+
+
+@pytest.mark.parametrize("thread", [ENABLER, ""], ids=["enabling", "loader"])
+def test_every_allocation_of_attach_fails_once(dsq: Dsqs, faults: Faults, bench: Bench, thread: str) -> None:
+    """fail-nth over attaches, in the kthread that enables a scheduler, and in the task that asks for it."""
+    bench.expect(r"ops\.init\(\) failed \(-12\)", r"error -12|failed \(-12\)")
+    scheduler = dsq.attach("dsq_many", [(FIRST, -1)], nr_dsqs=1, first_id=FIRST)  # the kthread is made by the first
+    dsq.detach(scheduler)
+    bench.must_inject = ("scx_alloc_and_add_sched",) if thread else ()
+    under = ("scx_root_enable_workfn", "scx_enable") if thread else ("bpf_scx_reg", "link_create", "map_update_elem")
+    need(faults.sweep_attach(scheduler, thread=thread, under=under) is not None, OWN_KTHREAD)
+    dsq.attach("dsq_many", [(FIRST, -1)], nr_dsqs=1, first_id=FIRST)
+    dsq.check_live()
+
+
+@pytest.mark.machines("default", full=("cpu8", "node2"))
+def test_each_percpu_allocation_of_enabling_fails(dsq: Dsqs, faults: Faults, bench: Bench) -> None:
+    """Whoever in the enabling kthread makes it: init_dsq() is not the only one."""
+    bench.must_inject = PERCPU
+    bench.expect(r"failed \(-12\)")
+    creates = [(FIRST, -1)]
+    scheduler = dsq.attach("dsq_many", creates, nr_dsqs=1, first_id=FIRST)
+    dsq.detach(scheduler)
+    tid = bench.guest.thread(ENABLER)
+    need(tid > 0, OWN_KTHREAD)
+    for nth in itertools.count(1):
+        with faults.failing_percpu("", nth, tid) as shim:
+            scheduler = dsq.attach("dsq_many", creates, fault=FaultAt.ANY, nr_dsqs=1, first_id=FIRST)
+            fired = shim.get("fired")["fired"]
+        if dsq.attached(scheduler):
+            dsq.detach(scheduler)
+        scheduler.unload()
+        if not fired:
+            break
+        bench.count_faults(faults.function_summary(f"attach, alloc_percpu {nth} of anybody", ()))
+    assert nth > 1, "enabling a scheduler makes no percpu allocation"
+    dsq.attach("dsq_many", creates, nr_dsqs=1, first_id=FIRST)
     dsq.check_live()
 
 
