@@ -23,6 +23,7 @@ from harness.plan import Session, Survey, Target
 from harness.records import HarnessError, decode
 from harness.suite.features import probe
 from harness.suite.machines import target_name
+from harness.suite.keep import Keeper
 
 if TYPE_CHECKING:
     from harness.suite.bench import Bench
@@ -99,6 +100,7 @@ class Workshop:
             firsts.setdefault(target.kernel.id, ready[-1])
         self.ready = tuple(ready)
         self.journal = Journal(self.out / "events.jsonl", session.run)
+        self.keeper = Keeper(session, self.toolchain) if session.keep else None
         self._done: dict[str, list[Bench]] = {}
 
     def remember(self, bench: Bench) -> None:
