@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -88,9 +89,12 @@ class Far:
         self.end()
 
 
-@pytest.fixture
-def streams() -> Iterator[tuple[int, int]]:
-    """Our standard input and output as pipes: the writing end of the one, the reading end of the other."""
+@contextlib.contextmanager
+def piped() -> Iterator[tuple[int, int]]:
+    """Our standard input and output as pipes: the writing end of the one, the reading end of the other.
+
+    Not a fixture: pytest puts its own capture back between setup and call.
+    """
     saved = [os.dup(0), os.dup(1)]
     (stdin, into), (out_of, stdout) = os.pipe(), os.pipe()
     os.dup2(stdin, 0)
@@ -103,58 +107,67 @@ def streams() -> Iterator[tuple[int, int]]:
         os.dup2(saved[0], 0)
         os.dup2(saved[1], 1)
         for number in (*saved, into, out_of):
-            try:
+            with contextlib.suppress(OSError):  # the test closed it
                 os.close(number)
-            except OSError:
-                continue  # the test closed it
 
 
 def carried(far: Far, escape: Escape | None = None) -> bool:
     return Carrier(cast(paramiko.Channel, far), escape).run()
 
 
-def test_input_goes_there_whole_and_its_end_is_told(streams: tuple[int, int]) -> None:
-    given = bytes(range(256)) * 200
-    far = Far(room=1000)
-    writer = threading.Thread(target=lambda: (os.write(streams[0], given), os.close(streams[0])))
-    writer.start()
-    assert carried(far)
-    writer.join()
-    same = far.got == given  # apart: a diff of so much would take pytest minutes
-    assert same
+def write_all(descriptor: int, data: bytes) -> None:
+    os.write(descriptor, data)
+    os.close(descriptor)
 
 
-def test_output_comes_whole_before_the_end(streams: tuple[int, int]) -> None:
-    far = Far(says=b"x" * 40_000, complains=b"oh\n")
-    far.end()
-    assert carried(far)
-    assert os.read(streams[1], 1 << 16).count(b"x") == 40_000
-    assert far.err == b""
+def test_input_goes_there_whole_and_its_end_is_told() -> None:
+    with piped() as streams:
+        given = bytes(range(256)) * 200
+        far = Far(room=1000)
+        writer = threading.Thread(target=write_all, args=(streams[0], given))
+        writer.start()
+        assert carried(far)
+        writer.join()
+        same = far.got == given  # apart: a diff of so much would take pytest minutes
+        assert same
 
 
-def test_who_does_not_read_to_the_end_is_not_minded(streams: tuple[int, int]) -> None:
-    far = Far(limit=4)
-    os.write(streams[0], b"more than it takes")
-    os.close(streams[0])
-    far.room = 4
-    threading.Timer(0.2, far.end).start()
-    assert carried(far)
-    assert far.got == b"more"
+def test_output_comes_whole_before_the_end() -> None:
+    with piped() as streams:
+        far = Far(says=b"x" * 40_000, complains=b"oh\n")
+        far.end()
+        assert carried(far)
+        assert os.read(streams[1], 1 << 16).count(b"x") == 40_000
+        assert far.err == b""
 
 
-def test_leaving_is_seen_although_nothing_can_be_sent(streams: tuple[int, int]) -> None:
-    far = Far(room=0)
-    os.write(streams[0], b"stuck\r")
-    threading.Timer(0.2, os.write, (streams[0], b"~.")).start()
-    assert not carried(far, Escape())
-    assert far.got == b""
+def test_who_does_not_read_to_the_end_is_not_minded() -> None:
+    with piped() as streams:
+        far = Far(limit=4)
+        os.write(streams[0], b"more than it takes")
+        os.close(streams[0])
+        far.room = 4
+        threading.Timer(0.2, far.end).start()
+        assert carried(far)
+        assert far.got == b"more"
 
 
-def test_output_that_nobody_takes_ends_it(streams: tuple[int, int]) -> None:
-    os.close(streams[1])
-    with pytest.raises(OutputClosed):
-        carried(Far(says=b"hello"))
+def test_leaving_is_seen_although_nothing_can_be_sent() -> None:
+    with piped() as streams:
+        far = Far(room=0)
+        os.write(streams[0], b"stuck\r")
+        threading.Timer(0.2, os.write, (streams[0], b"~.")).start()
+        assert not carried(far, Escape())
+        assert far.got == b""
 
 
-def test_a_pipe_is_no_person(streams: tuple[int, int]) -> None:
-    assert not terminal.interactive()
+def test_output_that_nobody_takes_ends_it() -> None:
+    with piped() as streams:
+        os.close(streams[1])
+        with pytest.raises(OutputClosed):
+            carried(Far(says=b"hello"))
+
+
+def test_a_pipe_is_no_person() -> None:
+    with piped():
+        assert not terminal.interactive()
