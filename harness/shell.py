@@ -129,7 +129,7 @@ class Shell:
                 say(attach)
                 machine.up(lambda line: print(clean(line), file=sys.stderr))
             prompt = f"export PS1='{kernel.arch} {kernel.release} \\w # '\n"
-            machine.agent.call("write", record=False, path="/root/.profile", data=prompt)
+            machine.agent.call("write", record=False, path="/root/.profile", data=prompt, mode="644")
             # Somebody who sits there, or before gdb, decides himself what is too long.
             ear = Ear(symbols, self._person or self._visit.gdb)
             patience = None if self._visit.gdb else remote.PATIENCE
