@@ -58,8 +58,8 @@ class Ear:
         for found in dmesg.findings(parse_console(lines), self._symbols):
             if found.kind in STALLS - {"hung task"} and not self._patience:
                 raise MachineEnded(found.title, Ended(How.RUNNING), lines, expired=True, waiting="the command")
-            if found.signature not in self._told:
-                self._told.add(found.signature)
+            if found.title not in self._told:  # not its signature, which grows with a report under way
+                self._told.add(found.title)
                 where = f" in {place(found)}" if place(found) else ""
                 say(f"the kernel's log has: {found.kind}: {found.title}{where}")
 
@@ -168,7 +168,7 @@ class Shell:
         if status >= 0:
             return status
         session.settle()
-        print("kharness: what ran in the guest ended without a status; run it again", file=sys.stderr)
+        print("kharness: the guest lives, but its SSH server ended before what ran there: no status", file=sys.stderr)
         return UNTOLD
 
 

@@ -48,7 +48,8 @@ def save(guest: Guest, folder: Path, kept: KeptGuest) -> None:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    guest.vm.resume()
+    finally:  # a guest that was left standing would be taken for one that hangs
+        guest.vm.resume()
 
 
 def read(folder: Path) -> KeptGuest:

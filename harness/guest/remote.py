@@ -53,12 +53,23 @@ class Watch:
                 self._machine.vm.attend(PING_SECONDS, self._wake)
                 if self._over:
                     return
-                if self._patience is not None:
-                    self._machine.agent.call("ping", seconds=self._patience, record=False)
+                if self._patience is not None and self._deserted(self._patience):
+                    self._hang_up()
+                    return
                 self._look(self._machine.vm.console_lines)
         except Exception as error:  # brought to the session's own thread by check()
             self._error = error
             self._hang_up()
+
+    def _deserted(self, patience: float) -> bool:
+        """Asks the agent after the SSH server: whether it ended, though we never said goodbye to it.
+
+        QEMU keeps its side of the port open, so the connection itself does not show it.
+        """
+        answer = self._machine.agent.call(
+            "reap", seconds=patience, check=False, record=False, name=ssh.SERVER, timeout_ms=0
+        )
+        return bool(answer["ok"])
 
     def stop(self) -> None:
         """Ends the watch. Raises what it found, or what a last question to the guest finds."""

@@ -22,6 +22,8 @@ from harness.records import GuestError
 
 CONNECT_SECONDS = 20.0
 LOG = "/tmp/dropbear.log"
+SERVER = "sshd"
+"""The agent's name for what serves us."""
 
 
 def _key() -> tuple[paramiko.Ed25519Key, str]:
@@ -59,14 +61,14 @@ def connect(guest: Reachable, *, tidy: bool = True) -> Iterator[paramiko.SSHClie
         server = ["/sbin/dropbear", "-i", "-E", "-R", "-s", "-D", "/root"]
         argv = ["/bin/agent", "relay", f"/dev/{SSH_PORT}", *server]
         arguments = {f"a{i}": word for i, word in enumerate(argv)}
-        guest.agent.call("spawn", record=False, name="sshd", out=LOG, **arguments)  # type: ignore[arg-type]
+        guest.agent.call("spawn", record=False, name=SERVER, out=LOG, **arguments)  # type: ignore[arg-type]
         _open(client, channel, key, Deadline(CONNECT_SECONDS * guest.agent.scale, "the guest's SSH server"), guest)
         yield client
     finally:
         client.close()
         channel.close()
         if tidy:
-            guest.agent.call("kill", check=False, record=False, name="sshd")
+            guest.agent.call("kill", check=False, record=False, name=SERVER)
 
 
 def _open(

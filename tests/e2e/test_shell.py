@@ -131,6 +131,12 @@ def test_qemu_is_killed(home: Kharness) -> None:
     assert "QEMU was killed by SIGKILL" in running.finish(SECONDS).expect(4).error
 
 
+def test_the_ssh_server_ends(home: Kharness) -> None:
+    """The guest still stands, but what ran in it has no status that we could know."""
+    done = home.shell("killall dropbear; sleep 1000", timeout=SECONDS).expect(255)
+    assert "SSH server" in done.error
+
+
 def test_ctrl_c_leaves_a_command(home: Kharness) -> None:
     running = home.start_shell("echo up >&2; sleep 1000")
     running.wait_for("^up$", SECONDS)
