@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from harness.plan import Plan, Visit
 from harness.prepare import Workbench
 from harness.records import Ended, Exit, How, Kernel, KernelFailure, KharnessError, MachineEnded
 from harness.report.text import clean, place
+from harness.sources import Sources
 
 UNTOLD = 255
 """The exit status when the guest lives and what ran there ended without a status; ssh(1) has the same."""
@@ -94,20 +96,21 @@ class Shell:
 
     def run(self) -> int:
         """Everything; the exit status. Raises what is ours: usage, host trouble, a kernel that failed."""
-        kind = self._old.toolchain if self._old else self._plan.toolchain
-        toolchain = open_toolchain(kind, self._cache, self._progress)
         if self._old is not None:
             kernel = self._old.target.kernel
+            toolchain = open_toolchain(self._old.toolchain, kernel.arch, self._cache, self._progress)
             symbols = Symbols(Path(kernel.vmlinux), toolchain)
             guest = kept.restore(Path(self._visit.kept), self._old, toolchain)
             return self._in(guest, kernel, symbols, f"as {self._old.test} left it ({self._old.why})")
-        with Journal(Path(os.devnull), "shell") as journal:
-            workbench = Workbench(self._plan, toolchain, self._cache, self._progress, journal)
+        toolchain = open_toolchain(self._plan.toolchain, self._plan.kernels[0].arch, self._cache, self._progress)
+        with tempfile.TemporaryDirectory(prefix="kharness-") as scratch, Journal(Path(os.devnull), "") as journal:
+            sources = Sources(self._plan, toolchain, self._cache, self._progress, Path(scratch))
+            workbench = Workbench(self._plan, toolchain, self._cache, self._progress, journal, sources)
             return self._built(workbench, toolchain)
 
     def _built(self, workbench: Workbench, toolchain: Toolchain) -> int:
         kernel, tree = workbench.build(self._plan.kernels[0])
-        launch, chosen = workbench.launch(kernel)
+        launch, chosen = workbench.accelerated(*workbench.launches(kernel, self._plan.machines))
         symbols = Symbols(Path(kernel.vmlinux), toolchain)
         about = f"{launch.spec.name}, {chosen.name}"
         if self._visit.gdb:

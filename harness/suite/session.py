@@ -22,8 +22,8 @@ from harness.model.state import Features
 from harness.plan import Session, Survey, Target
 from harness.records import HarnessError, decode
 from harness.suite.features import probe
-from harness.suite.machines import target_name
 from harness.suite.keep import Keeper
+from harness.suite.machines import target_name
 
 if TYPE_CHECKING:
     from harness.suite.bench import Bench

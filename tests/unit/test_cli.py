@@ -139,7 +139,7 @@ def test_a_shell_is_built_as_a_run_is(visited: list[tuple[Plan, Visit]], tmp_pat
     invoke("shell", "--tree", str(tmp_path), "--machine", "cpu8", "--cmdline", "nosmp", "--kconfig", str(fragment), "--gdb")
     ((plan, wish),) = visited
     assert plan.kernels[0].source == SourceRequest(tree=str(tmp_path))
-    assert (plan.machine, plan.cmdline, plan.kconfig) == ("cpu8", "nosmp", (str(fragment),))
+    assert (plan.machines, plan.cmdline, plan.kconfig) == (("cpu8",), "nosmp", (str(fragment),))
     assert wish == Visit(gdb=True)
 
 
