@@ -14,7 +14,7 @@ import typer
 
 from harness import plan as defaults
 from harness import planfile
-from harness.plan import Wishes
+from harness.plan import Visit, Wishes
 from harness.records import Exit, KharnessError
 
 app = typer.Typer(
@@ -46,6 +46,14 @@ ToolchainKind = Annotated[
     str, typer.Option("--toolchain", help="root: a private Debian root; host: your own tools.")
 ]
 
+Patches = Annotated[
+    list[str],
+    typer.Option(help="A patch, mailbox or folder of patches to test against the tree without them; repeatable."),
+]
+Cmdline = Annotated[str, typer.Option(help="Added to the kernel command line.")]
+Fragments = Annotated[list[str], typer.Option(help="A Kconfig fragment of yours, over ours; may be given again.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Compilers at once.")]
+
 
 def given(context: typer.Context) -> dict[str, object]:
     """The flags that were typed, by the names of their wishes."""
@@ -61,10 +69,7 @@ def run(
     plan: PlanFile = "",
     tree: Tree = "",
     kernel: Version = "",
-    patch: Annotated[
-        list[str],
-        typer.Option(help="A patch, mailbox or folder of patches to test against the tree without them; repeatable."),
-    ] = [],  # noqa: B006
+    patch: Patches = [],  # noqa: B006
     base: Annotated[str, typer.Option(help="A revision of --tree to compare with.")] = "",
     head: Annotated[str, typer.Option(help="The revision to test; default: what lies in --tree now.")] = "",
     arch: Arch = "",
@@ -74,17 +79,18 @@ def run(
     suite: Annotated[str, typer.Option(help="The tests to run: a file or folder.")] = defaults.DEFAULT_SUITE,
     select: Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")] = "",
     full: Annotated[bool, typer.Option("--full/--no-full", help="The long tests too.")] = False,
-    cmdline: Annotated[str, typer.Option(help="Added to the kernel command line.")] = "",
-    kconfig: Annotated[
-        list[str], typer.Option(help="A Kconfig fragment of yours, over ours; may be given again.")
-    ] = [],  # noqa: B006
+    cmdline: Cmdline = "",
+    kconfig: Fragments = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Compilers at once.")] = defaults.DEFAULT_JOBS,
+    jobs: Jobs = defaults.DEFAULT_JOBS,
     guests: Annotated[
         int, typer.Option(min=0, help="Guests at once; 0: as many as cores and memory allow.")
     ] = 0,
     toolchain: ToolchainKind = "root",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the guest of each test that does not pass: kharness shell --kept.")
+    ] = False,
     print_plan: Annotated[
         bool, typer.Option("--print-plan", help="Write what would be run as a PLAN, and run nothing.")
     ] = False,
@@ -98,6 +104,36 @@ def run(
         print(planfile.render(wishes), end="")
         return
     raise typer.Exit(conduct(asked))
+
+
+# Options end at the first word of COMMAND, whose own they are from there on.
+@app.command(context_settings={"allow_interspersed_args": False})
+def shell(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="Runs there instead of a shell; one word is a line of shell.")
+    ] = None,
+    tree: Tree = "",
+    kernel: Version = "",
+    patch: Patches = [],  # noqa: B006
+    arch: Annotated[str, typer.Option(help="One architecture.")] = defaults.DEFAULT_ARCHES[0],
+    machine: Annotated[str, typer.Option(help="One machine of vm/ARCH.yaml.")] = defaults.DEFAULT_MACHINE,
+    cmdline: Cmdline = "",
+    kconfig: Fragments = [],  # noqa: B006
+    put: Annotated[list[str], typer.Option(metavar="HOSTFILE:GUESTPATH", help="A file into the guest, first.")] = [],  # noqa: B006
+    get: Annotated[list[str], typer.Option(metavar="GUESTPATH:HOSTFILE", help="A file out of the guest, last.")] = [],  # noqa: B006
+    force: Annotated[bool, typer.Option("--force", help="--get may overwrite.")] = False,
+    gdb: Annotated[bool, typer.Option("--gdb", help="Stop at the first instruction, for gdb to attach.")] = False,
+    kept: Annotated[str, typer.Option(help="A guest that 'run --keep' kept, instead of a kernel.")] = "",
+    jobs: Jobs = defaults.DEFAULT_JOBS,
+    toolchain: ToolchainKind = "root",
+) -> None:
+    """Build and boot a kernel and give a shell in it, or run COMMAND there and return its exit status."""
+    from harness.shell import visit
+
+    wishes = planfile.gather("", {"arch": arch, "machine": machine, **given(context)})
+    wish = Visit(tuple(command or ()), tuple(put), tuple(get), force, gdb, kept)
+    raise typer.Exit(visit(planfile.visit(wishes, wish), wish))
 
 
 @app.command()

@@ -63,6 +63,14 @@ class Qemu:
 
 
 @dataclass(frozen=True)
+class Debugger:
+    """How gdb looks at a guest: which program where the host is of another architecture, and its name for ours."""
+
+    cross: str
+    architecture: str
+
+
+@dataclass(frozen=True)
 class Packages:
     """Debian packages of the toolchain root: always needed, and only where the host is of another architecture."""
 
@@ -80,6 +88,7 @@ class Definition:
     kernel: KernelBuild
     userspace: Userspace
     qemu: Qemu
+    gdb: Debugger
     machines: dict[str, Shape]
 
     @property

@@ -54,6 +54,7 @@ class Wishes:
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
     guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     toolchain: str = "root"
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,21 @@ class Plan:
     cache_cap_gib: int = CACHE_CAP_GIB
     test_id: str = ""
     tree: str = ""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What is done by hand in the guest of a plan, as the command line asked for it.
+
+    `put` and `get` are HOSTFILE:GUESTPATH and GUESTPATH:HOSTFILE; `kept` is the folder of a guest that a run kept.
+    """
+
+    command: tuple[str, ...] = ()
+    put: tuple[str, ...] = ()
+    get: tuple[str, ...] = ()
+    force: bool = False
+    gdb: bool = False
+    kept: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import yaml
 
 from harness import plan as defaults
 from harness.definition import load
-from harness.plan import RIVALS, Plan, SourceRequest, Wishes, requests
-from harness.records import UsageError, encode
+from harness.plan import RIVALS, Plan, SourceRequest, Visit, Wishes, requests
+from harness.records import Role, UsageError, encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STEP = "'kharness run --print-plan' writes a plan with every key"
@@ -155,8 +155,22 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
         seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machines=machines,
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), toolchain=wishes.toolchain,
-        jobs=wishes.jobs, guests=wishes.guests, argv=argv,
+        jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep, argv=argv,
     )  # fmt: skip
+
+
+def visit(wishes: Wishes, wish: Visit) -> Plan:
+    """The plan of one guest for a visit: one kernel, on one machine. Raises UsageError for more than one of each."""
+    if wish.kept and (wishes.tree or wishes.kernel or wishes.patch or wishes.cmdline or wishes.kconfig or wish.gdb):
+        raise UsageError(
+            "--kept names a whole guest", step="leave out --tree, --kernel, --patch, --cmdline, --kconfig and --gdb"
+        )
+    asked = request(wishes, ())
+    kernels = tuple(kernel for kernel in asked.kernels if kernel.role is not Role.BASE)
+    for flag, value, number in (("arch", wishes.arch, len(kernels)), ("machine", wishes.machine, len(asked.machines))):
+        if number != 1:
+            raise UsageError(f"--{flag} {value}: a shell is in one guest", step=f"name one --{flag}")
+    return replace(asked, kernels=kernels)
 
 
 def sources(tree: str, version: str) -> SourceRequest:

@@ -23,6 +23,7 @@ from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, guest_root
 from harness.journal import Journal
 from harness.machine import accel, facts
+from harness.machine.accel import Accelerator
 from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
@@ -129,16 +130,8 @@ class Workbench:
 
         If it does not boot on the first no other is tried.
         """
-        definition = load(kernel.arch)
-        specs = [definition.spec(name) for name in machines]
-        how = image.GuestBuild(
-            definition, guest_root(definition.userspace.debian, self._cache, self._progress)
-        )
-        initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
-        known = facts.gather(self._toolchain, self._cache)
         targets: list[Target] = []
-        for spec in specs:
-            launch = Launch(definition, spec, "tcg", Path(kernel.image), initramfs, known, self._plan.cmdline)
+        for launch in self.launches(kernel, machines):
             target = self._target(launch, kernel)
             if target is None and not targets:
                 break
@@ -148,8 +141,7 @@ class Workbench:
     def _target(self, launch: Launch, kernel: Kernel) -> Target | None:
         """One machine, booted and saved; None when the kernel does not boot on it."""
         spec = launch.spec
-        chosen = accel.choose(launch, self._toolchain, self._cache)
-        launch = replace(launch, accelerator=chosen.name)
+        launch, chosen = self.accelerated(launch)
         saved = self._boot(launch, kernel)
         if saved is None:
             return None
@@ -162,6 +154,31 @@ class Workbench:
             self._progress.say(f"machine {kernel.arch} {spec.name}: {chosen.name}, because {chosen.why}")
             self._told.add(chosen.why)
         return Target(kernel, machine, str(launch.initramfs), dict(launch.facts), launch.cmdline)
+
+    def build(self, request: KernelRequest) -> tuple[Kernel, Tree]:
+        """The kernel and the source it was built from, without a word to the journal.
+
+        Raises KernelFailure when it does not build, and what :meth:`targets` raises.
+        """
+        tree = self._sources.tree(request)
+        return self._kernel(request, load(request.arch), tree), tree
+
+    def launches(self, kernel: Kernel, machines: Sequence[str]) -> list[Launch]:
+        """How a built kernel is booted on each of these machines, with its initramfs; the accelerator is not chosen."""
+        definition = load(kernel.arch)
+        specs = [definition.spec(name) for name in machines]
+        how = image.GuestBuild(
+            definition, guest_root(definition.userspace.debian, self._cache, self._progress)
+        )
+        initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
+        known = facts.gather(self._toolchain, self._cache)
+        path, cmdline = Path(kernel.image), self._plan.cmdline
+        return [Launch(definition, spec, "tcg", path, initramfs, known, cmdline) for spec in specs]
+
+    def accelerated(self, launch: Launch) -> tuple[Launch, Accelerator]:
+        """The launch under the accelerator that works here, and which that is and why."""
+        chosen = accel.choose(launch, self._toolchain, self._cache)
+        return replace(launch, accelerator=chosen.name), chosen
 
     # --- its steps ----------------------------------------------------------------------------
 

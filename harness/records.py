@@ -405,6 +405,14 @@ class Canary:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What became of a guest that was to be kept: `path` is its folder, or `why` there is none."""
+
+    path: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class TestResult:
     """One test on one kernel and machine; `id` is canonical (leaves kernel and machine out).
 
@@ -427,6 +435,7 @@ class TestResult:
     model: ModelSummary = field(default_factory=ModelSummary)
     evidence: tuple[Evidence, ...] = ()
     findings: tuple[Finding, ...] = ()
+    kept: Kept | None = None
 
 
 class EventKind(enum.StrEnum):

@@ -64,3 +64,8 @@ def read(path: Path) -> Replay:
 def one_line(path: Path) -> str:
     """The command that replays the file."""
     return shlex.join(["kharness", "replay", str(path)])
+
+
+def file_name(text: str) -> str:
+    """A test's id as the name of a file: at most 120 characters that no shell minds."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[-120:]

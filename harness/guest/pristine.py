@@ -34,8 +34,8 @@ BARRIER = "/sys/kernel/debug/kharness/barrier"
 PERCPU_STATS = "/sys/kernel/debug/percpu_stats"
 SETTLE_SECONDS = 30.0
 
-_READY = r"kharness: agent on /dev/\S+"
-_BROKEN = (r"kharness: module refused", r"kharness: agent on no port", r"kharness: agent ended[^\n]*")
+READY = r"kharness: agent on /dev/\S+"
+BROKEN = (r"kharness: module refused", r"kharness: agent on no port", r"kharness: agent ended[^\n]*")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _boot(launch: Launch, toolchain: Toolchain, folder: Path, note: Callable[[st
     start = time.monotonic()
     with Vm(launch, toolchain) as vm:
         vm.resume()
-        patterns = [_READY, *_BROKEN]
+        patterns = [READY, *BROKEN]
         found = vm.expect(patterns, Deadline(boot_seconds(), "the kernel to boot"))
         if found:
             raise GuestError(f"the guest's userspace did not come up: {patterns[found]}", detail=_tail(vm))

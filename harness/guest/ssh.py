@@ -8,18 +8,22 @@ import contextlib
 import io
 import socket
 from collections.abc import Iterator
+from typing import Protocol
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from harness.guest.guest import Guest
+from harness.guest.agent import Agent
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import SSH_PORT
+from harness.machine.vm import Vm
 from harness.records import GuestError
 
 CONNECT_SECONDS = 20.0
 LOG = "/tmp/dropbear.log"
+SERVER = "sshd"
+"""The agent's name for what serves us."""
 
 
 def _key() -> tuple[paramiko.Ed25519Key, str]:
@@ -32,11 +36,19 @@ def _key() -> tuple[paramiko.Ed25519Key, str]:
     return key, f"ssh-ed25519 {base64.b64encode(key.asbytes()).decode()}"
 
 
+class Reachable(Protocol):
+    """A running machine and the connection to its agent: a restored guest, or one that was booted."""
+
+    vm: Vm
+    agent: Agent
+
+
 @contextlib.contextmanager
-def connect(guest: Guest) -> Iterator[paramiko.SSHClient]:
+def connect(guest: Reachable, *, tidy: bool = True) -> Iterator[paramiko.SSHClient]:
     """A connection as root, over a virtio-serial port: the guest has no network.
 
-    Raises GuestError when the guest's SSH server does not answer within its deadline.
+    With `tidy` the guest's side is ended after the block. Raises GuestError when the guest's SSH server does not answer
+    within its deadline.
     """
     key, line = _key()
     guest.agent.call("write", path="/root/authorized_keys", data=line + "\n", mode="600", record=False)
@@ -49,17 +61,18 @@ def connect(guest: Guest) -> Iterator[paramiko.SSHClient]:
         server = ["/sbin/dropbear", "-i", "-E", "-R", "-s", "-D", "/root"]
         argv = ["/bin/agent", "relay", f"/dev/{SSH_PORT}", *server]
         arguments = {f"a{i}": word for i, word in enumerate(argv)}
-        guest.agent.call("spawn", record=False, name="sshd", out=LOG, **arguments)  # type: ignore[arg-type]
-        _open(client, channel, key, Deadline(CONNECT_SECONDS * guest.pristine.scale, "the guest's SSH server"), guest)
+        guest.agent.call("spawn", record=False, name=SERVER, out=LOG, **arguments)  # type: ignore[arg-type]
+        _open(client, channel, key, Deadline(CONNECT_SECONDS * guest.agent.scale, "the guest's SSH server"), guest)
         yield client
     finally:
         client.close()
         channel.close()
-        guest.agent.call("kill", check=False, record=False, name="sshd")
+        if tidy:
+            guest.agent.call("kill", check=False, record=False, name=SERVER)
 
 
 def _open(
-    client: paramiko.SSHClient, channel: socket.socket, key: paramiko.Ed25519Key, deadline: Deadline, guest: Guest
+    client: paramiko.SSHClient, channel: socket.socket, key: paramiko.Ed25519Key, deadline: Deadline, guest: Reachable
 ) -> None:
     try:
         client.connect(
@@ -67,4 +80,5 @@ def _open(
             timeout=deadline.left, banner_timeout=deadline.left, auth_timeout=deadline.left,
         )  # fmt: skip
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise GuestError(f"{deadline}: {error}", detail=guest.read(LOG)) from error
+        log = guest.agent.call("read", check=False, record=False, path=LOG).get("data", "")
+        raise GuestError(f"{deadline}: {error}", detail=str(log)) from error

@@ -56,6 +56,10 @@ class Sockets:
     def qmp(self) -> Path:
         return self.folder / "qmp.sock"
 
+    @property
+    def gdb(self) -> Path:
+        return self.folder / "gdb.sock"
+
 
 def command_line(launch: Launch) -> str:
     """The kernel command line."""

@@ -23,6 +23,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from harness.host.process import end, spawn
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
+from harness.machine import gdb
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch, Sockets, argv
 from harness.records import Ended, How, MachineEnded, MachineLost
@@ -36,14 +37,17 @@ MAX_TMPDIR = 70
 
 
 class Vm:
-    """A QEMU process, started paused. Use as a context manager: leaving it ends QEMU.
+    """A QEMU process, started paused. Use as a context manager: leaving it ends QEMU. With `debug` gdb can attach.
 
     Everything raised says whose fault it is: MachineLost when QEMU does not start, MachineEnded (for the crash
     oracle) when it stops answering later.
     """
 
-    def __init__(self, launch: Launch, toolchain: Toolchain, incoming: Path | None = None) -> None:
+    def __init__(
+        self, launch: Launch, toolchain: Toolchain, incoming: Path | None = None, *, debug: bool = False
+    ) -> None:
         self.launch = launch
+        self._debug = debug
         self.sockets = Sockets(Path(tempfile.mkdtemp(prefix="kharness-vm-", dir=_short_folder())))
         self._toolchain = toolchain
         self._incoming = incoming
@@ -75,7 +79,8 @@ class Vm:
         ]  # fmt: skip
         if self._incoming:
             binds.append(Bind(self._incoming))
-        command = self._toolchain.argv(argv(self.launch, self.sockets, self._incoming), binds=binds)
+        more = gdb.stub(self.sockets) if self._debug else []
+        command = self._toolchain.argv([*argv(self.launch, self.sockets, self._incoming), *more], binds=binds)
         with open(self._stderr, "wb") as stderr:
             self._process = spawn(command, stdout=subprocess.DEVNULL, stderr=stderr)
         deadline = Deadline(STARTUP_SECONDS, "QEMU to open its sockets")
@@ -217,6 +222,11 @@ class Vm:
         self._console_text += _text(self._console.before + self._console.after)
         return found
 
+    def line(self, deadline: Deadline) -> str:
+        """The console's next whole line. Raises what :meth:`expect` does."""
+        self.expect([r"[^\n]*\n"], deadline)
+        return _text(self._console.after).rstrip("\r\n")
+
     def send(self, data: bytes) -> None:
         """To the agent."""
         assert self._agent is not None
@@ -245,6 +255,19 @@ class Vm:
                 raise self.gone(deadline.what)
             if not ready and deadline.expired:
                 raise self._expired(deadline)
+
+    def attend(self, seconds: float, wake: int) -> None:
+        """Drains the console for so long, or until the descriptor `wake` can be read.
+
+        Raises MachineEnded as soon as QEMU is gone.
+        """
+        deadline = Deadline(seconds, "nothing")
+        while not deadline.expired:
+            ready, _, _ = select.select([self._console.fileno(), wake], [], [], deadline.left)
+            if self._console.fileno() in ready and not self._drain_console():
+                raise self.gone("the session")
+            if wake in ready:
+                return
 
     def _expired(self, deadline: Deadline) -> MachineEnded:
         return MachineEnded(

@@ -29,7 +29,8 @@ ALLOCATORS = (
 """Allocators and what fault injection prints below them (mm/slub.c, mm/percpu.c, mm/vmalloc.c)."""
 
 _REPORT = (
-    r"dump_stack\w*|_*dump_stack|show_stack|show_regs|show_trace\w*|print_report|_*kasan_\w+|_*asan_\w+"
+    r"_*dump_stack\w*|dump_backtrace\w*|show_stack\w*|_*show_\w*regs|show_trace\w*|arch_stack_walk\w*|kunwind_\w+"
+    r"|arch_dump_stack|print_report|_*kasan_\w+|_*asan_\w+"
     r"|_*hwasan_\w+|_*kcsan_\w+|kfence_report_error|check_region_inline|check_memory_region\w*"
     r"|print_address_description\w*|_*warn|_*warn_printk|warn_slowpath_\w+|_*WARN_trap|report_bug\w*"
     r"|_*report_bug|handle_bug|handle_invalid_op|(?:asm_)?exc_\w+|die|die_\w+|_*die\w*|v?panic|nmi_panic"

@@ -36,6 +36,7 @@ def render(results: Results) -> str:
     env.filters["place"] = text.place
     env.filters["spec"] = text.spec_line
     env.filters["stack"] = lambda stack: " < ".join(stack)
+    env.filters["kept"] = text.kept_line
     env.filters["replay"] = text.replay_line
     env.filters["word"] = text.outcome_word
     env.filters["kind"] = _kind

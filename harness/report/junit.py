@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.records import Finding, Outcome, Verdict, render_frame
 from harness.report.results import store
-from harness.report.text import clean, machine_line, place, replay_line, verdict_line
+from harness.report.text import clean, kept_line, machine_line, place, replay_line, verdict_line
 from harness.verdict import KernelRow, Results, TestRow
 
 
@@ -95,7 +95,8 @@ def _case(test: TestRow, suite: str) -> ET.Element:
 
 
 def _details(test: TestRow) -> str:
-    parts = [test.why, *(_finding(finding) for finding in test.findings if finding.counts), replay_line(test)]
+    found = (_finding(finding) for finding in test.findings if finding.counts)
+    parts = [test.why, *found, replay_line(test), kept_line(test)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -18,6 +18,7 @@ from harness.report.text import (
     clean,
     distinct,
     duration,
+    kept_line,
     kernel_line,
     machine_line,
     place,
@@ -99,6 +100,8 @@ def _findings(results: Results, report: str) -> Iterator[str]:
         yield from _entry("", f"in {test.id} [{test.kernel}]{others}")
         if test.replay:
             yield " " * _LABEL + clean(replay_line(test))
+        if test.kept:
+            yield " " * _LABEL + clean(kept_line(test))
     if len(found) > _FINDINGS:
         yield " " * _LABEL + f"and {plural(len(found) - _FINDINGS, 'more finding')} in {report}"
 

@@ -81,6 +81,15 @@ def replay_line(test: TestRow) -> str:
     return shlex.join(["kharness", "replay", test.replay]) if test.replay else ""
 
 
+def kept_line(test: TestRow) -> str:
+    """The command that opens the test's guest, or why it was not kept; nothing if nobody asked."""
+    if test.kept is None:
+        return ""
+    if not test.kept.path:
+        return f"guest not kept: {test.kept.why}"
+    return shlex.join(["kharness", "shell", "--kept", test.kept.path])
+
+
 def outcome_word(test: TestRow) -> str:
     """A test's outcome as it counts: a failure that is excused is a known one."""
     if test.flaky:

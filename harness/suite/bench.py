@@ -18,6 +18,7 @@ from harness.records import (
     FaultSummary,
     Finding,
     HarnessError,
+    Kept,
     KernelFailure,
     LogRecord,
     MachineEnded,
@@ -27,8 +28,12 @@ from harness.records import (
     Scenario,
     TestResult,
 )
+from harness.suite.keep import Keeper
 from harness.suite.outcome import Ending, ending_of
 from harness.suite.session import Ready
+
+BAD = (Outcome.FAIL, Outcome.INCONCLUSIVE)
+"""How a test may end whose guest is worth a look."""
 
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
 PLANTED = ("kharness_leak_slab", "kharness_leak_percpu")
@@ -51,6 +56,8 @@ class Bench:
         self.must_inject: tuple[str, ...] = ()
         self.planted = 0
         """How many objects of each kind our module leaked on purpose."""
+        self.keeper: Keeper | None = None
+        self.kept: Kept | None = None
         self.started = time.monotonic()
 
     # --- what a test says of itself -----------------------------------------------------
@@ -124,6 +131,8 @@ class Bench:
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""
         ending = ending_of(error, self.ready.symbols, self.expected)
+        if ending.outcome in BAD:  # before it is quietened: as the test left it
+            self._keep(ending.why)
         # Whatever else went wrong, what a living guest shows against its kernel must not be lost.
         if ending.outcome is not Outcome.SKIP and not isinstance(error, MachineEnded | HarnessError | KernelFailure):
             try:
@@ -132,6 +141,8 @@ class Bench:
                 ending = _worse(ending, ending_of(late, self.ready.symbols, self.expected))
         self.findings = [*ending.findings, *self.findings]
         outcome, why = self._outcome(ending)
+        if outcome in BAD:
+            self._keep(why)
         return TestResult(
             id=self.test_id,
             arch=self.ready.kernel.arch,
@@ -144,7 +155,13 @@ class Bench:
             model=self.model,
             evidence=tuple(self.evidence),
             findings=tuple(self.findings),
+            kept=self.kept,
         )
+
+    def _keep(self, why: str) -> None:
+        """Saves the guest, where that is asked for and not done yet."""
+        if self.keeper is not None and self.kept is None:
+            self.kept = self.keeper.keep(self.guest, self.ready, self.test_id, why)
 
     def _outcome(self, ending: Ending) -> tuple[Outcome, str]:
         counting = [finding for finding in self.findings if finding.counts]

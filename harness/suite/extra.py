@@ -187,6 +187,7 @@ class LeakBatch(pytest.Item):
         if not done:
             self._skip(name, "no test passed whose operations could be repeated")
         bench = Bench(name, self.ready, self._workshop.session.seed)
+        bench.keeper = self._workshop.keeper
         error: BaseException | None = None
         with bench.guest:
             bench.expect(*{pattern for other in done for pattern in other.expected})

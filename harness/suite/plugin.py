@@ -182,6 +182,7 @@ def bench(request: pytest.FixtureRequest, ready: Ready, workshop: Workshop) -> I
     """A pristine guest and the record of what is done on it."""
     item = request.node
     bench = Bench(canonical(item.nodeid, ready), ready, workshop.session.seed)
+    bench.keeper = workshop.keeper
     item.stash[BENCH] = bench
     _started(workshop, ready, bench.test_id)
     for attempt in range(RETRY_LOST_MACHINE + 1):
@@ -280,7 +281,7 @@ def _words(result: TestResult) -> str:
 def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult:
     """Writes the replay file of what did not pass, then the end event."""
     if result.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE):
-        path = workshop.out / "replay" / (_file_name(f"{result.id}-{bench.ready.name}") + ".json")
+        path = workshop.out / "replay" / (replay.file_name(f"{result.id}-{bench.ready.name}") + ".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         signatures = tuple(sorted({found.signature for found in result.findings if found.counts}))
         again = replay.Replay(
@@ -294,10 +295,6 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
         result = replace(result, replay=str(path))
     workshop.journal.emit(EventKind.TEST_END, result, kernel=result.kernel, test=result.id)
     return result
-
-
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[-120:]
 
 
 @pytest.hookimpl(wrapper=True)

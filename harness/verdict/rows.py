@@ -15,6 +15,7 @@ from harness.records import (
     Comparison,
     FaultSummary,
     Finding,
+    Kept,
     MachineSpec,
     ModelSummary,
     Outcome,
@@ -112,6 +113,7 @@ class TestRow:
     evidence: tuple[EvidenceRow, ...] = ()
     findings: tuple[Finding, ...] = ()
     excused: str = ""
+    kept: Kept | None = None
 
     @property
     def flaky(self) -> bool:

@@ -158,19 +158,18 @@ class Kharness:
         cwd: Path | None = None,
     ) -> Running:
         """The command under way; `before` is what it is started through, such as unshare(1)."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        whole = {
-            **own,
-            "PYTHONPATH": str(CHECKOUT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            **self._more,
-            **(env or {}),
-        }
+        whole = self.environment(env)
         if args[:1] == ("run",) and "--arch" not in args:  # one is enough here, and the default is all
             args = ("run", "--arch", "x86_64", *args[1:])
         running = Running([*before, sys.executable, "-m", "harness", *args], cwd or self.cwd, whole)
         self._started.append(running)
         return running
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What every command is started with."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        fixed = {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**own, **fixed, **self._more, **(more or {})}
 
     def __call__(
         self, *args: str, timeout: float = RUN_SECONDS, env: Mapping[str, str] | None = None
@@ -181,6 +180,20 @@ class Kharness:
     def run(self, *args: str, timeout: float = RUN_SECONDS, env: Mapping[str, str] | None = None) -> Done:
         """``kharness run`` on the default kernel, done."""
         return self("run", *self._tree, *args, timeout=timeout, env=env)
+
+    def shell(self, *args: str, given: bytes = b"", timeout: float = RUN_SECONDS) -> Done:
+        """``kharness shell`` on the default kernel with `given` as its input, done."""
+        return self.start_shell(*args, given=given).finish(timeout)
+
+    def start_shell(self, *args: str, given: bytes = b"") -> Running:
+        """``kharness shell`` on the default kernel, under way."""
+        before = ("sh", "-c", 'exec "$@" < "$0"', str(self._input(given)))
+        return self.start("shell", *([] if "--kept" in args else self._tree), *args, before=before)
+
+    def _input(self, given: bytes) -> Path:
+        path = self.cwd / f"input{len(self._started)}"
+        path.write_bytes(given)
+        return path
 
     def start_run(
         self,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli, run
-from harness.plan import DEFAULT_SERIES, KernelRequest, Plan, SourceRequest
+from harness import cli, run, shell
+from harness.plan import DEFAULT_SERIES, KernelRequest, Plan, SourceRequest, Visit
 from harness.records import Exit, UsageError
 
 ROOT = Path(cli.__file__).resolve().parents[1]
@@ -109,6 +109,44 @@ def test_a_mistake_is_refused_before_anything_is_done(asked: Asked, args: tuple[
 def test_a_flag_that_is_none_is_the_callers_mistake(asked: Asked, args: tuple[str, ...]) -> None:
     assert invoke(*args)[0] == Exit.USAGE
     assert not asked.plans
+
+
+@pytest.fixture
+def visited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, Visit]]:
+    """What `kharness shell` was asked; its status is 7."""
+    asked: list[tuple[Plan, Visit]] = []
+
+    def visit(plan: Plan, wish: Visit) -> int:
+        asked.append((plan, wish))
+        return 7
+
+    monkeypatch.setattr(shell, "visit", visit)
+    return asked
+
+
+def test_a_commands_own_options_are_not_ours(visited: list[tuple[Plan, Visit]]) -> None:
+    status, _ = invoke("shell", "--arch", "arm64", "--put", "a:/b", "--put", "c:/d", "grep", "--kernel", "-k", "x")
+    ((plan, wish),) = visited
+    assert status == 7
+    assert wish.command == ("grep", "--kernel", "-k", "x")
+    assert wish.put == ("a:/b", "c:/d")
+    assert plan.kernels == (KernelRequest(SourceRequest(version=DEFAULT_SERIES), "arm64"),)
+
+
+def test_a_shell_is_built_as_a_run_is(visited: list[tuple[Plan, Visit]], tmp_path: Path) -> None:
+    fragment = tmp_path / "mine.config"
+    fragment.write_text("CONFIG_X=y\n")
+    invoke("shell", "--tree", str(tmp_path), "--machine", "cpu8", "--cmdline", "nosmp", "--kconfig", str(fragment), "--gdb")
+    ((plan, wish),) = visited
+    assert plan.kernels[0].source == SourceRequest(tree=str(tmp_path))
+    assert (plan.machines, plan.cmdline, plan.kconfig) == (("cpu8",), "nosmp", (str(fragment),))
+    assert wish == Visit(gdb=True)
+
+
+def test_run_keeps_guests_only_when_asked(asked: Asked) -> None:
+    invoke("run")
+    invoke("run", "--keep")
+    assert [plan.keep for plan in asked.plans] == [False, True]
 
 
 def kharness(*args: str, cache: Path) -> subprocess.CompletedProcess[str]:

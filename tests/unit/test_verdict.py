@@ -75,7 +75,7 @@ def test_the_contract_of_results_json() -> None:
         "kernels": "id role arch release commit tree dirty patches config config_sha256 build_seconds cached",
         "machines": "arch spec accelerator why boot_seconds restore_seconds",
         "canaries": "oracle kernel caught",
-        "tests": "id arch kernel machine outcome seconds attempts why replay faults model evidence findings",
+        "tests": "id arch kernel machine outcome seconds attempts why replay faults model evidence findings kept",
         "comparison": "id arch change",
     }
     for part, names in wanted.items():

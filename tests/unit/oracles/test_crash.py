@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.oracles.crash import Ended, How, classify, findings
-from harness.records import KernelFailure, MachineLost
+from harness.records import Frame, KernelFailure, MachineLost
 
 GOLDEN = Path(__file__).parent / "golden"
 PANIC = (GOLDEN / "oops_x86" / "console.txt").read_text().splitlines()
@@ -89,3 +89,16 @@ def test_findings_carry_the_cause() -> None:
 def test_findings_blame_no_kernel_for_a_lost_qemu() -> None:
     assert findings(PANIC, KILLED, True) == []
     assert findings(CLEAN, RUNNING, False) == []
+
+
+def test_arm64_panic_is_not_blamed_on_what_prints_the_trace() -> None:
+    """vmlinux has dump_backtrace() inlined into show_stack() there (arch/arm64/kernel/stacktrace.c)."""
+
+    def symbolize(frame: Frame) -> list[Frame]:
+        inlined = [Frame("dump_backtrace", inlined=True), Frame("show_stack")]
+        return inlined if frame.function == "show_stack" else [frame]
+
+    lines = (GOLDEN / "panic_arm64" / "console.txt").read_text().splitlines()
+    (found,) = findings(lines, RESET, False, symbolize=symbolize)
+    assert (found.kind, found.function) == ("panic", "kharness_panic")
+    assert found.signature.startswith("crash:panic:kharness_panic<canary_write")
