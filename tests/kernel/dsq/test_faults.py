@@ -39,7 +39,7 @@ def test_every_allocation_of_create_fails_once(
     dsq.check_live()
 
 
-@pytest.mark.machines("default", "cpu1", "cpu8", "node2", full=("cpu64", "cpu256"))
+@pytest.mark.machines("default", "cpu1", "cpu8", "node2", full=("cpu64",))
 def test_each_alloc_percpu_of_attach_fails(dsq: Dsqs, faults: Faults, bench: Bench, features: Features) -> None:
     """By a BPF kprobe, on machines of several shapes: there is a global DSQ a node and a bypass DSQ a possible CPU."""
     need(features.percpu_data, NO_DATA)
