@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definition import Definition, architectures, load
+from harness.host.cache import remove
 from harness.host.process import run
 from harness.plan import DEFAULT_ARCHES
 from harness.records import HarnessError
@@ -39,6 +40,9 @@ GUEST_PACKAGES: tuple[str, ...] = (
     # programs
     "busybox-static", "dropbear-bin",
 )  # fmt: skip
+
+HALF_WAY = ("File has unexpected size", "Hash Sum mismatch")
+"""What apt says of an index that is older or newer than the list of indices that names it."""
 
 NEEDED: tuple[tuple[str, str], ...] = (("mmdebstrap", "mmdebstrap"), ("bwrap", "bubblewrap"))
 """Commands that the host must have to make and enter the root, each with its package."""
@@ -91,15 +95,33 @@ def guest_recipe(debian_arch: str) -> Recipe:
 def make(folder: Path, made: Recipe, on_line: Callable[[str], None], say: Callable[[str], None]) -> None:
     """Makes the root in ``folder/root`` and its package list in ``folder/packages``.
 
-    Raises HarnessError with mmdebstrap's last lines.
+    A mirror that holds updates half way is asked for the release alone, and that is said. Raises HarnessError with
+    apt's last complaint.
     """
     install_missing(say)
+    what = f"making the {made.suite} root for {made.debian_arch}"
+    try:
+        _bootstrap(folder, made, [], what, on_line)
+    except HarnessError as error:
+        if not any(sign in error.detail for sign in HALF_WAY):
+            raise
+        say(f"{what}: the mirror's updates do not fit its own lists; trying without them")
+        if (folder / "root").exists():
+            remove(folder / "root")
+        hook = f'find "$1"/etc/apt -name "*.list" -exec sed -i "/ {made.suite}-/d" {{}} +'
+        _bootstrap(folder, made, [f"--setup-hook={hook}"], what, on_line)
+    root = folder / "root"
+    root.chmod(0o755)
+    (folder / "packages").write_text(_packages(root) or _files(root))
+
+
+def _bootstrap(folder: Path, made: Recipe, more: Sequence[str], what: str, on_line: Callable[[str], None]) -> None:
+    """Runs mmdebstrap, as root into ``folder/root``, else by a tar file that is unpacked there."""
     root = folder / "root"
     argv = [
         "mmdebstrap", f"--variant={made.variant}", f"--architectures={made.debian_arch}",
-        '--aptopt=Acquire::Retries "3"', f"--include={','.join(made.packages)}",
+        '--aptopt=Acquire::Retries "3"', f"--include={','.join(made.packages)}", *more,
     ]  # fmt: skip
-    what = f"making the {made.suite} root for {made.debian_arch}"
     if os.geteuid() == 0:
         root.mkdir(mode=0o755)
         # In a mount namespace of its own: what it mounts goes with it, also when it is killed in the middle.
@@ -117,8 +139,6 @@ def make(folder: Path, made: Recipe, on_line: Callable[[str], None], say: Callab
         unpack = ["tar", "-xf", str(tar), "-C", str(root), "--exclude=./dev/*", "--no-same-owner"]
         run(unpack, what="unpacking the root")
         tar.unlink()
-    root.chmod(0o755)
-    (folder / "packages").write_text(_packages(root) or _files(root))
 
 
 def _packages(root: Path) -> str:

@@ -168,6 +168,21 @@ def test_failed_mmdebstrap_leaves_no_root(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.listdir(cache.root / ".staging") == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root no tar file is needed")
+def test_a_mirror_half_way_through_its_updates_is_asked_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse = "echo 'E: Failed to fetch x  File has unexpected size (1 != 2)' >&2; echo 'E: mmdebstrap failed' >&2; exit 25"
+    command(tmp_path, "mmdebstrap", f'case "$*" in *setup-hook*trixie-*) exit 0;; esac; {refuse}')
+    command(tmp_path, "dpkg-query", "echo 'gcc:amd64 14'")
+    monkeypatch.setattr(rootfs, "missing_packages", list)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said: list[str] = []
+    rootfs.make(tmp_path, rootfs.recipe("x86_64", "x86_64"), lambda line: None, said.append)
+    assert (tmp_path / "packages").read_text() == "gcc:amd64 14\n"
+    assert len(said) == 1 and "without them" in said[0]
+
+
 def test_recipe_key_follows_its_content() -> None:
     base = rootfs.recipe("x86_64", "x86_64")
     assert base.key == rootfs.recipe("x86_64", "x86_64").key == rootfs.recipe("arm64", "x86_64").key
