@@ -78,6 +78,10 @@ def run(
     kconfig: Annotated[
         list[str], typer.Option(help="A Kconfig fragment of yours, over ours; may be given again.")
     ] = [],  # noqa: B006
+    bpf: Annotated[
+        list[str],
+        typer.Option(help="A BPF scheduler of yours, FILE.bpf.c, to be tested too; may be given again."),
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Compilers at once.")] = defaults.DEFAULT_JOBS,

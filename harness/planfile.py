@@ -16,7 +16,7 @@ import yaml
 
 from harness import plan as defaults
 from harness.definition import load
-from harness.plan import RIVALS, Plan, SourceRequest, Wishes, requests
+from harness.plan import RIVALS, BpfRequest, Plan, SourceRequest, Wishes, requests
 from harness.records import UsageError, encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -154,9 +154,21 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
         kernels=requests(source, names, patches, wishes.base, wishes.head),
         seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machines=machines,
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
-        kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), toolchain=wishes.toolchain,
-        jobs=wishes.jobs, guests=wishes.guests, argv=argv,
+        kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), bpf=programs(wishes.bpf),
+        toolchain=wishes.toolchain, jobs=wishes.jobs, guests=wishes.guests, argv=argv,
     )  # fmt: skip
+
+
+def programs(paths: tuple[str, ...]) -> tuple[BpfRequest, ...]:
+    """What --bpf names. Raises UsageError for a file that is not there and for two of one name."""
+    for path in paths:
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: no such BPF program", step="check --bpf")
+    names = [Path(path).name for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"two files of --bpf are called {twice}", step="rename one: tests go by the name")
+    return tuple(BpfRequest(str(Path(path).resolve())) for path in paths)
 
 
 def sources(tree: str, version: str) -> SourceRequest:

@@ -7,12 +7,15 @@ What goes wrong with the kernel on the way is a result: the pseudo-tests `build`
 from __future__ import annotations
 
 import shlex
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.build import image, kbuild, unbuilt
+from harness.build.btf import Btf
+from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
 from harness.definition import Definition, load
 from harness.guest import pristine
@@ -27,7 +30,7 @@ from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
 from harness.oracles.log import parse_kmsg
-from harness.plan import KernelRequest, Plan, Target
+from harness.plan import KernelRequest, Plan, Scheduler, Target
 from harness.records import (
     EventKind,
     Evidence,
@@ -79,7 +82,8 @@ class Workbench:
         base, changed = built.get(Role.BASE), built.get(Role.PATCHED)
         if base and changed and not self._changes_something(order, base, changed, machines[0]):
             return []
-        booted = {role: self._booted(kernel, machines) for role, kernel in built.items() if kernel}
+        trees = {request.role: self._sources.tree(request) for request in order}
+        booted = {role: self._booted(kernel, trees[role], machines) for role, kernel in built.items() if kernel}
         return [target for targets in booted.values() for target in targets if all(booted[r] for r in under_test)]
 
     def _build(self, request: KernelRequest, machine: str) -> Kernel | None:
@@ -124,7 +128,7 @@ class Workbench:
         file.write_text("".join(f"CONFIG_{name}=y\n" for name in symbols))
         return f"--kconfig {shlex.quote(str(file))}"
 
-    def _booted(self, kernel: Kernel, machines: Sequence[str]) -> list[Target]:
+    def _booted(self, kernel: Kernel, tree: Tree, machines: Sequence[str]) -> list[Target]:
         """The kernel on each machine it boots on, saved; what does not is journalled.
 
         If it does not boot on the first no other is tried.
@@ -134,7 +138,7 @@ class Workbench:
         how = image.GuestBuild(
             definition, guest_root(definition.userspace.debian, self._cache, self._progress)
         )
-        initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
+        initramfs, schedulers = self._image(how, kernel, tree)
         known = facts.gather(self._toolchain, self._cache)
         targets: list[Target] = []
         for spec in specs:
@@ -142,7 +146,7 @@ class Workbench:
             target = self._target(launch, kernel)
             if target is None and not targets:
                 break
-            targets += [target] if target else []
+            targets += [replace(target, schedulers=schedulers)] if target else []
         return targets
 
     def _target(self, launch: Launch, kernel: Kernel) -> Target | None:
@@ -169,6 +173,22 @@ class Workbench:
         users = tuple(Path(path) for path in self._plan.kconfig)
         build = kbuild.BuildRequest(tree, definition, users, self._plan.jobs)
         return kbuild.build(build, self._toolchain, self._cache, self._progress, request.role)
+
+    def _image(
+        self, how: image.GuestBuild, kernel: Kernel, tree: Tree
+    ) -> tuple[Path, tuple[Scheduler, ...]]:
+        """The initramfs, and the user's schedulers that are in it. Raises UsageError for one that is no good."""
+        base = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
+        if not self._plan.bpf:
+            return base, ()
+        vmlinux = Path(kernel.vmlinux)
+        with tempfile.TemporaryDirectory(prefix="kharness-") as scratch:
+            compiler = Compiler(
+                tree.path, vmlinux, Btf(vmlinux, self._toolchain), how, self._toolchain, Path(scratch)
+            )
+            made = compiler.schedulers(self._plan.bpf)
+            whole = image.with_objects(base, Path(scratch), self._toolchain, self._cache, self._progress)
+        return whole, made
 
     def _boot(self, launch: Launch, kernel: Kernel) -> Pristine | None:
         """Boots and saves; a kernel that dies, hangs or speaks of trouble at boot is a result."""
