@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -251,6 +251,7 @@ def test_a_plan_that_cannot_be_carried_out_is_not_printed(asked: Asked) -> None:
         asked("--machine", "huge", "--print-plan")
 
 
+@settings(deadline=None)
 @given(
     tree=FOLDERS, out=st.one_of(st.just(""), FOLDERS), select=st.text(st.characters(codec="utf-8")),
     cmdline=st.sampled_from(["", "on", "7.10", "a: b", "# x", "nosmp  quiet", "null", "~", "é"]),
