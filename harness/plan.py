@@ -114,6 +114,11 @@ class BpfRequest:
     path: str
     sha256: str = ""
 
+    @property
+    def name(self) -> str:
+        """What tests call it: its file without .bpf.c."""
+        return self.path.rpartition("/")[2].removesuffix(".bpf.c")
+
 
 @dataclass(frozen=True)
 class Scheduler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -160,15 +161,18 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
 
 
 def programs(paths: tuple[str, ...]) -> tuple[BpfRequest, ...]:
-    """What --bpf names. Raises UsageError for a file that is not there and for two of one name."""
-    for path in paths:
-        if not Path(path).is_file():
+    """What --bpf names. Raises UsageError for a file that is not there, and for names that tests cannot bear."""
+    files = [Path(path).expanduser().resolve() for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        if not file.is_file():
             raise UsageError(f"{path}: no such BPF program", step="check --bpf")
-    names = [Path(path).name for path in paths]
+        if not re.fullmatch(r"[\w.+-]+\.bpf\.c", file.name):
+            raise UsageError(f"{path}: no name for a BPF program", step="letters, digits and _.+- before .bpf.c")
+    names = [file.name for file in files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UsageError(f"two files of --bpf are called {twice}", step="rename one: tests go by the name")
-    return tuple(BpfRequest(str(Path(path).resolve())) for path in paths)
+    return tuple(BpfRequest(str(file)) for file in files)
 
 
 def sources(tree: str, version: str) -> SourceRequest:

@@ -57,8 +57,7 @@ class Compiler:
         return tuple(self._one(request) for request in requests)
 
     def _one(self, request: BpfRequest) -> Scheduler:
-        source = Path(request.path)
-        name = name_of(source)
+        source, name = Path(request.path), request.name
         sha256 = self._compile(source, name)
         if request.sha256 and request.sha256 != sha256:
             raise UsageError(
@@ -80,7 +79,8 @@ class Compiler:
             "clang-19", "-g", "-O2", "-target", "bpf", "-mcpu=v3", f"-D__TARGET_ARCH_{user.bpf}", "-nostdlibinc",
             f"-I{scx}", f"-I{scx}/bpf-compat", "-I/bpf", "-isystem", TYPES,
             "-isystem", f"{GUEST}/usr/include", "-isystem", f"{GUEST}/usr/include/{user.triplet}",
-            "-MMD", "-MF", f"{OUT}/{name}.d", "-c", f"{USER}/{source.name}", "-o", f"{OUT}/{name}.bpf.o",
+            f"-ffile-prefix-map={USER}/=", "-MMD", "-MF", f"{OUT}/{name}.d", "-c", f"{USER}/{source.name}",
+            "-o", f"{OUT}/{name}.bpf.o",
         ]  # fmt: skip
         binds = [
             Bind(source.parent, USER), Bind(self.tree, KERNEL), Bind(BPF_FOLDER, "/bpf"), Bind(self.how.root, GUEST),
@@ -97,16 +97,6 @@ class Compiler:
             binds=[Bind(self.folder / f"{name}.bpf.o", INSIDE)], check=False,
         )  # fmt: skip
         return parse(done.stdout)
-
-
-def name_of(source: Path) -> str:
-    """How tests call it. Raises UsageError for a name that no test id can hold."""
-    name = source.name.removesuffix(".c").removesuffix(".bpf")
-    if not source.name.endswith(".c") or not re.fullmatch(r"[\w.+-]+", name):
-        raise UsageError(
-            f"{source.name}: no name for a BPF program", step="letters, digits and _.+- before .bpf.c"
-        )
-    return name
 
 
 def refused(source: Path, stderr: str) -> UsageError | HarnessError:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from harness import replay
-from harness.build.scheduler import name_of
 from harness.guest.guest import Guest
 from harness.model.state import Features
 from harness.plan import RETRY_LOST_MACHINE, BpfRequest, Scheduler, Survey, Surveyed, Wanted
@@ -76,8 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("ready", params, indirect=True, scope="session")
     if USER in metafunc.fixturenames:
         # By the file's name: its content differs between targets.
-        names = [name_of(Path(request.path)) for request in _programs(metafunc.config)]
-        metafunc.parametrize(USER, names, indirect=True)
+        metafunc.parametrize(USER, [found.name for found in _programs(metafunc.config)], indirect=True)
 
 
 def _programs(config: pytest.Config) -> tuple[BpfRequest, ...]:
