@@ -81,6 +81,10 @@ def run(
     full: Annotated[bool, typer.Option("--full/--no-full", help="The long tests too.")] = False,
     cmdline: Cmdline = "",
     kconfig: Fragments = [],  # noqa: B006
+    bpf: Annotated[
+        list[str],
+        typer.Option(help="A BPF scheduler of yours, FILE.bpf.c, to be tested too; may be given again."),
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,

@@ -20,6 +20,9 @@ from harness.plan import DEFAULT_MACHINE, Plan, Survey, Surveyed, Wanted
 from harness.records import HarnessError, UsageError, decode, encode
 
 ROOT = Path(__file__).resolve().parents[1]
+USER_SUITE = ROOT / "tests/kernel/user"
+"""What is tested of the user's own BPF schedulers, whatever suite is run with them."""
+
 SECONDS = 120.0
 NO_TESTS, USAGE = 5, 4
 """Of pytest's ExitCode: NO_TESTS_COLLECTED, USAGE_ERROR."""
@@ -36,8 +39,9 @@ def argv(plan: Plan, *own: str) -> list[str]:
     if plan.select:
         words += ["-k", plan.select]
     suite = Path(plan.suite)
-    here = suite if suite.exists() else ROOT / suite
-    return [*words, str(here.resolve())]
+    here = (suite if suite.exists() else ROOT / suite).resolve()
+    too = [str(USER_SUITE)] if plan.bpf and not USER_SUITE.is_relative_to(here) else []
+    return [*words, str(here), *too]
 
 
 def environment(scratch: Path) -> dict[str, str]:
@@ -70,7 +74,7 @@ def _survey(plan: Plan) -> tuple[Wanted, ...]:
     with tempfile.TemporaryDirectory(prefix="kharness-survey-") as folder:
         scratch = Path(folder)
         asked, answer = scratch / "survey.json", scratch / "wanted.json"
-        asked.write_text(json.dumps(encode(Survey(str(answer), plan.kernels, plan.machines))))
+        asked.write_text(json.dumps(encode(Survey(str(answer), plan.kernels, plan.machines, plan.bpf))))
         done = process.run(
             argv(plan, "--kharness-survey", str(asked), "--collect-only"), what="collecting the tests",
             env=environment(scratch), deadline=SECONDS, check=False,

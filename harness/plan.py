@@ -49,6 +49,7 @@ class Wishes:
     full: bool = False
     cmdline: str = ""
     kconfig: tuple[str, ...] = field(default=(), metadata=PATH)
+    bpf: tuple[str, ...] = field(default=(), metadata=PATH)
     seed: int = 0
     out: str = field(default="", metadata=PATH)
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
@@ -108,6 +109,34 @@ def requests(
 
 
 @dataclass(frozen=True)
+class BpfRequest:
+    """A BPF scheduler of the user's: the path of its C file, and the content that it must have (a replay)."""
+
+    path: str
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tests call it: its file without .bpf.c."""
+        return self.path.rpartition("/")[2].removesuffix(".bpf.c")
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A BPF scheduler of the user's as it is in a target's guest.
+
+    `ops` is its struct_ops map, `constants` are its variables that hold the kernel's enumerators, with the values that
+    these have there; `sha256` is over `path` and what it includes from its own folder.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    ops: str
+    constants: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
     """One run, as the command line asked for it.
 
@@ -125,6 +154,7 @@ class Plan:
     full: bool = False
     cmdline: str = ""
     kconfig: tuple[str, ...] = ()
+    bpf: tuple[BpfRequest, ...] = ()
     toolchain: str = "root"
     jobs: int = DEFAULT_JOBS
     guests: int = 0
@@ -159,6 +189,7 @@ class Target:
     initramfs: str
     facts: dict[str, str] = field(default_factory=dict)
     cmdline: str = ""
+    schedulers: tuple[Scheduler, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,6 +212,7 @@ class Session:
     test_id: str = ""
     suite: str = DEFAULT_SUITE
     kconfig: tuple[str, ...] = ()
+    bpf: tuple[BpfRequest, ...] = ()
     patches: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
     schema: int = SCHEMA
@@ -193,6 +225,7 @@ class Survey:
     answer: str
     kernels: tuple[KernelRequest, ...]
     machines: tuple[str, ...] = ()
+    bpf: tuple[BpfRequest, ...] = ()
     schema: int = SCHEMA
 
 

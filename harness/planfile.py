@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -16,7 +17,7 @@ import yaml
 
 from harness import plan as defaults
 from harness.definition import load
-from harness.plan import RIVALS, Plan, SourceRequest, Visit, Wishes, requests
+from harness.plan import RIVALS, BpfRequest, Plan, SourceRequest, Visit, Wishes, requests
 from harness.records import Role, UsageError, encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -154,8 +155,8 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
         kernels=requests(source, names, patches, wishes.base, wishes.head),
         seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machines=machines,
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
-        kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), toolchain=wishes.toolchain,
-        jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep, argv=argv,
+        kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), bpf=programs(wishes.bpf),
+        toolchain=wishes.toolchain, jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep, argv=argv,
     )  # fmt: skip
 
 
@@ -171,6 +172,21 @@ def visit(wishes: Wishes, wish: Visit) -> Plan:
         if number != 1:
             raise UsageError(f"--{flag} {value}: a shell is in one guest", step=f"name one --{flag}")
     return replace(asked, kernels=kernels)
+
+
+def programs(paths: tuple[str, ...]) -> tuple[BpfRequest, ...]:
+    """What --bpf names. Raises UsageError for a file that is not there, and for names that tests cannot bear."""
+    files = [Path(path).expanduser().resolve() for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        if not file.is_file():
+            raise UsageError(f"{path}: no such BPF program", step="check --bpf")
+        if not re.fullmatch(r"[\w.+-]+\.bpf\.c", file.name):
+            raise UsageError(f"{path}: no name for a BPF program", step="letters, digits and _.+- before .bpf.c")
+    names = [file.name for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"two files of --bpf are called {twice}", step="rename one: tests go by the name")
+    return tuple(BpfRequest(str(file)) for file in files)
 
 
 def sources(tree: str, version: str) -> SourceRequest:

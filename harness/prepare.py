@@ -7,12 +7,15 @@ What goes wrong with the kernel on the way is a result: the pseudo-tests `build`
 from __future__ import annotations
 
 import shlex
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.build import image, kbuild, unbuilt
+from harness.build.btf import Btf
+from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
 from harness.definition import Definition, load
 from harness.guest import pristine
@@ -28,7 +31,7 @@ from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
 from harness.oracles.log import parse_kmsg
-from harness.plan import KernelRequest, Plan, Target
+from harness.plan import KernelRequest, Plan, Scheduler, Target
 from harness.records import (
     EventKind,
     Evidence,
@@ -80,7 +83,8 @@ class Workbench:
         base, changed = built.get(Role.BASE), built.get(Role.PATCHED)
         if base and changed and not self._changes_something(order, base, changed, machines[0]):
             return []
-        booted = {role: self._booted(kernel, machines) for role, kernel in built.items() if kernel}
+        trees = {request.role: self._sources.tree(request) for request in order}
+        booted = {role: self._booted(kernel, trees[role], machines) for role, kernel in built.items() if kernel}
         return [target for targets in booted.values() for target in targets if all(booted[r] for r in under_test)]
 
     def _build(self, request: KernelRequest, machine: str) -> Kernel | None:
@@ -125,17 +129,18 @@ class Workbench:
         file.write_text("".join(f"CONFIG_{name}=y\n" for name in symbols))
         return f"--kconfig {shlex.quote(str(file))}"
 
-    def _booted(self, kernel: Kernel, machines: Sequence[str]) -> list[Target]:
+    def _booted(self, kernel: Kernel, tree: Tree, machines: Sequence[str]) -> list[Target]:
         """The kernel on each machine it boots on, saved; what does not is journalled.
 
         If it does not boot on the first no other is tried.
         """
+        launches, schedulers = self.launches(kernel, tree, machines)
         targets: list[Target] = []
-        for launch in self.launches(kernel, machines):
+        for launch in launches:
             target = self._target(launch, kernel)
             if target is None and not targets:
                 break
-            targets += [target] if target else []
+            targets += [replace(target, schedulers=schedulers)] if target else []
         return targets
 
     def _target(self, launch: Launch, kernel: Kernel) -> Target | None:
@@ -163,17 +168,22 @@ class Workbench:
         tree = self._sources.tree(request)
         return self._kernel(request, load(request.arch), tree), tree
 
-    def launches(self, kernel: Kernel, machines: Sequence[str]) -> list[Launch]:
-        """How a built kernel is booted on each of these machines, with its initramfs; the accelerator is not chosen."""
+    def launches(
+        self, kernel: Kernel, tree: Tree, machines: Sequence[str]
+    ) -> tuple[list[Launch], tuple[Scheduler, ...]]:
+        """How a built kernel is booted on each of these machines, and the user's schedulers that its initramfs holds.
+
+        The accelerator is not chosen yet. Raises UsageError for a scheduler that is no good.
+        """
         definition = load(kernel.arch)
         specs = [definition.spec(name) for name in machines]
         how = image.GuestBuild(
             definition, guest_root(definition.userspace.debian, self._cache, self._progress)
         )
-        initramfs = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
+        initramfs, schedulers = self._image(how, kernel, tree)
         known = facts.gather(self._toolchain, self._cache)
         path, cmdline = Path(kernel.image), self._plan.cmdline
-        return [Launch(definition, spec, "tcg", path, initramfs, known, cmdline) for spec in specs]
+        return [Launch(definition, spec, "tcg", path, initramfs, known, cmdline) for spec in specs], schedulers
 
     def accelerated(self, launch: Launch) -> tuple[Launch, Accelerator]:
         """The launch under the accelerator that works here, and which that is and why."""
@@ -186,6 +196,22 @@ class Workbench:
         users = tuple(Path(path) for path in self._plan.kconfig)
         build = kbuild.BuildRequest(tree, definition, users, self._plan.jobs)
         return kbuild.build(build, self._toolchain, self._cache, self._progress, request.role)
+
+    def _image(
+        self, how: image.GuestBuild, kernel: Kernel, tree: Tree
+    ) -> tuple[Path, tuple[Scheduler, ...]]:
+        """The initramfs, and the user's schedulers that are in it. Raises UsageError for one that is no good."""
+        base = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
+        if not self._plan.bpf:
+            return base, ()
+        vmlinux = Path(kernel.vmlinux)
+        with tempfile.TemporaryDirectory(prefix="kharness-") as scratch:
+            compiler = Compiler(
+                tree.path, vmlinux, Btf(vmlinux, self._toolchain), how, self._toolchain, Path(scratch)
+            )
+            made = compiler.schedulers(self._plan.bpf)
+            whole = image.with_objects(base, Path(scratch), self._toolchain, self._cache, self._progress)
+        return whole, made
 
     def _boot(self, launch: Launch, kernel: Kernel) -> Pristine | None:
         """Boots and saves; a kernel that dies, hangs or speaks of trouble at boot is a result."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host.cache import write_atomically
+from harness.plan import BpfRequest
 from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
 
 
@@ -16,7 +17,7 @@ from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
 class Replay:
     """One test to do again. A replay fails only if it shows one of `signatures` again.
 
-    `suite` is where the test lies; `kconfig` and `cmdline` are what the user added; `patches` are files that
+    `suite` is where the test lies; `kconfig`, `cmdline` and `bpf` are what the user added; `patches` are files that
     bring the kernel's source about. `argv` is how the run was called.
     """
 
@@ -32,6 +33,7 @@ class Replay:
     kconfig: tuple[str, ...] = ()
     cmdline: str = ""
     patches: tuple[str, ...] = ()
+    bpf: tuple[BpfRequest, ...] = ()
 
 
 def write(path: Path, replay: Replay) -> Path:

@@ -110,7 +110,8 @@ class Shell:
 
     def _built(self, workbench: Workbench, toolchain: Toolchain) -> int:
         kernel, tree = workbench.build(self._plan.kernels[0])
-        launch, chosen = workbench.accelerated(*workbench.launches(kernel, self._plan.machines))
+        (launch,), _ = workbench.launches(kernel, tree, self._plan.machines)
+        launch, chosen = workbench.accelerated(launch)
         symbols = Symbols(Path(kernel.vmlinux), toolchain)
         about = f"{launch.spec.name}, {chosen.name}"
         if self._visit.gdb:

@@ -12,8 +12,9 @@ from harness.host.toolchain import Bind
 from harness.records import HarnessError
 
 _INSIDE = "/run/vmlinux"
-_TYPE = re.compile(r"^\[\d+\] (STRUCT|UNION|ENUM|ENUM64|FUNC) '([^']+)'")
+_TYPE = re.compile(r"^\[\d+\] (STRUCT|UNION|FUNC) '([^']+)'")
 _MEMBER = re.compile(r"^\t'([^']+)' ")
+_ENUMERATOR = re.compile(r"^\t'([^']+)' val=(-?\d+)")
 
 
 class Btf:
@@ -38,13 +39,17 @@ class Btf:
         """Whether any enum has this enumerator."""
         return name in self._enumerators
 
+    def enumerator(self, name: str) -> int | None:
+        """The value of an enumerator of any enum, or None where there is none of this name."""
+        return self._enumerators.get(name)
+
     @cached_property
     def _types(self) -> dict[str, set[str]]:
         """Structures and unions with their members; those of one name are taken together."""
         return self._read[0]
 
     @cached_property
-    def _enumerators(self) -> set[str]:
+    def _enumerators(self) -> dict[str, int]:
         return self._read[1]
 
     @cached_property
@@ -52,7 +57,7 @@ class Btf:
         return self._read[2]
 
     @cached_property
-    def _read(self) -> tuple[dict[str, set[str]], set[str], set[str]]:
+    def _read(self) -> tuple[dict[str, set[str]], dict[str, int], set[str]]:
         if not self._vmlinux.is_file():
             raise HarnessError(f"{self._vmlinux} is gone", step="run again: it will be built anew")
         done = self._toolchain.run(
@@ -62,26 +67,24 @@ class Btf:
         return parse(done.stdout)
 
 
-def parse(text: str) -> tuple[dict[str, set[str]], set[str], set[str]]:
-    """Members by structure, enumerators, and functions, from ``bpftool btf dump`` in its raw form."""
+def parse(text: str) -> tuple[dict[str, set[str]], dict[str, int], set[str]]:
+    """Members by structure, enumerators with their values, and functions, from ``bpftool btf dump`` in its raw form."""
     types: dict[str, set[str]] = {}
-    enumerators: set[str] = set()
+    enumerators: dict[str, int] = {}
     functions: set[str] = set()
-    current: set[str] | None = None
+    members: set[str] | None = None
+    enum = False
     for line in text.splitlines():
         if line.startswith("["):
-            current = None
             found = _TYPE.match(line)
-            if found is None:
-                current = enumerators if line.partition("] ")[2].startswith("ENUM") else None
-            elif found[1] == "FUNC":
+            enum = line.partition("] ")[2].startswith("ENUM")
+            members = types.setdefault(found[2], set()) if found and found[1] in ("STRUCT", "UNION") else None
+            if found and found[1] == "FUNC":
                 functions.add(found[2])
-            elif found[1].startswith("ENUM"):
-                current = enumerators
-            else:
-                current = types.setdefault(found[2], set())
-        elif current is not None and (member := _MEMBER.match(line)):
-            current.add(member[1])
+        elif enum and (value := _ENUMERATOR.match(line)):
+            enumerators[value[1]] = int(value[2])
+        elif members is not None and (member := _MEMBER.match(line)):
+            members.add(member[1])
     if not types:
         raise HarnessError("the kernel has no BTF", step="see whether pahole is 1.26 or newer: 'kharness doctor'")
     return types, enumerators, functions

@@ -186,3 +186,28 @@ def initramfs(
             toolchain.run(["sh", "-c", _ASSEMBLE], binds=binds, env=env, what="making the initramfs")
 
     return cache.produce("initramfs", key, maker, what="initramfs", say=progress.say)[0] / "initramfs"
+
+
+# The kernel unpacks archives that follow each other one after the other (Documentation/driver-api/early-userspace).
+_ADD = r"""
+set -e
+mkdir -p /tmp/tree$TO
+cp /tmp/objects/*.o /tmp/tree$TO
+cd /tmp/tree
+find . -exec touch -h -d @0 {} +
+{ cat /tmp/base; find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet | gzip -n -1; } > /out/initramfs
+"""
+USER_FOLDER = "/user"
+"""Where the user's BPF objects lie in the guest: not beside ours, which are all loaded before the snapshot."""
+
+
+def with_objects(base: Path, folder: Path, toolchain: Toolchain, cache: Cache, progress: Progress) -> Path:
+    """The initramfs `base` and the BPF objects of `folder`, by their content."""
+    objects = sorted(folder.glob("*.bpf.o"))
+    key = _hash([toolchain.id, _ADD, USER_FOLDER], [base, *objects])
+
+    def maker(out: Path) -> None:
+        binds = [Bind(base, "/tmp/base"), Bind(folder, "/tmp/objects"), Bind(out, "/out", writable=True)]
+        toolchain.run(["sh", "-c", _ADD], binds=binds, env={"TO": USER_FOLDER}, what="adding to the initramfs")
+
+    return cache.produce("initramfs", key, maker, what="initramfs", say=progress.say)[0] / "initramfs"

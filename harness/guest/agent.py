@@ -54,7 +54,8 @@ class Agent:
 
     `kmsg` holds every record of the kernel log that came over this connection, raw and in order, whoever asked
     for it: reading takes them from the guest, and the log is judged whole. `overruns` counts how often its buffer
-    was written over before it was read.
+    was written over before it was read. `patience` is the least nominal deadline of any operation, in seconds: a
+    test raises it whose scheduler may keep the agent itself from running.
     """
 
     def __init__(self, vm: Vm, scale: float) -> None:
@@ -65,6 +66,7 @@ class Agent:
         self.history: list[OpResult] = []
         self.kmsg: list[str] = []
         self.overruns = 0
+        self.patience = 0.0
 
     def call(
         self,
@@ -84,7 +86,7 @@ class Agent:
         number, self._next = self._next, self._next + 1
         fields = [str(number), verb, *(f"{key}={encode_value(value)}" for key, value in args.items())]
         self._vm.send("\t".join(fields).encode("latin-1") + b"\n")
-        deadline = Deadline(seconds * self.scale, f"the guest to answer '{verb}'")
+        deadline = Deadline(max(seconds, self.patience) * self.scale, f"the guest to answer '{verb}'")
         answer = self._answer(number, deadline)
         if record:
             operation = Operation(verb, {key: str(value) for key, value in args.items()})

@@ -7,13 +7,16 @@ import errno
 import os
 import struct
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from harness.build.image import USER_FOLDER
 from harness.guest.agent import Agent
-from harness.guest.pristine import Pristine, quiet
+from harness.guest.pristine import BPF_FOLDER, Pristine, quiet
 from harness.host.toolchain import Toolchain
 from harness.machine.vm import Vm
+from harness.plan import Scheduler
 from harness.records import GuestError
 
 
@@ -161,17 +164,29 @@ class Guest:
 
     def load(self, program: str, **variables: int) -> BpfObject:
         """Loads bpf_progs/PROGRAM.bpf.c with these of its global variables set."""
+        return self._load(program, BPF_FOLDER, variables)
+
+    def load_user(self, scheduler: Scheduler) -> BpfObject:
+        """Loads a BPF scheduler of the user's; what holds the kernel's enumerators is set, the rest is as it was."""
+        return self._load(scheduler.name, USER_FOLDER, scheduler.constants)
+
+    def _load(self, program: str, folder: str, variables: Mapping[str, int]) -> BpfObject:
         self._names += 1
         name = f"{program[:20]}{self._names}"
         settings: dict[str, Any] = {f"set.{variable}": value for variable, value in variables.items()}
-        self.agent.call("load", name=name, path=f"/bpf/{program}.bpf.o", **settings)
+        self.agent.call("load", name=name, path=f"{folder}/{program}.bpf.o", **settings)
         return BpfObject(self.agent, name)
 
-    def work(self, kind: str, workers: int = 1, *, us: int = 1000, cpu: int = -1) -> Workload:
-        """Starts `workers` of a kind: spin, sleep (`us` microseconds a turn), yield, fork; `cpu` pins them."""
+    def work(
+        self, kind: str, workers: int = 1, *, us: int = 1000, cpu: int = -1, ext: bool = False
+    ) -> Workload:
+        """Starts `workers` of a kind: spin, sleep (`us` microseconds a turn), yield, fork.
+
+        `cpu` pins them; `ext` makes them SCHED_EXT, which a scheduler that takes over some tasks only has as well.
+        """
         self._names += 1
         name = f"{kind}{self._names}"
-        self.agent.call("work", name=name, kind=kind, nr=workers, us=us, cpu=cpu)
+        self.agent.call("work", name=name, kind=kind, nr=workers, us=us, cpu=cpu, ext=ext)
         return Workload(self.agent, name)
 
     def thread(self, name: str) -> int:

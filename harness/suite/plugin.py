@@ -13,7 +13,7 @@ import pytest
 from harness import replay
 from harness.guest.guest import Guest
 from harness.model.state import Features
-from harness.plan import RETRY_LOST_MACHINE, Survey, Surveyed, Wanted
+from harness.plan import RETRY_LOST_MACHINE, BpfRequest, Scheduler, Survey, Surveyed, Wanted
 from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, Role, TestResult, UsageError, encode
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
@@ -28,6 +28,8 @@ SURVEY = pytest.StashKey[Survey]()
 ERRORS = pytest.StashKey[list[str]]()
 BENCH = pytest.StashKey[Bench]()
 RESULT = pytest.StashKey[TestResult]()
+USER = "user_scheduler"
+"""The fixture whose tests run once for each BPF scheduler of the user's."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +73,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for target, place in chosen
     ]
     metafunc.parametrize("ready", params, indirect=True, scope="session")
+    if USER in metafunc.fixturenames:
+        # By the file's name: its content differs between targets.
+        metafunc.parametrize(USER, [found.name for found in _programs(metafunc.config)], indirect=True)
+
+
+def _programs(config: pytest.Config) -> tuple[BpfRequest, ...]:
+    """The user's BPF schedulers, in a session and in the pass before it."""
+    if SURVEY in config.stash:
+        return config.stash[SURVEY].bpf
+    return config.stash[WORKSHOP].session.bpf if WORKSHOP in config.stash else ()
 
 
 def _places(item: pytest.Item, asked: Sequence[str]) -> tuple[Place, ...]:
@@ -106,6 +118,8 @@ def _answer(survey: Survey, items: list[pytest.Item], errors: list[str]) -> None
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    if not _programs(config):  # without a scheduler its tests are no part of the run, and no skipped ones
+        items[:] = [item for item in items if USER not in getattr(item, "fixturenames", ())]
     survey = config.stash.get(SURVEY, None)
     if survey is not None:
         _answer(survey, items, config.stash[ERRORS])
@@ -219,6 +233,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
+def user_scheduler(request: pytest.FixtureRequest, ready: Ready) -> Scheduler:
+    """One of the user's BPF schedulers (--bpf), as it is in this target's guest."""
+    return next(found for found in ready.target.schedulers if found.name == request.param)
+
+
+@pytest.fixture
 def guest(bench: Bench) -> Guest:
     """The pristine guest itself."""
     return bench.guest
@@ -290,6 +310,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
             kconfig=workshop.session.kconfig, suite=workshop.session.suite,
             cmdline=bench.ready.target.cmdline,
             patches=workshop.session.patches if bench.ready.kernel.role is Role.PATCHED else (),
+            bpf=tuple(BpfRequest(found.path, found.sha256) for found in bench.ready.target.schedulers),
         )  # fmt: skip
         replay.write(path, again)
         result = replace(result, replay=str(path))

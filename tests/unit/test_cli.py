@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness import cli, run, shell
-from harness.plan import DEFAULT_SERIES, KernelRequest, Plan, SourceRequest, Visit
+from harness.plan import DEFAULT_SERIES, BpfRequest, KernelRequest, Plan, SourceRequest, Visit
 from harness.records import Exit, UsageError
 
 ROOT = Path(cli.__file__).resolve().parents[1]
@@ -73,6 +73,18 @@ def test_everything_asked_for_reaches_the_plan(asked: Asked, tmp_path: Path) -> 
     assert (plan.suite, plan.toolchain) == (str(tmp_path), "host")
 
 
+def test_bpf_programs_are_named_for_good(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.bpf.c").write_text("")
+    monkeypatch.chdir(tmp_path)
+    invoke("run", "--bpf", "one.bpf.c", "--bpf", str(tmp_path / "two.bpf.c"))
+    (plan,) = asked.plans
+    assert plan.bpf == (BpfRequest(str(tmp_path / "one.bpf.c")), BpfRequest(str(tmp_path / "two.bpf.c")))
+    assert [request.name for request in plan.bpf] == ["one", "two"]
+
+
 def test_a_relative_tree_does_not_depend_on_where_we_stand(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +103,12 @@ def test_a_relative_tree_does_not_depend_on_where_we_stand(
         (("--arch", "x86_64,vax"), "architecture 'vax'"),
         (("--machine", "huge"), "no machine 'huge'"),
         (("--kconfig", "/no/such.config"), "/no/such.config: no such Kconfig fragment"),
+        (("--bpf", "/no/such.bpf.c"), "/no/such.bpf.c: no such BPF program"),
+        (("--bpf", str(ROOT / "Makefile")), "Makefile: no name for a BPF program"),
+        (
+            ("--bpf", f"{ROOT}/bpf_progs/dsq_fifo.bpf.c", "--bpf", f"{ROOT}/bpf_progs/dsq_fifo.bpf.c"),
+            "two files of --bpf are called dsq_fifo.bpf.c",
+        ),
         (("--suite", "no/such/suite"), "no/such/suite: no such suite"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import collect
-from harness.plan import KernelRequest, Plan, SourceRequest
+from harness.plan import BpfRequest, KernelRequest, Plan, SourceRequest
 from harness.records import UsageError
 
 TESTS = """
@@ -82,3 +82,22 @@ def test_mistakes(needed: Needed, text: str, more: dict[str, Any], words: list[s
     for word in words:
         assert word in raised.value.line()
     assert "\n" not in raised.value.line()
+
+
+FOR_EACH = "def test_mine(bench, user_scheduler): ...\n\ndef test_plain(guest): ...\n"
+BPF = (BpfRequest("/home/me/one.bpf.c"), BpfRequest("/home/me/two.bpf.c"))
+
+
+def test_the_users_schedulers_have_tests_of_their_own(needed: Needed) -> None:
+    """Once for each file, by its name; without one they are no part of the run."""
+    assert needed(FOR_EACH) == {"x86_64": {"default": 1}}
+    assert needed(FOR_EACH, bpf=BPF, select="test_it") == {"x86_64": {"default": 3}}
+    assert needed(FOR_EACH, bpf=BPF, select="test_it and one") == {"x86_64": {"default": 1}}
+
+
+def test_they_are_tested_whatever_the_suite_is(needed: Needed) -> None:
+    alone = needed(FOR_EACH, bpf=BPF)["x86_64"]["default"]
+    assert alone > 3
+    assert needed("", bpf=BPF) == {"x86_64": {"default": alone - 3}}
+    plan = Plan((), seed=1, bpf=BPF)
+    assert [word for word in collect.argv(plan) if "tests/kernel" in word] == [str(collect.ROOT / "tests/kernel")]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -53,7 +53,7 @@ def test_a_flag_has_one_default() -> None:
 def test_what_takes_a_file_is_marked_as_one() -> None:
     """A name of a file that is not marked would depend on where the user stands."""
     named = {field.name for field in fields(Wishes) if field.metadata.get("path")}
-    assert {"tree", "suite", "kconfig", "out"} <= named
+    assert {"tree", "suite", "kconfig", "bpf", "out"} <= named
     assert {name for group in RIVALS for name in group} <= {field.name for field in fields(Wishes)}
 
 
@@ -251,6 +251,7 @@ def test_a_plan_that_cannot_be_carried_out_is_not_printed(asked: Asked) -> None:
         asked("--machine", "huge", "--print-plan")
 
 
+@settings(deadline=None)
 @given(
     tree=FOLDERS, out=st.one_of(st.just(""), FOLDERS), select=st.text(st.characters(codec="utf-8")),
     cmdline=st.sampled_from(["", "on", "7.10", "a: b", "# x", "nosmp  quiet", "null", "~", "é"]),

@@ -15,6 +15,9 @@
 
 #define MAX_GROUPS 64
 #define MAX_WORKERS 256
+#ifndef SCHED_EXT
+#define SCHED_EXT 7 /* include/uapi/linux/sched.h */
+#endif
 
 static struct group {
 	char name[32];
@@ -94,6 +97,7 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 	const char *kind = arg_str(op, "kind", "spin");
 	long us = arg_int(op, "us", 1000);
 	long cpu = arg_int(op, "cpu", -1);
+	struct sched_param param = {};
 	cpu_set_t set;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -104,13 +108,15 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 		if (sched_setaffinity(0, sizeof(set), &set))
 			_exit(3);
 	}
+	if (arg_int(op, "ext", 0) && sched_setscheduler(0, SCHED_EXT, &param))
+		_exit(4);
 	for (;;) {
 		work_turn(kind, us);
 		g->progress[slot]++;
 	}
 }
 
-/* work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed. */
+/* work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed; "ext" makes them SCHED_EXT. */
 void do_work(const struct op *op, struct reply *r)
 {
 	int nr = arg_int(op, "nr", 1);

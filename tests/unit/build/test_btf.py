@@ -18,6 +18,7 @@ TEXT = """[1] INT 'int' size=4 bits_offset=0 nr_bits=32 encoding=SIGNED
 \t'SCX_DSQ_BYPASS' val=9223372036854775811ULL
 [5] ENUM '(anon)' encoding=UNSIGNED size=4 vlen=1
 \t'LOOSE' val=1
+\t'BELOW' val=-1
 [6] FUNC_PROTO '(anon)' ret_type_id=0 vlen=1
 \t'argument' type_id=1
 [7] FUNC 'init_dsq' type_id=6 linkage=static
@@ -27,7 +28,7 @@ TEXT = """[1] INT 'int' size=4 bits_offset=0 nr_bits=32 encoding=SIGNED
 def test_members_enumerators_and_functions() -> None:
     types, enumerators, functions = parse(TEXT)
     assert types["scx_dispatch_q"] == {"lock", "pcpu"}
-    assert enumerators == {"SCX_DSQ_BYPASS", "LOOSE"}
+    assert enumerators == {"SCX_DSQ_BYPASS": 9223372036854775811, "LOOSE": 1, "BELOW": -1}
     assert functions == {"init_dsq"}
     assert "argument" not in {name for names in types.values() for name in names}
 

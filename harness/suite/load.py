@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns tasks under a scheduler: workloads of every kind, and the wait until each of them got on."""
+
+from __future__ import annotations
+
+from harness.guest.guest import Guest, Workload
+from harness.machine.deadline import Deadline
+from harness.suite.bench import Bench
+
+TURNS = 5
+"""Turns that each worker must do after all have started."""
+
+PATIENCE_SECONDS = 10.0
+
+
+def mixed(guest: Guest) -> tuple[Workload, ...]:
+    """Tasks that use up their slice, that sleep, that yield and that fork."""
+    return (
+        guest.work("spin", 3),
+        guest.work("sleep", 3, us=2000),
+        guest.work("yield", 2),
+        guest.work("fork", 1),
+    )
+
+
+def every_worker_gets_on(
+    bench: Bench, *loads: Workload, turns: int = TURNS, seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Waits until each worker of each load did `turns` more turns; fails naming the ones that did not in time.
+
+    `seconds` are nominal.
+    """
+    start = {load.name: load.progress() for load in loads}
+    deadline = Deadline(seconds * bench.ready.pristine.scale, f"every worker to do {turns} turns")
+    while True:
+        stuck = [
+            f"{load.name}[{i}]"
+            for load in loads
+            for i, (now, then) in enumerate(zip(load.progress(), start[load.name], strict=True))
+            if now < then + turns
+        ]
+        if not stuck:
+            return
+        assert not deadline.expired, f"{deadline}; not {', '.join(stuck)}"

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""BPF schedulers of the user's (--bpf): tasks of every kind get on under it, it stays, and it leaves nothing behind.
+
+What is looked for at the end of every test, splats, percpu objects and leaks, is looked for here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from harness.guest.guest import Guest, Workload, dsq_context
+from harness.model.state import Features
+from harness.plan import Scheduler
+from harness.suite.bench import Bench
+from harness.suite.dsq import STATE
+from harness.suite.load import every_worker_gets_on
+
+WATCHDOG_SECONDS = 30
+"""SCX_WATCHDOG_MAX_TIMEOUT of kernel/sched/ext: after so long the kernel ends a scheduler that let a task wait."""
+
+PATIENCE_SECONDS = WATCHDOG_SECONDS + 15
+TURNS = 50
+
+
+@pytest.fixture
+def patient(guest: Guest) -> Iterator[Guest]:
+    """A guest whose agent the scheduler may keep from running until the watchdog comes."""
+    guest.agent.patience = PATIENCE_SECONDS
+    yield guest
+
+
+def still_there(guest: Guest, name: str) -> None:
+    """Fails with what the kernel said when it is not the scheduler any more."""
+    if guest.read(STATE).strip() == "enabled":
+        return
+    guest.wait_for(STATE, "disabled")
+    guest.log()
+    said = [text.partition(";")[2].strip() for text in guest.agent.kmsg if ";sched_ext: " in text]
+    ended = [line.removeprefix("sched_ext: ") for line in said if " enabled" not in line]
+    assert not ended, f"{name} was thrown out: {': '.join(ended)}"
+    raise AssertionError(f"{name} is not enabled, and the kernel does not say why")
+
+
+def tasks(guest: Guest, cpus: int) -> tuple[Workload, ...]:
+    """CPU-bound, sleeping, yielding and forking tasks, and one that may run on the last CPU alone."""
+    return (
+        guest.work("spin", 2 * cpus, ext=True),
+        guest.work("sleep", 3, us=2000, ext=True),
+        guest.work("yield", 2, ext=True),
+        guest.work("fork", 2, ext=True),
+        guest.work("spin", cpu=cpus - 1, ext=True),
+    )
+
+
+def no_dsq_left(guest: Guest, features: Features) -> None:
+    """Where all schedulers share one table. Elsewhere DSQs go with theirs, and the percpu count tells of each."""
+    if features.global_hash:
+        api = guest.load("dsq_api")
+        assert api.run("live", dsq_context(0), record=False)[0] == 0, "the DSQ table cannot be walked"
+        left = api.get("live_count")["live_count"]
+        assert left == 0, f"{left} DSQs are left in the table"
+
+
+def test_schedules(patient: Guest, bench: Bench, user_scheduler: Scheduler, features: Features) -> None:
+    guest, name = patient, user_scheduler.name
+    scheduler = guest.load_user(user_scheduler)
+    scheduler.attach(user_scheduler.ops)
+    still_there(guest, name)
+    loads = tasks(guest, bench.ready.machine.spec.online_cpus)
+    try:
+        every_worker_gets_on(bench, *loads, turns=TURNS, seconds=PATIENCE_SECONDS)
+    finally:
+        still_there(guest, name)  # of the two, what the kernel said tells more
+    for load in loads:
+        load.kill()
+    still_there(guest, name)
+    scheduler.detach()
+    guest.wait_for(STATE, "disabled")
+    no_dsq_left(guest, features)
+
+
+def test_comes_and_goes(patient: Guest, user_scheduler: Scheduler, features: Features) -> None:
+    """Attached and detached again and again, with tasks that run meanwhile."""
+    guest = patient
+    scheduler = guest.load_user(user_scheduler)
+    loads = (guest.work("spin", 2), guest.work("fork", 1))
+    for _ in range(3):
+        scheduler.attach(user_scheduler.ops)
+        still_there(guest, user_scheduler.name)
+        scheduler.detach(user_scheduler.ops)
+        guest.wait_for(STATE, "disabled")
+    for load in loads:
+        load.kill()
+    no_dsq_left(guest, features)
