@@ -25,11 +25,18 @@ from harness.records import GuestError, HarnessError, KernelFailure, UsageError
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
-FORMAT = 5
+FORMAT = 6
 """Version of what a snapshot holds and how it was prepared."""
 
 BPF_FOLDER = "/bpf"
 KEEP_SECONDS = 60.0
+WATCHDOGS = (
+    ("/proc/sys/kernel/watchdog_thresh", 10, 60),
+    ("/proc/sys/kernel/hung_task_timeout_secs", 120, 2400),
+    ("/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", 21, 300),
+)
+"""The guest's own deadlines: knob, default and most seconds (kernel/watchdog.c, hung_task.c, rcu/tree_stall.h)."""
+
 BARRIER = "/sys/kernel/debug/kharness/barrier"
 PERCPU_STATS = "/sys/kernel/debug/percpu_stats"
 SETTLE_SECONDS = 30.0
@@ -113,6 +120,7 @@ def _boot(launch: Launch, toolchain: Toolchain, folder: Path, note: Callable[[st
         agent = Agent(vm, scale_of(took))
         agent.call("ping", record=False)
         check_shape(agent, launch)
+        _stretch_watchdogs(agent)
         # What does not load is left: the test that wants it will say why.
         note("loading BPF objects")
         agent.call("keep", seconds=KEEP_SECONDS, record=False, path=BPF_FOLDER)
@@ -133,6 +141,16 @@ def _boot(launch: Launch, toolchain: Toolchain, folder: Path, note: Callable[[st
         note("saving")
         vm.save(folder / "state")
         (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _stretch_watchdogs(agent: Agent) -> None:
+    """The guest's deadlines are for real hardware: what holds a CPU for a second there takes half a minute here.
+
+    A kernel built without one of them has no such knob, and its write is refused.
+    """
+    for path, seconds, most in WATCHDOGS:
+        stretched = min(most, round(seconds * agent.scale))
+        agent.call("write", check=False, record=False, path=path, data=str(stretched))
 
 
 def quiet(agent: Agent, budget: float = SETTLE_SECONDS) -> str:
