@@ -67,8 +67,9 @@ class Compiler:
             )
         found = self._object(name)
         # What the loader of tools/sched_ext does (SCX_ENUM_INIT): without it each of them is 0.
-        wanted = {name: self.btf.enumerator(name[2:]) for name in sorted(found.variables) if name.startswith(CONSTANT)}
-        constants = {name: value for name, value in wanted.items() if value is not None}
+        held = [variable for variable in sorted(found.variables) if variable.startswith(CONSTANT)]
+        wanted = {variable: self.btf.enumerator(variable.removeprefix("__")) for variable in held}
+        constants = {variable: value for variable, value in wanted.items() if value is not None}
         return Scheduler(name, request.path, sha256, the_ops(source, found), constants)
 
     def _compile(self, source: Path, name: str) -> str:
