@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,10 +13,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import collect, prepare
+from harness import children, collect, prepare
 from harness.host import capacity, doctor
 from harness.host.cache import Cache
-from harness.host.process import end, spawn
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal, read
@@ -30,9 +26,6 @@ from harness.sources import Sources
 from harness.verdict import Results, judge
 
 VERSION = "0.1.0"
-GOODBYE_SECONDS = 15.0
-"""For the pytest child to end its guests after an interrupt."""
-
 
 class Conductor:
     """One run of a plan. Nothing here judges: the verdict comes from the event log."""
@@ -146,53 +139,17 @@ class Conductor:
         plan_file.write_text(json.dumps(encode(session), indent=1))
         largest = max(target.machine.spec.memory_mib for target in targets)
         shards = capacity.guests(self.plan.guests, largest, tests)
-        scratch = Path(tempfile.mkdtemp(prefix="kharness-"))
-        env = collect.environment(scratch)
-        children: list[subprocess.Popen[bytes]] = []
-        try:
-            for shard in range(shards):
-                own = ["--kharness-plan", str(plan_file.resolve()), "--kharness-shard", f"{shard}/{shards}"]
-                argv = collect.argv(self.plan, *own)
-                children.append(spawn(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-            self._listen(children)
-        except BaseException:
-            self._interrupt(children)
-            raise
-        finally:
-            for child in children:
-                end(child)
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _listen(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
-        """Shows and keeps what the children print, line by line, until all have ended."""
-        unfinished: dict[int, bytes] = {}
-        with selectors.DefaultSelector() as selector, open(self.out.path / "pytest.log", "ab") as log:
-            for child in children:
-                assert child.stdout is not None
-                selector.register(child.stdout, selectors.EVENT_READ)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    data = os.read(key.fd, 65536)
-                    *lines, unfinished[key.fd] = (unfinished.get(key.fd, b"") + data).split(b"\n")
-                    if not data:
-                        selector.unregister(key.fileobj)
-                        lines = [unfinished.pop(key.fd)] if unfinished[key.fd] else []
-                    for line in lines:
-                        log.write(line + b"\n")
-                        self.progress.say(line.decode(errors="replace"))
-        for child in children:
-            child.wait()
-
-    def _interrupt(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
-        """Lets the children end their guests and write their last events."""
-        for child in children:
-            child.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + GOODBYE_SECONDS
-        for child in children:
-            try:
-                child.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self.progress.say(f"a test child did not end within {GOODBYE_SECONDS:.0f} s: killed")
+        own = ["--kharness-plan", str(plan_file.resolve())]
+        argvs = [
+            collect.argv(self.plan, *own, "--kharness-shard", f"{shard}/{shards}") for shard in range(shards)
+        ]
+        arch = targets[0].kernel.arch
+        # How long it takes depends on what is selected, and on how many kernels.
+        key = f"tests {arch} {len(targets)} {self.plan.select} {self.plan.suite} {self.plan.full}"
+        with tempfile.TemporaryDirectory(prefix="kharness-", ignore_cleanup_errors=True) as scratch:
+            children.run(
+                argvs, collect.environment(Path(scratch)), self.out.path, self.progress, f"tests on {arch}", key
+            )
 
     # --- the end ----------------------------------------------------------------------------
 
