@@ -13,7 +13,8 @@ def test_ops_init_creates_many(dsq: Dsqs, count: int) -> None:
     create_and_free(dsq, count)
 
 
-@pytest.mark.machines(full=("default", "cpu64"))
+@pytest.mark.full
+@pytest.mark.machines("default", "cpu64")
 def test_ops_init_creates_a_hundred_thousand(dsq: Dsqs) -> None:
     """Each with percpu data for every possible CPU."""
     create_and_free(dsq, 100_000)
