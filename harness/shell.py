@@ -25,6 +25,7 @@ from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal
 from harness.machine import gdb
 from harness.oracles import crash, dmesg
+from harness.oracles.frames import Symbolize
 from harness.oracles.log import parse_console
 from harness.oracles.rules import STALLS
 from harness.plan import Plan, Visit
@@ -46,7 +47,7 @@ class Ear:
     With `patience` a CPU that is stuck is worth a line; without it the session ends, for no one sits there to see it.
     """
 
-    def __init__(self, symbols: Symbols, patience: bool) -> None:
+    def __init__(self, symbols: Symbolize | None, patience: bool) -> None:
         self._symbols = symbols
         self._patience = patience
         self._length = 0
@@ -72,7 +73,7 @@ def say(line: str) -> None:
     print(f"{start}{clean(line)}", end=end, file=sys.stderr, flush=True)
 
 
-def judged(error: MachineEnded, symbols: Symbols) -> KharnessError:
+def judged(error: MachineEnded, symbols: Symbolize | None) -> KharnessError:
     """What the crash oracle says of a machine that ended: the kernel's failure, or QEMU's."""
     found = crash.findings(error.lines, error.ended, error.expired, error.waiting, symbols)
     if not found:
@@ -99,7 +100,8 @@ class Shell:
         if self._old is not None:
             kernel = self._old.target.kernel
             toolchain = open_toolchain(self._old.toolchain, kernel.arch, self._cache, self._progress)
-            symbols = Symbols(Path(kernel.vmlinux), toolchain)
+            # The guest holds its kernel; vmlinux was the cache's and may be pruned.
+            symbols = Symbols(Path(kernel.vmlinux), toolchain) if Path(kernel.vmlinux).exists() else None
             guest = kept.restore(Path(self._visit.kept), self._old, toolchain)
             return self._in(guest, kernel, symbols, f"as {self._old.test} left it ({self._old.why})")
         toolchain = open_toolchain(self._plan.toolchain, self._plan.kernels[0].arch, self._cache, self._progress)
@@ -125,7 +127,9 @@ class Shell:
             saved = pristine.ensure(launch, name, toolchain, self._cache, self._progress)
         return self._in(Guest(saved, toolchain), kernel, symbols, about)
 
-    def _in(self, machine: Guest | Booted, kernel: Kernel, symbols: Symbols, about: str, attach: str = "") -> int:
+    def _in(
+        self, machine: Guest | Booted, kernel: Kernel, symbols: Symbolize | None, about: str, attach: str = ""
+    ) -> int:
         """The visit itself, in a guest that is not yet entered."""
         with _judging(symbols), machine:
             if isinstance(machine, Booted):
@@ -177,7 +181,7 @@ class Shell:
 
 
 @contextlib.contextmanager
-def _judging(symbols: Symbols) -> Iterator[None]:
+def _judging(symbols: Symbolize | None) -> Iterator[None]:
     """Whatever ends the machine in the block comes out as the crash oracle's word."""
     try:
         yield

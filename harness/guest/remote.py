@@ -19,8 +19,11 @@ from harness.records import GuestError
 PING_SECONDS = 3.0
 """Between two questions to the agent."""
 
-PATIENCE = 30.0
-"""Nominal seconds without an answer that make a hang: the kernel's own watchdogs speak after 20 (watchdog_thresh)."""
+PATIENCE = 45.0
+"""Nominal seconds without an answer that make a hang.
+
+The kernel's watchdogs speak after 20 (watchdog_thresh), and sched_ext's ends a scheduler that starves all after 30.
+"""
 
 Look = Callable[[Sequence[str]], None]
 """Is shown the console from time to time; what it raises ends the session."""

@@ -94,8 +94,8 @@ def test_a_person_at_a_terminal(terminal: Callable[..., pexpect.spawn[str]]) -> 
     child.expect(" # ")
     child.sendline("until [ \"$(stty size)\" = '31 77' ]; do :; done; echo re''sized")
     child.expect("resized\r\n.* # ")
-    child.sendline("sleep 1000")
-    child.sendline("")  # arrives while it sleeps
+    child.sendline("sh -c 'echo sle''eping; exec sleep 1000'")  # said by what is in the foreground by then
+    child.expect("sleeping\r\n")
     child.sendintr()
     child.expect(" # ")
     child.sendline("echo status $?")
@@ -168,7 +168,7 @@ def test_boot_that_panics(home: Kharness) -> None:
         (["--get", "/etc/passwd:no/such/file"], ["no folder no/such"]),
         (["--kept", "."], ["no kept guest", "run --keep"]),
         (["--kept", ".", "--gdb"], ["--kept", "--gdb"]),
-        (["--arch", "x86_64,arm64"], ["one architecture"]),
+        (["--arch", "x86_64,arm64"], ["one guest", "name one --arch"]),
     ],
     ids=["no-file", "no-path", "folder", "overwrite", "no-folder", "not-kept", "kept-gdb", "two-arches"],
 )

@@ -15,7 +15,7 @@ from harness.machine import gdb
 from harness.machine.qemu import Sockets
 
 
-@pytest.mark.parametrize(("arch", "name"), [("x86_64", "i386:x86-64"), ("arm64", "aarch64")])
+@pytest.mark.parametrize(("arch", "name"), [("x86_64", "i386:x86-64"), ("arm64", "aarch64"), ("riscv64", "riscv:rv64")])
 @pytest.mark.parametrize("native", [True, False])
 def test_the_line_names_program_symbols_source_and_socket(arch: str, name: str, native: bool) -> None:
     known = dataclasses.replace(definition.load(arch), host_arch=platform.machine() if native else "vax")
