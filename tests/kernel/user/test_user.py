@@ -21,7 +21,7 @@ WATCHDOG_SECONDS = 30
 """SCX_WATCHDOG_MAX_TIMEOUT of kernel/sched/ext: after so long the kernel ends a scheduler that let a task wait."""
 
 PATIENCE_SECONDS = WATCHDOG_SECONDS + 15
-TURNS = 300
+TURNS = 100
 
 
 @pytest.fixture
