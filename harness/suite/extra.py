@@ -26,8 +26,8 @@ LEAKS = 16
 """Leaked objects of a kind: some are always hidden from kmemleak by a stale pointer somewhere."""
 
 SEEN, SEEN_BESIDE = 8, 2
-"""How many of them must be seen in a guest of their own; and in that of a leak batch, where the tests have left many stale
-pointers (6 of 16 on 8 CPUs): that kmemleak scans and blames there is the question, for how well it sees was answered."""
+"""How many of them must be seen in a guest of their own; and in that of a leak batch, where the tests have left stale
+pointers (6 of 16 were seen on 8 CPUs): there the question is whether kmemleak scans and blames, not how well."""
 
 HANG_SECONDS = 2.0
 
