@@ -38,6 +38,7 @@ class Conductor:
         self.run_id = self.out.path.resolve().name
         self.journal = Journal(self.out.path / "events.jsonl", self.run_id)
         self.judged: Results | None = None
+        self._tested = False
 
     def run(self) -> Exit:
         """Does everything; returns the exit status. Raises what is not a result: usage and host trouble."""
@@ -60,7 +61,7 @@ class Conductor:
             raise
         except UsageError as error:
             why = error.line()
-            pointless = not self.plan.out
+            pointless = not self.plan.out and not self._tested
             raise
         except KharnessError as error:
             why = error.line()
@@ -80,7 +81,7 @@ class Conductor:
         return self.judged.verdict.exit
 
     def _forget(self) -> None:
-        """Removes the folder of a run that was a mistake of the caller's: it would hold no results."""
+        """Removes the folder of a run that was a mistake of the caller's, if it holds no results."""
         shutil.rmtree(self.out.path)
         latest = self.out.path.parent / "latest"
         if latest.is_symlink() and not latest.exists():
@@ -128,6 +129,7 @@ class Conductor:
         self, toolchain: Toolchain, targets: Sequence[Target], tests: int, patches: tuple[str, ...]
     ) -> None:
         """pytest over the suite, as children that are told everything in plan.json, one for each guest at a time."""
+        self._tested = True
         session = Session(
             run=self.run_id, out=str(self.out.path.resolve()), seed=self.plan.seed, cache=str(self.cache.root),
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
