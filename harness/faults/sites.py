@@ -29,8 +29,8 @@ _BPF = re.compile(r"\?|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|bpf__\w+|b
 
 # Where a task enters the kernel or a kthread starts: from here outward the chain tells only the architecture.
 _BOUNDARY = re.compile(
-    r"__(?:x64|arm64|ia32|se|do)_sys_\w+|x64_sys_call|do_syscall_64|entry_SYSCALL\w*|(?:__)?invoke_syscall"
-    r"|(?:do_)?el0_\w+|el0t_\w+|kthread|ret_from_fork\w*"
+    r"__[a-z]+[0-9]*_sys_\w+|x64_sys_call|do_syscall_64|entry_SYSCALL\w*|(?:__)?invoke_syscall"
+    r"|(?:do_)?el0_\w+|el0t_\w+|do_trap_ecall_u|handle_exception|kthread|ret_from_fork\w*"
 )
 
 

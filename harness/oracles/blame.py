@@ -33,7 +33,7 @@ _REPORT = (
     r"|arch_dump_stack|print_report|_*kasan_\w+|_*asan_\w+"
     r"|_*hwasan_\w+|_*kcsan_\w+|kfence_report_error|check_region_inline|check_memory_region\w*"
     r"|print_address_description\w*|_*warn|_*warn_printk|warn_slowpath_\w+|_*WARN_trap|report_bug\w*"
-    r"|_*report_bug|handle_bug|handle_invalid_op|(?:asm_)?exc_\w+|die|die_\w+|_*die\w*|v?panic|nmi_panic"
+    r"|_*report_bug|handle_bug|handle_break|do_trap_\w+|handle_exception|handle_invalid_op|(?:asm_)?exc_\w+|die|die_\w+|_*die\w*|v?panic|nmi_panic"
     r"|_*might_(?:sleep|resched|fault)\w*|_*schedule_bug|__cant_\w+|_*ubsan_\w+|check_panic_on_warn"
     r"|bad_page|free_page_is_bad_report|free_page_is_bad|check_new_page_bad"
     r"|debug_(?:print_object|object_\w+|check_no_obj_freed|check_no_locks_\w+|smp_processor_id)"
@@ -68,7 +68,7 @@ _TICK = (
     r"|rcu_pending|rcu_sched_clock_irq|update_process_times|tick_\w+|_*hrtimer_\w+|(?:asm_|_*)sysvec_\w+"
     r"|nmi_(?:cpu|trigger)_\w+|arch_trigger_\w+|watchdog_\w+|el1h?_\w+|gic_\w+|call_on_irq_stack"
     r"|do_interrupt_handler|arch_timer_handler\w*|handle_percpu_devid\w*|generic_handle_\w+|irq_exit\w*"
-    r"|handle_irq_event\w*|_*irq_exit_rcu|local_apic_timer_interrupt|asm_common_interrupt|common_interrupt"
+    r"|handle_riscv_irq|riscv_(?:intc|timer)_\w+|do_irq|handle_irq_event\w*|_*irq_exit_rcu|local_apic_timer_interrupt|asm_common_interrupt|common_interrupt"
 )
 
 _HELPERS = re.compile(f"{_REPORT}|{_LOCKDEP}|{_LOCKS}|{_WAIT}|{_GENERIC}|{_TICK}|{ALLOCATORS}")

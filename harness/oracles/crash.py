@@ -2,7 +2,7 @@
 """Owns telling apart how a machine ended: panic, oops, hang, reset, or QEMU itself lost.
 
 Console texts read from kernel/panic.c, kernel/reboot.c, arch/x86/kernel/dumpstack.c and
-arch/arm64/kernel/traps.c.
+arch/{arm64,riscv}/kernel/traps.c.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ ORACLE = "crash"
 _TAIL = 30  # lines of console shown with a failure
 
 _PANIC = re.compile(r"^Kernel panic - not syncing: (?P<what>.*)$")
-_OOPS = re.compile(r"^(?:Oops: .*\[#\d+\]|Internal error: .*\[#\d+\]|general protection fault.*\[#\d+\])")
+_OOPS = re.compile(
+    r"^(?:Oops: .*|Internal error: .*|general protection fault.*|Oops(?: - .{1,80})? |Kernel BUG )\[#\d+\]"
+)
 _REBOOT = re.compile(r"^reboot: (?P<what>\S.*)$")
 
 

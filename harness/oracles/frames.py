@@ -2,7 +2,7 @@
 """Owns stack frames in text: reading a trace's lines, decoding them with symbols, naming a signature.
 
 Line formats read from arch/x86/kernel/dumpstack.c (printk_stack_address, show_ip),
-arch/arm64/kernel/stacktrace.c (dump_backtrace_entry), arch/arm64/kernel/process.c (__show_regs),
+arch/arm64/kernel/stacktrace.c (dump_backtrace_entry), arch/{arm64,riscv}/kernel/process.c (__show_regs),
 kernel/stacktrace.c and lib/stackdepot.c.
 """
 
@@ -51,7 +51,7 @@ _LINE = re.compile(
     r"(?: \((?P<note>[A-Z]{1,4})\))?\s*$"
 )
 _RIP = re.compile(rf"^\s*RIP: 0010:{SYMBOL}")
-_PC = re.compile(rf"^\s*pc : {SYMBOL}")
+_PC = re.compile(rf"^\s*e?pc : {SYMBOL}")
 
 
 def symbol(match: re.Match[str], *, reliable: bool = True) -> Frame:
@@ -81,7 +81,7 @@ def frame_line(text: str) -> Raw | None:
 
 
 def pc_line(text: str) -> Raw | None:
-    """The kernel's program counter in a register dump: ``RIP: 0010:`` or ``pc :``, else None."""
+    """The kernel's program counter in a register dump: ``RIP: 0010:``, ``pc :`` or ``epc :``, else None."""
     match = _RIP.match(text) or _PC.match(text)
     return Raw(symbol(match), exact=True) if match else None
 

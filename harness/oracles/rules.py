@@ -2,7 +2,7 @@
 """Owns how each kind of kernel report begins, as one ordered table read from the kernel's own printks.
 
 Read from 7.2.13 and 6.12: kernel/panic.c, lib/bug.c, arch/x86/kernel/{dumpstack,traps}.c,
-arch/x86/mm/fault.c, arch/arm64/kernel/traps.c, arch/arm64/mm/fault.c, mm/kasan/report.c, mm/slub.c,
+arch/x86/mm/fault.c, arch/{arm64,riscv}/kernel/traps.c, arch/{arm64,riscv}/mm/fault.c, mm/kasan/report.c, mm/slub.c,
 mm/slab_common.c, mm/page_alloc.c, mm/percpu.c, mm/kmemleak.c, lib/{ubsan,list_debug,fault-inject}.c,
 kernel/locking/lockdep.c, kernel/rcu/tree_stall.h, kernel/{watchdog,hung_task,workqueue}.c,
 kernel/sched/core.c, kernel/sched/ext/ext.c.
@@ -136,6 +136,7 @@ RULES: tuple[Rule, ...] = (
     _rule("general protection fault", r"^(?:Oops: )?general protection fault\b", follows=_CAUSES),
     _rule("oops", r"^Oops: .*\[#\d+\]", follows=_CAUSES),
     _rule("oops", r"^Internal error: .*\[#\d+\]", follows=_CAUSES),
+    _rule("oops", r"^(?:Oops(?: - .{1,80})?|Kernel BUG) \[#\d+\]", follows=_CAUSES),
     _rule("oops", r"^(?:divide error|invalid opcode|stack segment|double fault|traps: PANIC|PANIC: double fault)"
           r".*(?:\[#\d+\]|error_code)", follows=_CAUSES),
     _rule("oops", r"^(?:Bad mode in .* handler|SError Interrupt on CPU\d+)"),
@@ -172,5 +173,6 @@ PLAIN = re.compile(
     r"|R\w\w: |CR\d: |DR\d: |PKRU: |Workqueue: |Sched_ext: |pstate: |pc : |lr : |sp : |pmr: |x\d+ ?: |irq event stamp"
     r"|(?:hard|soft)irqs last|\s*</?[A-Z_]+>|---\[|#PF: |PGD |Mem abort|Data abort|ESR|FAR|\[[0-9a-f]{16}\]"
     r"|Oops: |Internal error|Kernel Offset|Disabling lock debugging|note: )|^\s{2}\S.* = |^={10,}|^-{10,}"
+    r"|^ ?ra : |^ ?(?:\w{2,8} ?: [0-9a-f]{16}(?: |$))+|^Current \S+ pgtable: "
 )
 """Lines that make up a report besides its frames."""

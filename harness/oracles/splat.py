@@ -68,6 +68,7 @@ class _Stream:
         self.out = out
         self.now: Splat | None = None
         self.cut: list[str] | None = None
+        self.before: _Stream | None = None
 
     def feed(self, text: str, order: int) -> None:
         found = next(((r, m) for r in rules.RULES if (m := r.begin.search(text))), None)
@@ -109,6 +110,9 @@ class _Stream:
         named = any(match[g] for g in ("file", "func") if g in match.re.groupindex)
         place = match if named else None
         now = Splat(rule, match, order, place=place, waiting_main=rule.main is not None)
+        if self.cut is None and self.before is not None:
+            # On riscv a trap has its CPU as caller id, the message before it the task's.
+            self.cut, self.before.cut = self.before.cut, None
         if rule.kind in ("warn", "bug") and self.cut:
             now.message = " ".join(line.strip() for line in self.cut if line.strip())
             now.lines += self.cut
@@ -196,10 +200,14 @@ def split(records: Iterable[LogRecord]) -> list[Splat]:
     timed = any(r.time is not None for r in records)
     out: list[Splat] = []
     streams: dict[str, _Stream] = {}
+    last: _Stream | None = None
     for order, record in enumerate(records):
         if timed and record.time is None:
             continue
-        streams.setdefault(record.caller, _Stream(out)).feed(record.text, order)
+        stream = streams.setdefault(record.caller, _Stream(out))
+        stream.before = last if last is not stream else None
+        stream.feed(record.text, order)
+        last = stream
     return _join(out)
 
 

@@ -51,7 +51,7 @@ def test_each_alloc_percpu_of_attach_fails_by_fail_function(
 ) -> None:
     """The same by fail_function with a stack filter."""
     need(features.percpu_data, NO_DATA)
-    need(bench.ready.kernel.arch != "arm64", "stack at a function's entry that shows its caller")
+    need(bench.ready.kernel.arch == "x86_64", "stack at a function's entry that shows its caller")
     fail_each_alloc_percpu(dsq, faults, bench, features, "fail_function")
 
 
