@@ -31,7 +31,9 @@ def git(folder: Path, *argv: str) -> None:
     """Git as nobody, without any configuration of this machine's."""
     names = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = {**os.environ, **names, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-    subprocess.run(["git", "-C", str(folder), *argv], env=env, check=True)
+    # A commit of so many files would start a gc in the background, which writes into .git while the tree is watched.
+    quiet = ["-c", "gc.auto=0", "-c", "maintenance.auto=false"]
+    subprocess.run(["git", "-C", str(folder), *quiet, *argv], env=env, check=True)
 
 
 def test_what_does_not_apply_is_named_before_anything_is_built(kharness: Kharness, user_tree: UserTree) -> None:
