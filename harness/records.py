@@ -280,11 +280,11 @@ class Injection:
 class FaultSite:
     """One allocation site, keyed by operation, fault type and chain of functions (no offsets).
 
-    `stack` is innermost first, `frames` the same decoded, with what was inlined. `size` is bytes (failslab) or order
-    (page); `gfp` the flags as a number. `outcomes` counts how its injected faults ended: ``handled`` (an error came back
-    and all is as before), ``absorbed`` (the operation succeeded), ``leaked``, ``splat``, ``wrong errno``, ``hang``,
-    ``crash``; `outcome` is the worst of them, or ``none``. `answers` counts what the operation answered, `optional` says
-    why the operation may succeed without this allocation, where that is declared; `findings` are signatures.
+    `stack` is innermost first, `frames` the same decoded, with what was inlined. `size` is bytes (failslab) or
+    order (page); `gfp` the flags as a number. `outcomes` counts how its injected faults ended: ``handled`` (an error
+    came back and all is as before), ``absorbed`` (the operation succeeded), ``leaked``, ``splat``, ``wrong errno``,
+    ``hang``, ``crash``; `outcome` is the worst of them, or ``none``. `answers` counts what the operation answered,
+    `optional` says why the operation may do without this allocation, where that is declared; `findings` are signatures.
     """
 
     operation: str
@@ -374,9 +374,9 @@ class Finding:
     """One thing that is wrong, or would be had it not been expected.
 
     `signature` is stable between runs and builds: no addresses, offsets, pids or CPUs. `expected` tells
-    that the test itself provoked it; `allowed_by` names the allow-list entry. `operation`, `site` and `fault` tell under
-    which injected fault it came: what was done, the chain of functions whose allocation failed, innermost first and
-    joined by `` < ``, and a fault plan of one line that fails it again.
+    that the test itself provoked it; `allowed_by` names the allow-list entry. `operation`, `site` and `fault` tell
+    under which injected fault it came: what was done, the chain of functions whose allocation failed, innermost first
+    and joined by `` < ``, and a fault plan of one line that fails it again.
     """
 
     oracle: str
