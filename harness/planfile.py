@@ -93,7 +93,10 @@ def compose(path: Path, what: str) -> yaml.Node | None:
 def entries(
     top: yaml.MappingNode, path: Path, known: Sequence[str], step: str
 ) -> Iterator[tuple[str, yaml.Node, str]]:
-    """The keys of a mapping: name, value, place (``FILE:LINE``). UsageError for one that is not `known`, or there twice."""
+    """The keys of a mapping: name, value, place (``FILE:LINE``).
+
+    Raises UsageError for one that is not `known` or is there twice.
+    """
     seen: set[str] = set()
     for key, value in top.value:
         place = f"{path}:{key.start_mark.line + 1}"
