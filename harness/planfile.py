@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -70,36 +70,55 @@ def read(path: Path) -> Wishes:
 
     Raises UsageError, naming file and key, when it cannot be read, is not YAML or is no plan.
     """
-    try:
-        top = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise UsageError(f"cannot read the plan {path}: {error.strerror}", step="give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}", step="correct it") from error
+    top = compose(path, "the plan")
     if not isinstance(top, yaml.MappingNode):
         raise UsageError(f"{path}: no plan: lines of the form 'key: value' are wanted", step=STEP)
-    found: dict[str, Any] = {}
+    found = {
+        name: convert(node, HINTS[name], f"{place}: {name}", STEP)
+        for name, node, place in entries(top, path, [field.name for field in fields(Wishes)], STEP)
+    }
+    return rooted(Wishes(**found), path.parent)
+
+
+def compose(path: Path, what: str) -> yaml.Node | None:
+    """The nodes of a YAML file, None if it is empty. Raises UsageError when it cannot be read or is not YAML."""
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise UsageError(f"cannot read {what} {path}: {error.strerror}", step="give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}", step="correct it") from error
+
+
+def entries(
+    top: yaml.MappingNode, path: Path, known: Sequence[str], step: str
+) -> Iterator[tuple[str, yaml.Node, str]]:
+    """The keys of a mapping: name, value, place (``FILE:LINE``).
+
+    Raises UsageError for one that is not `known` or is there twice.
+    """
+    seen: set[str] = set()
     for key, value in top.value:
         place = f"{path}:{key.start_mark.line + 1}"
         word = str(key.value) if isinstance(key, yaml.ScalarNode) else "(a list or mapping)"
         name = word.replace("-", "_")
-        if name not in HINTS:
-            raise UsageError(f"{place}: {unknown(word)}", step=STEP)
-        if name in found:
+        if name not in known:
+            raise UsageError(f"{place}: {unknown(word, known)}", step=step)
+        if name in seen:
             raise UsageError(f"{place}: {word} is there twice", step="keep one of them")
-        found[name] = _value(value, name, place)
-    return rooted(Wishes(**found), path.parent)
+        seen.add(name)
+        yield name, value, place
 
 
-def unknown(key: str) -> str:
+def unknown(key: str, known: Sequence[str]) -> str:
     """What to say of a key that is none, with those of nearly the same name."""
-    names = [field.name.replace("_", "-") for field in fields(Wishes)]
+    names = [name.replace("_", "-") for name in known]
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
     return f"unknown key {key!r}; " + (f"near it: {', '.join(near)}" if near else f"one of: {', '.join(names)}")
 
 
-def _value(node: yaml.Node, name: str, place: str) -> Any:
-    hint = HINTS[name]
+def convert(node: yaml.Node, hint: Any, where: str, step: str) -> Any:
+    """A scalar or a list of them as the type `hint`. Raises UsageError naming `where` for anything else."""
     text = hint in (str, tuple[str, ...])
     if isinstance(node, yaml.SequenceNode):
         plain: object = [_scalar(child, text) for child in node.value]
@@ -108,7 +127,7 @@ def _value(node: yaml.Node, name: str, place: str) -> Any:
     try:
         return msgspec.convert(plain, hint)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{place}: {name}: {str(error).replace('`', '')}", step=STEP) from error
+        raise UsageError(f"{where}: {str(error).replace('`', '')}", step=step) from error
 
 
 def _scalar(node: yaml.Node, text: bool) -> object:

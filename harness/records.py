@@ -280,11 +280,12 @@ class Injection:
 class FaultSite:
     """One allocation site, keyed by operation, fault type and chain of functions (no offsets).
 
-    `stack` is innermost first, `frames` the same decoded, with what was inlined. `size` is bytes (failslab) or
-    order (page); `gfp` the flags as a number. `outcomes` counts how its injected faults ended: ``handled`` (an error
-    came back and all is as before), ``absorbed`` (the operation succeeded), ``leaked``, ``splat``, ``wrong errno``,
-    ``hang``, ``crash``; `outcome` is the worst of them, or ``none``. `answers` counts what the operation answered,
-    `optional` says why the operation may do without this allocation, where that is declared; `findings` are signatures.
+    `stack` is innermost first, `frames` the same decoded, with what was inlined. `size` is bytes (failslab) or order
+    (page); `gfp` the flags as a number, `flags` by the names that this kernel has for them. `outcomes` counts how
+    its injected faults ended: ``handled`` (an error came back and all is as before), ``absorbed`` (the operation
+    succeeded), ``leaked``, ``splat``, ``wrong errno``, ``hang``, ``crash``; `outcome` is the worst of them, or
+    ``none``. `answers` counts what the operation answered, `optional` says why the operation may succeed without this
+    allocation, where that is declared; `findings` are signatures.
     """
 
     operation: str
@@ -300,6 +301,7 @@ class FaultSite:
     answers: Mapping[str, int] = field(default_factory=dict)
     optional: str = ""
     findings: tuple[str, ...] = ()
+    flags: str = ""
 
 
 @dataclass(frozen=True)

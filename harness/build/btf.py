@@ -43,6 +43,10 @@ class Btf:
         """The value of an enumerator of any enum, or None where there is none of this name."""
         return self._enumerators.get(name)
 
+    def enumerators(self, prefix: str) -> dict[str, int]:
+        """The enumerators of any enum whose names begin so, with their values."""
+        return {name: value for name, value in self._enumerators.items() if name.startswith(prefix)}
+
     @cached_property
     def _types(self) -> dict[str, set[str]]:
         """Structures and unions with their members; those of one name are taken together."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.records import Finding, render_frame
-from harness.report import text
+from harness.report import sites, text
 from harness.report.results import store
 from harness.verdict import Results, TestRow
 
@@ -36,6 +36,15 @@ def render(results: Results) -> str:
     env.filters["place"] = text.place
     env.filters["spec"] = text.spec_line
     env.filters["stack"] = lambda stack: " < ".join(stack)
+    env.filters["named"] = sites.named
+    env.filters["site_kind"] = sites.kind
+    env.filters["site_outcome"] = sites.outcome
+    env.filters["answers"] = sites.answers
+    env.filters["size"] = sites.size
+    env.filters["flags"] = sites.flags
+    env.filters["summary"] = sites.summary
+    env.filters["under"] = sites.under_fault
+    env.filters["again"] = lambda finding, test: sites.fault_line(results, test, finding)
     env.filters["kept"] = text.kept_line
     env.filters["replay"] = text.replay_line
     env.filters["word"] = text.outcome_word
@@ -46,6 +55,8 @@ def render(results: Results) -> str:
         sums=text.totals(results),
         order=_order(results),
         found=_found(results),
+        tables=sites.tables(results),
+        places=_places(results),
         started=started,
         reasons=REASONS,
         argv=shlex.join(results.run.argv),
@@ -69,6 +80,15 @@ def _found(results: Results) -> list[tuple[int, TestRow, Finding, int]]:
     """Each finding once: the number of the test whose section shows it, that test, itself, in how many tests."""
     numbers = {id(test): number for number, test in enumerate(results.tests, start=1)}
     return [(numbers[id(test)], test, finding, times) for test, finding, times in text.distinct(results)]
+
+
+def _places(results: Results) -> dict[tuple[str, str], tuple[str, Finding]]:
+    """Where the page shows a finding, by kernel and signature: its anchor, and itself."""
+    found: dict[tuple[str, str], tuple[str, Finding]] = {}
+    for number, test in enumerate(results.tests, start=1):
+        for place, finding in enumerate(test.findings, start=1):
+            found.setdefault((test.kernel, finding.signature), (f"t{number}-f{place}", finding))
+    return found
 
 
 def _order(results: Results) -> list[tuple[int, TestRow]]:

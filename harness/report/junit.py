@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.records import Finding, Outcome, Verdict, render_frame
 from harness.report.results import store
+from harness.report.sites import fault_line, under_fault
 from harness.report.text import clean, kept_line, machine_line, place, replay_line, verdict_line
 from harness.verdict import KernelRow, Results, TestRow
 
@@ -68,11 +69,11 @@ def _suite(results: Results, kernel: KernelRow | None, tests: list[TestRow]) -> 
         for key, value in facts.items():
             ET.SubElement(properties, "property", name=clean(key), value=clean(value))
     for test in tests:
-        suite.append(_case(test, name))
+        suite.append(_case(results, test, name))
     return _count(suite)
 
 
-def _case(test: TestRow, suite: str) -> ET.Element:
+def _case(results: Results, test: TestRow, suite: str) -> ET.Element:
     path, _, name = clean(test.id).rpartition("::")
     inside = path.removesuffix(".py").replace("/", ".").replace("::", ".")
     case = ET.Element("testcase", name=name, time=f"{test.seconds:.3f}")
@@ -85,24 +86,26 @@ def _case(test: TestRow, suite: str) -> ET.Element:
     elif test.outcome is Outcome.FAIL:
         kinds = [finding.kind for finding in test.findings if finding.counts]
         failure = ET.SubElement(case, "failure", message=told, type=clean(kinds[0]) if kinds else "fail")
-        failure.text = clean(_details(test))
+        failure.text = clean(_details(results, test))
     elif test.outcome is Outcome.INCONCLUSIVE or test.flaky:
         kind = "flaky" if test.flaky else "inconclusive"
-        ET.SubElement(case, "error", message=told, type=kind).text = clean(_details(test))
+        ET.SubElement(case, "error", message=told, type=kind).text = clean(_details(results, test))
     elif test.outcome is Outcome.SKIP:
         ET.SubElement(case, "skipped", message=told)
     return case
 
 
-def _details(test: TestRow) -> str:
-    found = (_finding(finding) for finding in test.findings if finding.counts)
+def _details(results: Results, test: TestRow) -> str:
+    found = (_finding(results, test, finding) for finding in test.findings if finding.counts)
     parts = [test.why, *found, replay_line(test), kept_line(test)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _finding(finding: Finding) -> str:
+def _finding(results: Results, test: TestRow, finding: Finding) -> str:
     frames = [f"  {render_frame(frame)}" for frame in finding.frames]
-    return "\n".join([f"{finding.kind}: {finding.title}", place(finding), *frames, *finding.log])
+    under = [under_fault(finding), fault_line(results, test, finding)]
+    told = [f"{finding.kind}: {finding.title}", place(finding), *(line for line in under if line)]
+    return "\n".join([*told, *frames, *finding.log])
 
 
 def _count(suite: ET.Element) -> ET.Element:

@@ -12,7 +12,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from harness.records import Outcome, Verdict
+from harness.records import Outcome, Role, Verdict
+from harness.report import sites
 from harness.report.text import (
     callers,
     clean,
@@ -91,13 +92,17 @@ def _entry(label: str, text: str) -> list[str]:
 def _findings(results: Results, report: str) -> Iterator[str]:
     """Each distinct finding once, with the first test that showed it; excused ones are left to the report."""
     found = distinct(results)
-    for test, finding, times in found[:_FINDINGS]:
+    for number, (test, finding, times) in enumerate(found[:_FINDINGS]):
         yield from _entry("FINDING", f"{finding.kind}: {finding.title}")
         if place(finding):
             by = ", ".join(callers(finding)[:_CALLERS])
             yield from _entry("", f"at {place(finding)}" + (f", called by {by}" if by else ""))
+        if under := sites.under_fault(finding):
+            yield from _entry("", under)
         others = f" and {plural(times - 1, 'more test')}" if times > 1 else ""
         yield from _entry("", f"in {test.id} [{test.kernel}]{others}")
+        if finding.fault and not number:  # they are long: of the others the report has them
+            yield " " * _LABEL + clean(sites.fault_line(results, test, finding))
         if test.replay:
             yield " " * _LABEL + clean(replay_line(test))
         if test.kept:
@@ -142,12 +147,26 @@ def _facts(results: Results) -> Iterator[str]:
     if sums.reached or sums.injected:
         counts = f"{sums.reached} reached, {sums.injected} injected, {sums.handled} handled"
         yield from _entry("faults", f"{plural(sums.sites, 'site')}: {counts}")
+    yield from _sites(results)
     if sums.operations:
         compared = f"{plural(sums.operations, 'operation')}, {plural(sums.compared, 'answer')} compared"
         told = sums.disagreements[0] if sums.disagreements else "the model agrees with each"
         yield from _entry("model", f"{compared}: {told}" if sums.compared else compared)
     seed = "" if results.run.seed is None else f", seed {results.run.seed}"
     yield from _entry("time", f"{duration(results.run.seconds)}{seed}")
+
+
+def _sites(results: Results) -> Iterator[str]:
+    """What became of the faults, an operation of an architecture each; what is wrong with one is a finding."""
+    for table in (table for table in sites.tables(results) if table.role is not Role.BASE):
+        rows = [site for group in table.groups for site in group.sites]
+        told = [f"{name}: {sites.summary(found)}" for name, found in sites.operations(rows).items()]
+        yield from _entry("sites", f"{table.arch} {'; '.join(told)}")
+        alone = [site for site in rows if sites.is_bad(site) and not site.findings]
+        if alone:
+            how = f"{sites.outcome(alone[0])}, declared nowhere" if alone[0].outcome == "absorbed" else alone[0].outcome
+            where = f"{how}: {alone[0].operation}, fault at {sites.called(alone[0].stack)}"
+            yield from _entry("", where + _more(len(alone) - 1))
 
 
 def _times(machine: MachineRow) -> tuple[str, float, float]:

@@ -7,10 +7,12 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import replay
+from harness.faults.optional import Declared, beside
 from harness.guest.guest import Guest
 from harness.model.state import Features
 from harness.plan import RETRY_LOST_MACHINE, BpfRequest, Scheduler, Survey, Surveyed, Wanted
@@ -123,6 +125,10 @@ def pytest_collection_modifyitems(
         items[:] = [item for item in items if USER not in getattr(item, "fixturenames", ())]
     survey = config.stash.get(SURVEY, None)
     if survey is not None:
+        try:
+            _optional(items)  # a mistake in it ends the run before anything is built
+        except UsageError as error:
+            config.stash[ERRORS].append(error.line())
         _answer(survey, items, config.stash[ERRORS])
     workshop = config.stash.get(WORKSHOP, None)
     if workshop is None:
@@ -152,8 +158,8 @@ def _kept_together(item: pytest.Item) -> str:
     return _canonical_of(item) if ready is None or ready.first else ready.machine.spec.name
 
 
-def _announced(items: list[pytest.Item]) -> dict[str, list[dict[str, str]]]:
-    """What must come of a session: the end of each test on each target, and each canary."""
+def _announced(items: list[pytest.Item]) -> dict[str, Any]:
+    """What must come of a session: the end of each test on each target, and each canary; which sites are optional."""
     collected, planted = [], []
     for item in items:
         ready = _ready_of(item)
@@ -164,7 +170,12 @@ def _announced(items: list[pytest.Item]) -> dict[str, list[dict[str, str]]]:
             planted += [{"oracle": oracle, **place} for oracle in item.oracles]
         else:
             collected.append({"id": _canonical_of(item), **place})
-    return {"collected": collected, "canaries": planted}
+    return {"collected": collected, "canaries": planted, "optional": encode(_optional(items))}
+
+
+def _optional(items: list[pytest.Item]) -> list[Declared]:
+    """The fault sites that are declared optional for these tests."""
+    return list(dict.fromkeys(entry for item in items for entry in beside(item.path)))
 
 
 def _canonical_of(item: pytest.Item) -> str:

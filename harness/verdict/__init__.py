@@ -11,6 +11,7 @@ from harness.verdict.rows import (
     MachineRow,
     Results,
     RunRow,
+    SiteRow,
     TestRow,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "MachineRow",
     "Results",
     "RunRow",
+    "SiteRow",
     "TestRow",
     "judge",
 ]

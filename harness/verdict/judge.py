@@ -14,6 +14,7 @@ from harness.records import SCHEMA, Event, Outcome, Role, Verdict
 from harness.verdict.compare import Compared, compare
 from harness.verdict.log import Log, Reason
 from harness.verdict.rows import PSEUDO, Results, RunRow, TestRow
+from harness.verdict.sites import remarks, table
 
 _WORST_FIRST = (Verdict.REGRESSED, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
@@ -33,6 +34,7 @@ def judge(events: Iterable[Event]) -> Results:
         reasons += _for_itself(log, test, compared)
     reasons.sort(key=lambda reason: _WORST_FIRST.index(reason.verdict))  # stable: else in the log's order
     verdict = reasons[0].verdict if reasons else Verdict.PASS
+    sites = table(log.rows())
     step = next((reason.step for reason in reasons if reason.step), "") or log.again()
     return Results(
         schema=SCHEMA,
@@ -45,6 +47,8 @@ def judge(events: Iterable[Event]) -> Results:
         comparison=compared.rows,
         why=tuple(dict.fromkeys(reason.line for reason in reasons)) or (_good(compared),),
         next=step if verdict is Verdict.INCONCLUSIVE else "",
+        sites=sites,
+        remarks=remarks(log.declared, log.kernels.values(), sites),
     )
 
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import PurePath
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from harness.faults.optional import Declared
 from harness.records import Canary, Event, EventKind, HarnessError, Outcome, Role, UsageError, Verdict, decode
 from harness.verdict.rows import PATCH, PSEUDO, KernelRow, MachineRow, RunRow, TestRow
 
@@ -26,9 +27,9 @@ class Reason(NamedTuple):
     step: str = ""
 
 
-def _payload(event: Event, kind: type[T]) -> T:
+def _payload(event: Event, kind: type[T], part: Any = None) -> T:
     try:
-        return decode(event.data, kind)
+        return decode(event.data if part is None else part, kind)
     except UsageError as error:
         raise HarnessError(
             f"the event log holds a damaged {event.kind} event ({event.test or event.kernel}): {error.what}",
@@ -47,6 +48,8 @@ class Log:
         self.raw: list[TestRow] = []
         self.tests: dict[tuple[str, str, str], TestRow] = {}
         self.sessions: list[Event] = []
+        self.declared: dict[str, Declared] = {}
+        """What was declared optional, by where; each part of a session tells of it."""
         self.statuses: list[int] = []
         self.starts: Counter[tuple[str, str, str]] = Counter()
         self.ends: Counter[tuple[str, str, str]] = Counter()
@@ -75,6 +78,9 @@ class Log:
                 self.canaries.append(_payload(event, Canary))
             case EventKind.SESSION_START:
                 self.sessions.append(event)
+                for item in event.data.get("optional", ()):
+                    entry = _payload(event, Declared, item)
+                    self.declared[entry.place] = entry
             case EventKind.SESSION_END:
                 self.statuses.append(int(event.data.get("exitstatus", -1)))
             case EventKind.TEST_START:

@@ -13,6 +13,7 @@ from typing import Any
 from harness.records import (
     Canary,
     Comparison,
+    FaultSite,
     FaultSummary,
     Finding,
     Kept,
@@ -132,8 +133,20 @@ class TestRow:
 
 
 @dataclass(frozen=True)
+class SiteRow(FaultSite):
+    """One fault site of one kernel, over all tests and machines: counts are sums, `outcome` is the worst."""
+
+    kernel: str = ""
+    arch: str = ""
+    machines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Results:
-    """OUT/results.json. `why` are one-line reasons, the verdict's own first; `next` is a command."""
+    """OUT/results.json. `why` are one-line reasons, the verdict's own first; `next` is a command.
+
+    `remarks` are lines that do not count: what somebody declared and no test needed.
+    """
 
     schema: int
     verdict: Verdict
@@ -145,10 +158,12 @@ class Results:
     comparison: tuple[Comparison, ...] = ()
     why: tuple[str, ...] = ()
     next: str = ""
+    sites: tuple[SiteRow, ...] = ()
+    remarks: tuple[str, ...] = ()
 
-    def role(self, test: TestRow) -> Role:
+    def role(self, row: TestRow | SiteRow) -> Role:
         """The role of the kernel a test ran on; one the log does not describe counts as the tree."""
-        return next((kernel.role for kernel in self.kernels if kernel.id == test.kernel), Role.TREE)
+        return next((kernel.role for kernel in self.kernels if kernel.id == row.kernel), Role.TREE)
 
     def under_test(self) -> tuple[TestRow, ...]:
         """The tests of the kernels that the verdict is about."""

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from harness.faults.optional import Declared
 from harness.records import (
     SCHEMA,
     Canary,
@@ -100,6 +102,7 @@ class Log:
         self.status = 0
         self.why = ""
         self.spared: set[str] = set()
+        self.optional: list[Declared] = []
 
     def put(self, *results: TestResult) -> Log:
         """Put these results in the place of those of the same test and kernel."""
@@ -155,9 +158,39 @@ class Log:
         return {
             "collected": [place | test for place in places for test in tests if place["kernel"] == test.get("kernel", place["kernel"])],
             "canaries": [{"oracle": name, **place} for place in places for name in CANARIES],
+            "optional": encode(self.optional),
         }
 
     def _emit(self, kind: EventKind, data: Any, of: str = "", test: str = "") -> None:
         payload: Mapping[str, Any] = encode(data)
         time = 1_700_000_000.0 + len(self._events)
         self._events.append(Event(SCHEMA, time, "r1", kind, of, test, payload))
+
+
+POOL = ("slab_alloc_node", "kmem_cache_alloc_noprof", "mem_pool_alloc", "__alloc_object", "__create_object")
+FAULTY = replace(
+    LEAK, site="__alloc_pages_noprof < pcpu_alloc_noprof < init_dsq < scx_bpf_create_dsq < bpf",
+    fault="- {operation: create, what: page, nth: 3}",
+)  # fmt: skip
+
+
+def many_sites(number: int = 60) -> tuple[FaultSite, ...]:
+    """What a sweep over attaches and creates gives: a leak, kmemleak's objects, the rest handled."""
+    sites = [
+        FaultSite(
+            "create", "page", tuple(str(FAULTY.site).split(" < ")), 2, 0xCC2, 15, 15, "leaked", LEAK.frames,
+            {"handled": 14, "leaked": 1}, {"-ENOMEM": 15}, "", (FAULTY.signature,), "GFP_KERNEL|__GFP_HIGHMEM",
+        )
+    ]  # fmt: skip
+    for count in range(number - 1):
+        own = count % 2 == 1
+        chain = (*(POOL if own else ()), "slab_alloc_node", "__kmalloc_noprof", f"caller_{count}", "scx_alloc_and_add_sched")
+        how, answer = ("absorbed", "0") if own else ("handled", "exit -ENOMEM")
+        optional = "kmemleak has a pool" if own else ""
+        sites.append(
+            FaultSite(
+                f"attach, {'loader' if count % 3 else 'enabler'}", "failslab", chain, 168, 0x92CC0, 3, 3, how,
+                tuple(Frame(name, 0x10, 0x20, "mm/slub.c", 99) for name in chain), {how: 3}, {answer: 3}, optional,
+            )
+        )  # fmt: skip
+    return tuple(sites)
