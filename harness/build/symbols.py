@@ -95,6 +95,13 @@ class Symbols:
         """
         return {name: self._ranges_of(name) for name in functions}
 
+    def data(self, name: str) -> int:
+        """The address of a variable. Raises HarnessError where there is not one of this name."""
+        found = {int(at, 16) for at, _, kind, symbol in self._rows if symbol == name and kind in "bBdDrR"}
+        if len(found) != 1:
+            raise HarnessError(f"this kernel has {len(found) or 'no'} variables {name}", step="see its System.map")
+        return found.pop()
+
     def _ranges_of(self, name: str) -> tuple[tuple[int, int], ...]:
         found = {(s.start, s.start + (s.size or s.room)) for s in self._clones.get(name, ())}
         return tuple(sorted(found))
@@ -135,12 +142,17 @@ class Symbols:
         return (*(replace(p, reliable=frame.reliable) for p in places[:-1]), own)
 
     @cached_property
-    def _functions(self) -> dict[str, list[_Symbol]]:
-        """Functions of the text by their full name."""
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        """Every symbol: address, size, kind, name, as nm prints them."""
         done = self._toolchain.run(
             ["nm", "-S", "--defined-only", _INSIDE], binds=[self._bind()], what="reading the kernel's symbols"
         )
-        rows = [m for m in _NM.findall(done.stdout) if not _NOT_IN_KALLSYMS.match(m[3])]
+        return [row for row in _NM.findall(done.stdout) if not _NOT_IN_KALLSYMS.match(row[3])]
+
+    @cached_property
+    def _functions(self) -> dict[str, list[_Symbol]]:
+        """Functions of the text by their full name."""
+        rows = self._rows
         if not any(kind in "tT" for _, _, kind, _ in rows):
             raise HarnessError(
                 f"{self._vmlinux} holds no functions", step="delete its cache entry: 'kharness cache prune'"

@@ -49,11 +49,11 @@ _OWN: dict[str, tuple[Knob, ...]] = {
 _WHAT = {"failslab": (FAILSLAB,), "page": (PAGE,), "any": (FAILSLAB, PAGE), "function": (FUNCTION,)}
 
 
-def arm(fault: Fault, ranges: Ranges, target: str = PERCPU_ALLOC) -> tuple[Knob, ...]:
+def arm(fault: Fault, ranges: Ranges, target: str = PERCPU_ALLOC, retval: int = 0) -> tuple[Knob, ...]:
     """The writes (path in the guest, value) that arm a fault, in order; the last one makes it live.
 
     `ranges` maps function names to text addresses [start, end), from /proc/kallsyms of this boot. `target` is
-    the function that ``what="function"`` makes return NULL. Raises UsageError for a fault that contradicts
+    the function that ``what="function"`` makes return `retval`. Raises UsageError for a fault that contradicts
     itself, or names a function that is not in `ranges`.
 
     Enabling a scheduler allocates in a kthread (scx_enable(), kernel/sched/ext/ext.c), so faults in it need
@@ -68,7 +68,7 @@ def arm(fault: Fault, ranges: Ranges, target: str = PERCPU_ALLOC) -> tuple[Knob,
         writes += [
             (f"{FUNCTION}/inject", "\n"),
             (f"{FUNCTION}/inject", target),
-            (f"{FUNCTION}/{target}/retval", "0"),
+            (f"{FUNCTION}/{target}/retval", str(retval % (1 << 64))),
         ]
     chosen = _WHAT[fault.what]
     for directory in chosen:

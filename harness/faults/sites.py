@@ -57,7 +57,8 @@ class RawSite:
     """One allocation site as the guest saw it during one operation.
 
     `type` is ``failslab``, ``page`` or ``function``; `frames` are decoded, innermost first; `size` is bytes (failslab)
-    or order (page). `reached` counts arrivals, `injected` those made to fail, `endings` how these ended.
+    or order (page), `flags` are `gfp` by name. `reached` counts arrivals, `injected` those made to fail, `endings` how
+    these ended.
     """
 
     type: str
@@ -67,6 +68,7 @@ class RawSite:
     reached: int = 0
     injected: int = 0
     endings: tuple[Ended, ...] = ()
+    flags: str = ""
 
     @property
     def stack(self) -> tuple[str, ...]:
@@ -153,7 +155,7 @@ def _site(operation: str, kind: str, chain: tuple[str, ...], group: Sequence[Raw
     largest = max(group, key=lambda row: (row.size, row.gfp))
     return FaultSite(
         operation, kind, chain, largest.size, largest.gfp, sum(row.reached for row in group), injected,
-        worst(outcomes), largest.frames, dict(outcomes), dict(answers),
+        worst(outcomes), largest.frames, dict(outcomes), dict(answers), flags=largest.flags,
     )  # fmt: skip
 
 

@@ -72,6 +72,17 @@ class BpfObject:
         )  # fmt: skip
         return [value for value, times in answer["rets"] for _ in range(times)]
 
+    def run_killed(self, program: str, context: bytes, mutex: int, function: str) -> bool:
+        """Runs a program in a child that is killed while it waits, in `function`, for the kernel's mutex at an address.
+
+        Whether the child died of it while the mutex was still held.
+        """
+        where: dict[str, Any] = {"in": function}
+        answer = self._agent.call(
+            "run-killed", name=self.name, prog=program, ctx=context.hex(), mutex=f"{mutex:#x}", **where
+        )
+        return bool(answer["killed"])
+
     def sweep(self, program: str, undo: str, check: str, context: bytes, tracers: Tracers, **settings: Any) -> Answer:
         """A fail-nth sweep over one program; see do_sweep() in vm/agent/run.c for settings and the answer's fields."""
         return self._agent.call(

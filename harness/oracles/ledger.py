@@ -22,6 +22,9 @@ KINDS = {1: "percpu leak", 2: "slab leak"}
 POOLS = frozenset({"mm/kmemleak.c", "mm/vmalloc.c", "lib/radix-tree.c"})
 """What these allocate they keep in pools of their own (preloaded nodes, areas purged later), or kmemleak will tell."""
 
+KEPT_BY = frozenset({"kvfree_call_rcu", "alloc_empty_sheaf"})
+"""What these allocate belongs to SLUB: sheaves (mm/slub.c)."""
+
 
 @dataclass(frozen=True)
 class Left:
@@ -52,7 +55,7 @@ def findings(left: Iterable[Left]) -> list[Finding]:
     """One finding for each place of allocation and fault site, with how many objects."""
     found: dict[tuple[str, str], Finding] = {}
     for item in left:
-        if any(frame.file in POOLS for frame in item.frames):
+        if any(frame.file in POOLS or frame.function in KEPT_BY for frame in item.frames):
             continue
         finding = _finding(item)
         known = found.get((finding.signature, item.site))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from harness.faults.cause import TYPES, Cause, Window
 from harness.faults.endings import Allowed, Ending, outcome, problem, words
+from harness.faults.gfp import names
 from harness.faults.sites import Ended, RawSite, normalise, summarise
 from harness.guest.guest import Answer, BpfObject
 from harness.oracles import ledger
@@ -46,6 +47,7 @@ class Account:
         self._bench = bench
         self._swept = swept
         self._optional = optional
+        self._stacks: set[int] = set()
         self._raw = dict(map(self._row, observer.dump("sites")))
 
     def close(self, got: Answer, left: Answer) -> FaultSummary:
@@ -60,13 +62,18 @@ class Account:
         self._bench.findings += self._problems(endings)
         leaks = self._leaks(left)
         self._bench.findings += leaks
+        leaked = {leak.site for leak in leaks}
         for site, nth, first, last in got["loud"]:
             self._bench.windows.append(Window(first, last, self.cause(site, nth)))
-        leaked = {row[0] for row in left["left"]}
         summary = self._summary(endings, leaked)
         self._bench.count_faults(summary)
         self._bench.count_model(got["runs"], got["runs"])
         return summary
+
+    def addresses(self) -> dict[int, set[str]]:
+        """Every return address of the stacks that were seen, with the functions of the source that it lies in."""
+        chains = {address: self._frames([address]) for address in self._stacks}
+        return {address: {frame.function for frame in frames} for address, frames in chains.items()}
 
     def observed(self, results: Mapping[int, Sequence[Ended]]) -> FaultSummary:
         """The sites that were seen, without a sweep: `results` are the endings of those that were made to fail."""
@@ -80,13 +87,13 @@ class Account:
             return Cause(self._swept.operation)
         return Cause(self._swept.operation, raw.type, normalise(raw.stack), self._swept.plan(nth))
 
-    def _summary(self, endings: Sequence[Ending], leaked: set[int]) -> FaultSummary:
+    def _summary(self, endings: Sequence[Ending], leaked: set[str | None]) -> FaultSummary:
         ended: dict[int, list[Ended]] = defaultdict(list)
         for ending in endings:
             if not ending.site:
                 continue
             how = outcome(ending, self._swept.allowed)
-            if ending.site in leaked and how == "handled":
+            if how == "handled" and self.cause(ending.site, ending.nth).site in leaked:
                 how = "leaked"
             ended[ending.site].append(Ended(how, words(ending.answer), ending.times))
         return self.observed(ended)
@@ -116,7 +123,10 @@ class Account:
         (site,) = struct.unpack("<Q", entry[0])
         reached, injected, kind, size, gfp, depth = struct.unpack_from("<QQIIII", entry[1])
         stack = struct.unpack_from(f"<{depth}Q", entry[1], 32)
-        return site, RawSite(TYPES[kind], self._bench.ready.symbols.chain(stack), size, gfp, reached, injected)
+        ready = self._bench.ready
+        self._stacks.update(stack)
+        frames, flags = ready.symbols.chain(stack), names(gfp, ready.gfp_bits)
+        return site, RawSite(TYPES[kind], frames, size, gfp, reached, injected, flags=flags)
 
 
 def disputed(ending: Ending, allowed: Allowed, cause: Cause, frames: Sequence[Frame]) -> list[Finding]:
@@ -127,9 +137,9 @@ def disputed(ending: Ending, allowed: Allowed, cause: Cause, frames: Sequence[Fr
     kind = outcome(ending, allowed)
     kind = kind if kind == "hang" else "wrong errno"
     guilty = culprit(frames, is_allocator)
-    names = chain(guilty.function if guilty else None, frames, is_allocator)
+    outwards = chain(guilty.function if guilty else None, frames, is_allocator)
     finding = Finding(
-        ORACLE, kind, title, signature(ORACLE, kind, names, title), guilty.function if guilty else None,
+        ORACLE, kind, title, signature(ORACLE, kind, outwards, title), guilty.function if guilty else None,
         guilty.file if guilty else None, guilty.line if guilty else None, tuple(frames), count=ending.times,
     )  # fmt: skip
     return [cause.of(finding)]

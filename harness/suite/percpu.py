@@ -12,15 +12,15 @@ from harness.faults.cause import Cause
 from harness.faults.endings import Allowed, Ending, outcome, words
 from harness.faults.sites import Ended, RawSite, normalise, summarise
 from harness.guest.guest import BpfObject
-from harness.oracles import ledger
 from harness.oracles.blame import base_name, is_allocator
 from harness.oracles.frames import culprit
 from harness.records import Frame, GuestError
 from harness.suite.account import disputed
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
-from harness.suite.operations import ENABLER
+from harness.suite.operations import CREATE
 from harness.suite.sweep import PROVOKED, Faults
+from harness.suite.trials import Trials
 
 ALLOC = "pcpu_alloc_noprof"
 """The function behind alloc_percpu() (mm/percpu.c)."""
@@ -28,9 +28,6 @@ ALLOC = "pcpu_alloc_noprof"
 PROGRAM = "fail_percpu"
 MAX_CALLERS = 64
 """As in bpf_progs/fail_percpu.bpf.c."""
-
-OBJECT = struct.Struct("<QIIII")
-"""What precedes the stack in struct object of bpf_progs/ledger.bpf.c: run, kind, size, depth, nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,8 @@ class PercpuFaults:
     def __init__(self, bench: Bench, faults: Faults) -> None:
         self._bench = bench
         self._guest = bench.guest
-        self._faults = faults
+        self._trials = Trials(bench, faults)
         self._shim: BpfObject | None = None
-        self._causes: list[Cause] = []
-        self._ledger: BpfObject | None = None
 
     @property
     def shim(self) -> BpfObject:
@@ -121,42 +116,31 @@ class PercpuFaults:
         asks and the one that enables, are written down: see :meth:`settle`.
         """
         self._bench.expect(*PROVOKED)
-        chain = (ALLOC, callers.function) if callers.function else (ALLOC,)
-        cause = Cause(operation, "function", chain, _plan(operation, callers, nth, thread))
+        made = (ALLOC, callers.function) if callers.function else (ALLOC,)
+        cause = Cause(operation, "function", made, _plan(operation, callers, nth, thread))
         trials: list[Trial] = []
-        with self._bench.under(cause):
-            self._arm(callers, nth, thread, under)
+        self._arm(callers, thread)
+        with self._trials.of(cause, under or CREATE) as number:
+            self.shim.set("nth", nth)
             yield trials
             self.shim.set("nth", 0)
-        if self._ledger:
-            self._ledger.set("run", 0)
         trial = Trial(cause, self._fired())
         if trial.fired:
             trial = Trial(replace(cause, stack=normalise(frame.function for frame in trial.frames)), trial.frames)
-        self._causes[-1] = trial.cause
+        self._trials.learn(number, trial.cause)
         trials.append(trial)
 
-    def _arm(self, callers: Callers, nth: int, thread: str, under: Sequence[str]) -> None:
-        shim = self.shim  # before anything is written down: it allocates itself
-        asking, enabling = int(self._guest.agent.call("ping", record=False)["tid"]), self._guest.thread(ENABLER)
-        self._causes.append(Cause(""))
-        if under:
-            if self._ledger is None:
-                self._ledger = self._faults.ledger(under, deep=True)
-            self._ledger.set("tid", asking)
-            self._ledger.set("other_tid", enabling)
+    def _arm(self, callers: Callers, thread: str) -> None:
         for number, address in enumerate(callers.addresses[:MAX_CALLERS]):
-            shim.set("callers", address, number)
+            self.shim.set("callers", address, number)
+        asking = int(self._guest.agent.call("ping", record=False)["tid"])
         only = asking if thread == "self" else self._guest.thread(thread) if thread else 0
         if thread and not only:
             raise GuestError(f"there is no thread {thread}")
         for name, value in (
-            ("nr_callers", len(callers.addresses)), ("only_tid", only), ("calls", 0), ("fired", 0),
-            ("fired_depth", 0), ("nth", nth),
+            ("nr_callers", len(callers.addresses)), ("only_tid", only), ("calls", 0), ("fired", 0), ("fired_depth", 0),
         ):  # fmt: skip
-            shim.set(name, value)
-        if self._ledger:
-            self._ledger.set("run", len(self._causes))
+            self.shim.set(name, value)
 
     def _fired(self) -> tuple[Frame, ...]:
         """Who made the call that failed; empty if none did."""
@@ -187,19 +171,7 @@ class PercpuFaults:
 
     def settle(self) -> None:
         """Waits for quiescence; what the operations under a fault have left then are findings, each with its fault."""
-        if self._ledger is None:
-            return
-        self._guest.settle()
-        found = ledger.findings(self._left(*entry) for entry in self._ledger.dump("objects"))
-        self._bench.findings += found
-        self._bench.blame_sites("leaked", found, self._causes)
-
-    def _left(self, key: bytes, value: bytes) -> ledger.Left:
-        run, kind, size, depth, _ = OBJECT.unpack_from(value)
-        stack = struct.unpack_from(f"<{depth}Q", value, OBJECT.size)
-        cause = self._causes[run - 1]
-        frames = ledger.untraced(self._chain(stack))
-        return ledger.Left(ledger.KINDS[kind], size, frames, cause.operation, cause.site, cause.fault)
+        self._trials.settle()
 
 
 def _plan(operation: str, callers: Callers, nth: int, thread: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import replay
-from harness.faults.optional import Declared, beside
+from harness.faults.optional import Declared, beside, matcher
 from harness.guest.guest import Guest
 from harness.model.state import Features
 from harness.plan import RETRY_LOST_MACHINE, BpfRequest, Scheduler, Survey, Surveyed, Wanted
@@ -25,6 +25,7 @@ from harness.suite.outcome import Inconclusive, KernelFinding
 from harness.suite.percpu import PercpuFaults
 from harness.suite.session import Ready, Workshop, read_session, read_survey
 from harness.suite.sweep import Faults
+from harness.suite.trials import Trials
 
 WORKSHOP = pytest.StashKey[Workshop]()
 SURVEY = pytest.StashKey[Survey]()
@@ -269,9 +270,16 @@ def features(ready: Ready) -> Features:
 
 
 @pytest.fixture
-def faults(bench: Bench) -> Faults:
+def faults(request: pytest.FixtureRequest, bench: Bench) -> Faults:
     """Fault injection, with every site observed."""
-    return Faults(bench)
+    kernel = bench.ready.kernel
+    return Faults(bench, matcher(beside(request.path), kernel.arch, kernel.release))
+
+
+@pytest.fixture
+def trials(bench: Bench, faults: Faults) -> Trials:
+    """Operations one at a time, each under a fault of its own."""
+    return Trials(bench, faults)
 
 
 @pytest.fixture

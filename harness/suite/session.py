@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness import definition
 from harness.build.btf import Btf
 from harness.build.symbols import Symbols
+from harness.faults import gfp
 from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine, load
 from harness.host.cache import Cache
@@ -70,6 +71,11 @@ class Ready:
     def features(self) -> Features:
         """What this kernel's DSQs have."""
         return probe(self.btf)
+
+    @functools.cached_property
+    def gfp_bits(self) -> dict[int, str]:
+        """This kernel's allocation flags by their bit."""
+        return gfp.bits(self.btf.enumerators(gfp.PREFIX))
 
     @functools.cached_property
     def pristine(self) -> Pristine:

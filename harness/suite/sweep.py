@@ -21,7 +21,7 @@ from harness.suite.operations import CREATE, Action
 PROVOKED = (r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory")
 """What the kernel says when memory runs out: expected while faults are injected, and only then."""
 
-NO_SITES: Answer = {"left": [], "count": 0}
+NOTHING = Swept("", "", Allowed(), ())
 
 ROUNDS = 6
 """A sweep is repeated until a round brings no site that the others had not, at most so often."""
@@ -84,10 +84,24 @@ class Faults:
         found = self._bench.ready.symbols.ranges(functions)
         return {name: spans[0] for name, spans in found.items() if len(spans) == 1}
 
-    def watch(self, *, everybody: bool = False) -> None:
-        """Observes from now on the agent's thread; of `everybody` (enabling runs in a kthread) only injected sites."""
+    def span(self, function: str) -> tuple[int, int] | None:
+        """The text that holds the calls a function makes for memory: its own range, or, where it was inlined, from the
+        first to the last of its calls among the sites seen so far, if they lie together. None if neither is there.
+        """
+        own = self.ranges([function]).get(function)
+        if own:
+            return own
+        mine, others = set(), set()
+        for address, names in Account(self._bench, self.observer, NOTHING).addresses().items():
+            (mine if function in names else others).add(address)
+        if not mine or any(min(mine) <= address <= max(mine) for address in others):
+            return None
+        return min(mine), max(mine) + 1
+
+    def watch(self, *, everybody: bool = False, tid: int = 0) -> None:
+        """Observes from now on the agent's thread, or the one named; of `everybody` only injected sites."""
         self.observer.set("only_injected", int(everybody))
-        tid = int(self._guest.agent.call("ping", record=False)["tid"])
+        tid = tid or int(self._guest.agent.call("ping", record=False)["tid"])
         self.observer.set("watch_tid", -1 if everybody else tid)
 
     def stop_watching(self) -> None:
@@ -112,17 +126,26 @@ class Faults:
     # --- one fault ----------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def armed(self, fault: Fault, operation: str = "") -> Iterator[None]:
-        """Arms `fault` for the block. A path with /proc/self means the agent, which does the operations."""
+    def armed(
+        self, fault: Fault, operation: str = "", target: str = knobs.PERCPU_ALLOC, retval: int = 0
+    ) -> Iterator[None]:
+        """Arms `fault` for the block. A path with /proc/self means the agent, which does the operations.
+
+        `target` and `retval` are which function a fault of functions makes return what.
+        """
         self._bench.expect(*PROVOKED)
-        with self._bench.under(Cause(operation)):
+        with self._bench.under(Cause(operation)) if operation else contextlib.nullcontext():
             try:
-                for path, value in knobs.arm(fault, self.ranges(fault.within)):
+                for path, value in knobs.arm(fault, self._spans(fault.within), target, retval):
                     self._guest.write(path, value)
                 yield
             finally:
                 for path, value in knobs.disarm(fault):
                     self._guest.agent.call("write", check=False, path=path, data=value)
+
+    def _spans(self, functions: Sequence[str]) -> dict[str, tuple[int, int]]:
+        found = {name: self.span(name) for name in functions}
+        return {name: span for name, span in found.items() if span}
 
     def fired_functions(self) -> int:
         """How often fail_function fired since it was armed for one call: its `times` counts down."""
@@ -130,10 +153,14 @@ class Faults:
 
     # --- every allocation once ----------------------------------------------------------
 
-    def _arm_nth(self) -> None:
-        """The knobs that let fail-nth fail what may sleep, too; it is the agent that arms it."""
+    def _arm_nth(self, within: str = "") -> None:
+        """The knobs that let fail-nth fail what may sleep, too, below one function or anywhere; the agent arms it."""
         self._bench.expect(*PROVOKED)
-        for path, value in knobs.arm(Fault(nth=1), {})[:-1]:
+        self._set(Fault(nth=1, within=(within,) if within else ()))
+
+    def _set(self, fault: Fault) -> None:
+        """Everything of a fault but what makes it live."""
+        for path, value in knobs.arm(fault, self.ranges(fault.within))[:-1]:
             self._guest.write(path, value)
 
     def sweep_create(self, dsq: Dsqs, first: int, *, ids: int, budget_ms: int = 30_000) -> FaultSummary:
@@ -160,7 +187,7 @@ class Faults:
         Each thread is swept again until a round brings no site that was not there before. None where the kernel has
         none of the threads.
         """
-        self._arm_nth()
+        self._arm_nth(action.within)
         threads = action.threads if thread is None else (thread,)
         done = [self._sweep_thread(action, name, budget_ms) for name in threads]
         there = [part for part in done if part is not None]
@@ -214,10 +241,9 @@ class Faults:
 
     def _page_round(self, action: Action, swept: Swept, budget_ms: int) -> FaultSummary | None:
         """Every page allocation under test fails in each run: what exists now and then is met when it does."""
-        fault = Fault(what="page", probability=100)
+        fault = Fault(what="page", probability=100, within=(action.within,) if action.within else ())
         try:
-            for path, value in knobs.arm(fault, {})[:-1]:
-                self._guest.write(path, value)
+            self._set(fault)
             return self._round(action, swept, budget_ms, every=1, to=PAGE_RUNS, misses=PAGE_RUNS + 1)
         finally:
             for path, value in knobs.disarm(fault):

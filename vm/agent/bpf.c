@@ -40,9 +40,10 @@ static int keep_log(enum libbpf_print_level level, const char *fmt, va_list ap)
 
 void bpf_setup(void)
 {
-	struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+	struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY }, files = { 65536, 65536 };
 
 	setrlimit(RLIMIT_MEMLOCK, &all);
+	setrlimit(RLIMIT_NOFILE, &files);
 	libbpf_set_print(keep_log);
 }
 

@@ -14,6 +14,7 @@
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
 #include <linux/rcupdate_trace.h>
+#include <linux/rhashtable.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/uaccess.h>
@@ -346,6 +347,12 @@ module_exit(kharness_exit);
 
 /* mm/percpu.c exports it; the list takes whatever address a module's entries hold (lib/error-inject.c). */
 ALLOW_ERROR_INJECTION(pcpu_alloc_noprof, NULL);
+/* lib/rhashtable.c: its last try is with __GFP_NOFAIL, so no allocation's failure makes it fail. */
+#ifdef rhashtable_init_noprof
+ALLOW_ERROR_INJECTION(__rhashtable_init_noprof, ERRNO);
+#else
+ALLOW_ERROR_INJECTION(rhashtable_init_noprof, ERRNO);
+#endif
 
 MODULE_DESCRIPTION("kharness guest helper");
 MODULE_LICENSE("GPL");

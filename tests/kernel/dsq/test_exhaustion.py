@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Percpu memory really runs out: chunks are full, making or populating another fails, alloc_percpu() says so itself."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from harness.faults.endings import ENOMEM, ended_with
+from harness.model.state import Features
+from harness.model.trace import FaultAt
+from harness.records import Fault
+from harness.suite.bench import Bench
+from harness.suite.dsq import Dsqs
+from harness.suite.features import need
+from harness.suite.operations import CREATE, FIRST
+from harness.suite.percpu import ALLOC
+from harness.suite.sweep import Faults
+
+NO_DATA = "percpu data in its DSQs"
+
+MAPS = 3000
+"""More of each size than fit into the chunks that there are."""
+
+
+def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Bench, features: Features) -> None:
+    """Create after create fails in alloc_percpu(): each must free the DSQ that it had already allocated."""
+    need(features.percpu_data, NO_DATA)
+    bench.must_inject = (ALLOC,)
+    dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
+    faults.watch()
+    ledger = faults.ledger(CREATE, deep=False)
+    with faults.armed(Fault(what="page", within=(ALLOC,), probability=100), "create"):
+        refused = dsq.create_range(FIRST, 3000, fault=FaultAt.ANY, fifo=True)
+    faults.stop_watching()
+    assert refused, "alloc_percpu never failed: the fault was not where it should be"
+    assert ledger.get("percpu_failed")["percpu_failed"] == refused
+    faults.seen("create", CREATE, handled=1)
+    dsq.check_live()
+    dsq.create(1)
+
+
+@pytest.mark.parametrize("what", ["failslab", "page"])
+def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, features: Features, what: str) -> None:
+    """All allocations inside pcpu_alloc_noprof() fail while ops.init creates DSQs, until alloc_percpu() gives up.
+
+    ops.init runs in a real-time kthread, so the worker that would populate percpu pages ahead of need does
+    not come between, and the fault is inevitable.
+    """
+    need(features.percpu_data, NO_DATA)
+    bench.must_inject = (ALLOC,)
+    bench.expect(r"ops\.init\(\) failed \(-12\)")
+    count = 8000
+    creates = [(FIRST + i, -1) for i in range(count)]
+    ledger = faults.ledger(CREATE, deep=False)
+    faults.watch(everybody=True)
+    with faults.armed(Fault(what=what, within=(ALLOC,), probability=100, task="all"), "attach"):
+        scheduler = dsq.attach("dsq_many", creates, fault=FaultAt.ANY, nr_dsqs=count, first_id=FIRST)
+    faults.stop_watching()
+    seen = scheduler.get("created", "first_error")
+    assert dsq.last == ended_with(ENOMEM), f"alloc_percpu never failed: {seen['created']} DSQs were created"
+    assert ledger.get("percpu_failed")["percpu_failed"] > 0, "ops.init failed, but no alloc_percpu() came back empty"
+    faults.seen("attach", (features.init,), handled=1)
+    assert seen["first_error"] == ENOMEM
+    assert 0 < seen["created"] < count
+    dsq.detach(scheduler)
+    dsq.attach("dsq_many", creates[:100], nr_dsqs=100, first_id=FIRST)
+    dsq.check_live()
+
+
+def test_chunks_are_full(dsq: Dsqs, faults: Faults, bench: Bench, features: Features) -> None:
+    """PERCPU maps fill the chunks, none can be made: the next DSQs fail, and succeed once the maps are gone."""
+    need(features.percpu_data, NO_DATA)
+    bench.must_inject = (ALLOC,)
+    dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
+    ledger = faults.ledger(CREATE, deep=False)
+    faults.watch()
+    with faults.armed(Fault(what="failslab", within=(ALLOC,), probability=100), "create"):
+        for size in (32768, 4096, 512):
+            filled = bench.guest.agent.call("fill", check=False, nr=MAPS, size=size)
+            assert filled.get("errno") == errno.ENOMEM, f"{MAPS} PERCPU maps of {size} bytes did not fill the chunks"
+        before = ledger.get("percpu_failed")["percpu_failed"]
+        refused = dsq.create_range(FIRST, 1000, fault=FaultAt.ANY, fifo=True)
+    faults.stop_watching()
+    assert refused, "alloc_percpu never failed: there was room in the chunks"
+    assert ledger.get("percpu_failed")["percpu_failed"] == before + refused
+    faults.seen("create", CREATE, handled=1)
+    bench.guest.agent.call("drain")
+    dsq.check_live()
+    dsq.create_range(1, 100)
