@@ -15,7 +15,7 @@ from harness.oracles.blame import is_allocator
 from harness.records import FaultSite, Finding, Role
 from harness.report.text import plural
 from harness.verdict import KernelRow, Results, SiteRow, TestRow
-from harness.verdict.sites import WORST, rank
+from harness.verdict.sites import WORST, is_bad, rank
 
 CALLERS = 3
 OPTIONAL = "absorbed (declared optional)"
@@ -78,11 +78,6 @@ def _table(known: KernelRow | None, kernel: str, arch: str, sites: Iterable[Site
 def _order(site: SiteRow) -> tuple[int, tuple[str, ...]]:
     """What is bad first, the worst of it before the rest; then as the source goes, from the outermost function in."""
     return (rank(site.outcome) if is_bad(site) else rank("handled"), tuple(reversed(site.stack)))
-
-
-def is_bad(site: FaultSite) -> bool:
-    """Whether a site does not pass: worse than an error came of a fault, or nothing did and nobody says why."""
-    return rank(site.outcome) < rank("absorbed") or (site.outcome == "absorbed" and not site.optional)
 
 
 def kind(site: FaultSite) -> str:

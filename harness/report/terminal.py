@@ -29,6 +29,7 @@ from harness.report.text import (
     verdict_line,
 )
 from harness.verdict import MachineRow, Results
+from harness.verdict.sites import is_bad
 
 WIDTH = 80
 _LABEL = 10
@@ -162,7 +163,7 @@ def _sites(results: Results) -> Iterator[str]:
         rows = [site for group in table.groups for site in group.sites]
         told = [f"{name}: {sites.summary(found)}" for name, found in sites.operations(rows).items()]
         yield from _entry("sites", f"{table.arch} {'; '.join(told)}")
-        alone = [site for site in rows if sites.is_bad(site) and not site.findings]
+        alone = [site for site in rows if is_bad(site) and not site.findings]
         if alone:
             how = f"{sites.outcome(alone[0])}, declared nowhere" if alone[0].outcome == "absorbed" else alone[0].outcome
             where = f"{how}: {alone[0].operation}, fault at {sites.called(alone[0].stack)}"

@@ -72,3 +72,23 @@ def _sum(first: SiteRow, second: SiteRow) -> SiteRow:
 def rank(outcome: str) -> int:
     """Where an outcome stands among all, the worst first; a word of another version counts as the worst."""
     return WORST.index(outcome) if outcome in WORST else -1
+
+
+def is_bad(site: FaultSite) -> bool:
+    """Whether a site does not pass: worse than an error came of a fault, or nothing did and nobody says why."""
+    return rank(site.outcome) < rank("absorbed") or (site.outcome == "absorbed" and not site.optional)
+
+
+def objection(sites: Iterable[FaultSite]) -> tuple[bool, str]:
+    """Whether the worst of these sites speaks against the kernel, and what is wrong with it in one line, if anything.
+
+    What is absorbed where nobody declared it may be a failure that is ignored, or a declaration that is missing.
+    """
+    bad = sorted((site for site in sites if is_bad(site)), key=lambda site: rank(site.outcome))
+    if not bad:
+        return False, ""
+    worst, more = bad[0], f" (and {len(bad) - 1} more)" if bad[1:] else ""
+    how = f"the fault at {' < '.join(worst.stack)} during {worst.operation}"
+    if worst.outcome == "absorbed":
+        return False, f"absorbed, and declared optional by nobody: {how}{more}"
+    return True, f"{worst.outcome}: {how}{more}"
