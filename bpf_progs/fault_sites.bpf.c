@@ -54,6 +54,23 @@ u64 fired;
 /* Observations that found no room: the evidence is then incomplete. */
 u64 lost;
 
+/*
+ * What the guest's module says on the console should the kernel die (vm/module/kharness.c has the same layout): the agent
+ * writes what it is doing, `site` to `stack` are the fault that was injected meanwhile.
+ */
+#define TOLD_DEPTH 16
+
+struct told {
+	char what[64];
+	u64 nth;
+	u64 site;
+	u32 type;
+	u32 depth;
+	u64 stack[TOLD_DEPTH];
+};
+
+struct told told;
+
 /* FNV-1a over the type and the words of the stack. */
 static __always_inline u64 hash_site(const struct site *site)
 {
@@ -78,6 +95,17 @@ static __always_inline struct site *find_site(u64 hash, const struct site *fresh
 		site = bpf_map_lookup_elem(&sites, &hash);
 	}
 	return site;
+}
+
+static __always_inline void tell(const struct site *site, u64 hash)
+{
+	int i;
+
+	bpf_for(i, 0, TOLD_DEPTH)
+		told.stack[i] = site->stack[i];
+	told.type = site->type;
+	told.depth = site->depth < TOLD_DEPTH ? site->depth : TOLD_DEPTH;
+	told.site = hash;
 }
 
 static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool injected)
@@ -109,6 +137,7 @@ static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool
 	}
 	if (injected) {
 		last_site = hash;
+		tell(fresh, hash);
 		__sync_fetch_and_add(&fired, 1);
 	}
 }

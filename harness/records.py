@@ -376,9 +376,9 @@ class Finding:
     """One thing that is wrong, or would be had it not been expected.
 
     `signature` is stable between runs and builds: no addresses, offsets, pids or CPUs. `expected` tells
-    that the test itself provoked it; `allowed_by` names the allow-list entry. `operation`, `site` and `fault` tell under
-    which injected fault it came: what was done, the chain of functions whose allocation failed, innermost first and
-    joined by `` < ``, and a fault plan of one line that fails it again.
+    that the test itself provoked it; `allowed_by` names the allow-list entry. `operation`, `site` and `fault` tell
+    under which injected fault it came: what was done, the chain of functions whose allocation failed, innermost first
+    and joined by `` < ``, and a fault plan of one line that fails it again.
     """
 
     oracle: str

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from harness.records import FaultSite, FaultSummary, HarnessError
+from harness.records import FaultSite, FaultSummary, Frame, HarnessError
 
 _CLONE = re.compile(r"(?:\.(?:isra|constprop|part|cold|llvm)(?:\.\d+)*)+$")
 
@@ -34,23 +35,43 @@ _BOUNDARY = re.compile(
 )
 
 
+WORST = ("crash", "hang", "splat", "leaked", "wrong errno", "absorbed", "handled")
+"""How an injected fault may end, the worst first. Only ``handled`` passes by itself."""
+
+
+Key = tuple[str, str, tuple[str, ...]]
+"""Operation, fault type, chain of functions."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How runs in which one site was made to fail ended: `outcome` is one of WORST, `answer` what was answered."""
+
+    outcome: str
+    answer: str
+    times: int = 1
+
+
 @dataclass(frozen=True)
 class RawSite:
     """One allocation site as the guest saw it during one operation.
 
-    `type` is ``failslab``, ``page`` or ``function``; `stack` holds decoded function names, innermost first,
-    without offsets; `size` is bytes (failslab) or order (page). `reached` counts arrivals, `injected` those
-    made to fail; of these, `ret_errors` ended with the operation returning an error and `ret_ok` without.
+    `type` is ``failslab``, ``page`` or ``function``; `frames` are decoded, innermost first; `size` is bytes (failslab)
+    or order (page). `reached` counts arrivals, `injected` those made to fail, `endings` how these ended.
     """
 
     type: str
-    stack: tuple[str, ...]
+    frames: tuple[Frame, ...]
     size: int = 0
     gfp: int = 0
     reached: int = 0
     injected: int = 0
-    ret_errors: int = 0
-    ret_ok: int = 0
+    endings: tuple[Ended, ...] = ()
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """The frames' functions."""
+        return tuple(frame.function for frame in self.frames)
 
 
 def base_name(function: str) -> str:
@@ -84,58 +105,103 @@ def is_under(stack: Iterable[str], functions: Collection[str]) -> bool:
     return any(name in wanted or base_name(name) in wanted for name in stack)
 
 
-def outcome(injected: int, errors: int, ok: int) -> str:
-    """How the injected faults of one site ended.
-
-    ``handled``: each made the operation return an error; ``absorbed``: none did; ``mixed``: some, or the end
-    of some is unknown; ``none``: nothing was injected, or of no injection the end is known.
-    """
-    if injected == 0 or errors + ok == 0:
-        return "none"
-    if errors == injected:
-        return "handled"
-    return "absorbed" if ok == injected else "mixed"
+def worst(outcomes: Iterable[str]) -> str:
+    """The worst of these outcomes; ``none`` of none."""
+    return min(outcomes, key=WORST.index, default="none")
 
 
-def summarise(operation: str, rows: Iterable[RawSite], functions: Collection[str]) -> FaultSummary:
+def summarise(
+    operation: str,
+    rows: Iterable[RawSite],
+    functions: Collection[str],
+    optional: Callable[[FaultSite], str] = lambda site: "",
+) -> FaultSummary:
     """The fault sites of one operation that lie under the functions under test, in a stable order.
 
-    `handled` of the summary counts injections after which the operation returned an error. Sites with the
-    same key are added up; their size and flags are those of the largest. Raises HarnessError if more
-    operations are accounted for than faults were injected, for then the observation itself is broken.
+    `handled` of the summary counts injections after which the operation returned an error and all was as before.
+    Sites with the same key are added up; their size and flags are those of the largest. `optional` tells why an
+    operation may do without a site. Raises HarnessError if more operations are accounted for than faults were
+    injected, for then the observation itself is broken.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[RawSite]] = {}
     for row in rows:
         if is_under(row.stack, functions):
             groups.setdefault((row.type, normalise(row.stack)), []).append(row)
-    sites: list[FaultSite] = []
-    handled = 0
-    for (kind, chain), group in sorted(groups.items()):
-        injected = sum(row.injected for row in group)
-        errors, ok = sum(row.ret_errors for row in group), sum(row.ret_ok for row in group)
-        if errors + ok > injected:
-            raise HarnessError(
-                f"the {kind} site {' < '.join(chain)} of {operation} was made to fail {injected} times"
-                f" but {errors + ok} results are booked on it",
-                step="the collector of fault sites counts wrongly",
-            )
-        largest = max(group, key=lambda row: (row.size, row.gfp))
-        reached = sum(row.reached for row in group)
-        how = outcome(injected, errors, ok)
-        sites.append(FaultSite(operation, kind, chain, largest.size, largest.gfp, reached, injected, how))
-        handled += errors
-    return FaultSummary(sum(s.reached for s in sites), sum(s.injected for s in sites), handled, tuple(sites))
+    sites = []
+    for (kind, chain), group in sorted(groups.items(), key=lambda item: item[0]):
+        site = _site(operation, kind, chain, group)
+        sites.append(replace(site, optional=optional(site)))
+    return FaultSummary(
+        sum(s.reached for s in sites), sum(s.injected for s in sites),
+        sum(s.outcomes.get("handled", 0) for s in sites), tuple(sites),
+    )  # fmt: skip
+
+
+def _site(operation: str, kind: str, chain: tuple[str, ...], group: Sequence[RawSite]) -> FaultSite:
+    outcomes: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
+    for ended in (ended for row in group for ended in row.endings):
+        outcomes[ended.outcome] += ended.times
+        answers[ended.answer] += ended.times
+    injected = sum(row.injected for row in group)
+    if outcomes.total() > injected:
+        raise HarnessError(
+            f"the {kind} site {' < '.join(chain)} of {operation} was made to fail {injected} times"
+            f" but {outcomes.total()} results are booked on it",
+            step="the collector of fault sites counts wrongly",
+        )
+    largest = max(group, key=lambda row: (row.size, row.gfp))
+    return FaultSite(
+        operation, kind, chain, largest.size, largest.gfp, sum(row.reached for row in group), injected,
+        worst(outcomes), largest.frames, dict(outcomes), dict(answers),
+    )  # fmt: skip
+
+
+def merge(first: FaultSite, second: FaultSite) -> FaultSite:
+    """Two observations of one site as one."""
+    larger = max(first, second, key=lambda site: (site.size, site.gfp))
+    outcomes = Counter(first.outcomes) + Counter(second.outcomes)
+    return replace(
+        larger,
+        reached=first.reached + second.reached,
+        injected=first.injected + second.injected,
+        outcomes=dict(outcomes),
+        outcome=worst(outcomes),
+        answers=dict(Counter(first.answers) + Counter(second.answers)),
+        optional=first.optional or second.optional,
+        findings=tuple(dict.fromkeys((*first.findings, *second.findings))),
+    )
+
+
+def key(site: FaultSite) -> Key:
+    """What tells sites apart, on every build of the same source."""
+    return site.operation, site.type, site.stack
+
+
+def blame(summary: FaultSummary, site: Key, outcome: str, signature: str) -> FaultSummary:
+    """The summary with one of a site's better outcomes turned into `outcome`, for a finding that came under it."""
+    sites = tuple(_blamed(one, outcome, signature) if key(one) == site else one for one in summary.sites)
+    return replace(summary, sites=sites)
+
+
+def _blamed(site: FaultSite, outcome: str, signature: str) -> FaultSite:
+    better = [o for o in site.outcomes if WORST.index(o) > WORST.index(outcome)]
+    counts = Counter(site.outcomes)
+    if better and signature not in site.findings:
+        counts[better[-1]] -= 1
+        counts[outcome] += 1
+    counts = +counts
+    found = tuple(dict.fromkeys((*site.findings, signature)))
+    return replace(site, outcomes=dict(counts), outcome=worst(counts), findings=found)
 
 
 def total(summaries: Iterable[FaultSummary]) -> FaultSummary:
-    """The summaries of a test's operations as one. Each operation must have been summarised once only."""
+    """The summaries of a test's operations as one; a site that several tell of is one."""
     parts = list(summaries)
-    sites = tuple(sorted((s for p in parts for s in p.sites), key=lambda s: (s.operation, s.type, s.stack)))
-    keys = {(s.operation, s.type, s.stack) for s in sites}
-    if len(keys) != len(sites):
-        raise HarnessError(
-            "an operation's fault sites were summarised twice", step="summarise all its rows at once"
-        )
+    found: dict[Key, FaultSite] = {}
+    for site in (site for part in parts for site in part.sites):
+        found[key(site)] = merge(found[key(site)], site) if key(site) in found else site
     return FaultSummary(
-        sum(p.reached for p in parts), sum(p.injected for p in parts), sum(p.handled for p in parts), sites
-    )
+        sum(part.reached for part in parts), sum(part.injected for part in parts),
+        sum(part.handled for part in parts), tuple(found[name] for name in sorted(found)),
+    )  # fmt: skip

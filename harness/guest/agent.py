@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.machine.deadline import Deadline
@@ -49,6 +49,16 @@ def encode_value(value: object) -> str:
     return text.replace("%", "%25").replace("\t", "%09").replace("\n", "%0A")
 
 
+def encode_fields(verb: str, args: Mapping[str, object]) -> str:
+    """A verb and its arguments as the agent reads them, tab between fields."""
+    return "\t".join((verb, *(f"{key}={encode_value(value)}" for key, value in args.items())))
+
+
+def encode_steps(operations: Iterable[Operation]) -> str:
+    """Operations for the agent to do by itself: one a line, the value of one argument."""
+    return "\n".join(encode_fields(operation.verb, operation.args) for operation in operations)
+
+
 class Agent:
     """A connection to the agent of a running machine. `scale` stretches every deadline.
 
@@ -84,8 +94,7 @@ class Agent:
         `record` tells whether the operation belongs to the scenario, or only observes it.
         """
         number, self._next = self._next, self._next + 1
-        fields = [str(number), verb, *(f"{key}={encode_value(value)}" for key, value in args.items())]
-        self._vm.send("\t".join(fields).encode("latin-1") + b"\n")
+        self._vm.send(f"{number}\t{encode_fields(verb, args)}\n".encode("latin-1"))
         deadline = Deadline(max(seconds, self.patience) * self.scale, f"the guest to answer '{verb}'")
         answer = self._answer(number, deadline)
         if record:

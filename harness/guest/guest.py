@@ -7,17 +7,21 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from harness.build.image import USER_FOLDER
-from harness.guest.agent import Agent
+from harness.guest.agent import Agent, AgentError, encode_steps
 from harness.guest.pristine import BPF_FOLDER, Pristine, quiet
 from harness.host.toolchain import Toolchain
 from harness.machine.vm import Vm
 from harness.plan import Scheduler
-from harness.records import GuestError
+from harness.records import Operation
+
+Answer = dict[str, Any]
+"""What the agent answered: its fields are told where it answers."""
 
 
 class BpfObject:
@@ -46,9 +50,9 @@ class BpfObject:
         answer = self._agent.call("get", record=False, name=self.name, vars=",".join(variables), max=most)
         return {name: answer[name] for name in variables}
 
-    def set(self, variable: str, value: int) -> None:
-        """Sets a global variable of the loaded object."""
-        self._agent.call("set", name=self.name, var=variable, value=value)
+    def set(self, variable: str, value: int, index: int = 0) -> None:
+        """Sets a global variable of the loaded object, of an array one element."""
+        self._agent.call("set", name=self.name, var=variable, value=value, index=index)
 
     def dump(self, map_name: str) -> list[tuple[bytes, bytes]]:
         """Every entry of a map as (key, value)."""
@@ -68,52 +72,30 @@ class BpfObject:
         )  # fmt: skip
         return [value for value, times in answer["rets"] for _ in range(times)]
 
-    def sweep(
-        self,
-        program: str,
-        undo: str,
-        context: bytes,
-        observer: BpfObject,
-        *,
-        ids: int,
-        keep: bool,
-        budget_ms: int,
-    ) -> dict[str, Any]:
-        """A fail-nth sweep; see do_sweep() in vm/agent/run.c for the answer's fields."""
+    def sweep(self, program: str, undo: str, check: str, context: bytes, tracers: Tracers, **settings: Any) -> Answer:
+        """A fail-nth sweep over one program; see do_sweep() in vm/agent/run.c for settings and the answer's fields."""
         return self._agent.call(
-            "sweep", seconds=15.0 + budget_ms / 1000, name=self.name, prog=program, undo=undo, ctx=context.hex(),
-            observer=observer.name, repeat=ids, keep=keep, timeout_ms=budget_ms, fifo=1,
+            "sweep", seconds=15.0 + settings.get("timeout_ms", 0) / 1000, name=self.name, prog=program, undo=undo,
+            verify=check, ctx=context.hex(), **tracers.arguments(), **settings,
         )  # fmt: skip
 
+    def clear(self, map_name: str) -> None:
+        """Empties a map."""
+        self._agent.call("clear-map", name=self.name, map=map_name)
 
-    def sweep_attach(
-        self,
-        observer: BpfObject,
-        *,
-        thread: str = "",
-        what: str = "ops",
-        state: str,
-        on: str,
-        off: str,
-        ended: str,
-        misses: int,
-        budget_ms: int,
-        wait_ms: int,
-    ) -> dict[str, Any] | None:
-        """Attaches and detaches with each allocation of `thread` (empty: the agent's) failing in turn.
 
-        See do_sweep_attach() in vm/agent/attach.c for the answer's fields; None where there is no such thread.
-        """
-        answer = self._agent.call(
-            "sweep-attach", check=False, seconds=15.0 + (budget_ms + wait_ms) / 1000, name=self.name, what=what,
-            observer=observer.name, thread=thread, state=state, on=on, off=off, ended=ended, misses=misses,
-            timeout_ms=budget_ms, wait_ms=wait_ms,
-        )  # fmt: skip
-        if answer["ok"]:
-            return answer
-        if answer["errno"] == errno.ESRCH:
-            return None
-        raise GuestError(f"sweep-attach: {answer['error']}")
+@dataclass(frozen=True)
+class Tracers:
+    """What watches a sweep: `observer` is fault_sites, `ledger` (or none) the object of that name; `tell` names the
+    operation on the console should the kernel die of it."""
+
+    observer: BpfObject
+    ledger: BpfObject | None
+    tell: str
+
+    def arguments(self) -> dict[str, Any]:
+        """As the agent's sweeps want them."""
+        return {"observer": self.observer.name, "ledger": self.ledger.name if self.ledger else "", "tell": self.tell}
 
 
 class Workload:
@@ -188,6 +170,24 @@ class Guest:
         name = f"{kind}{self._names}"
         self.agent.call("work", name=name, kind=kind, nr=workers, us=us, cpu=cpu, ext=ext)
         return Workload(self.agent, name)
+
+    def sweep(
+        self, during: Sequence[Operation], before: Sequence[Operation], after: Sequence[Operation], tracers: Tracers,
+        thread: str, **settings: Any,
+    ) -> Answer | None:
+        """A fail-nth sweep over operations, of the allocations of `thread` (empty: of the one that does them).
+
+        See do_sweep_ops() in vm/agent/sweep.c for settings and the answer's fields; None where there is no such thread.
+        """  # fmt: skip
+        answer = self.agent.call(
+            "sweep-ops", check=False, seconds=15.0 + settings.get("timeout_ms", 0) / 1000, before=encode_steps(before),
+            during=encode_steps(during), after=encode_steps(after), thread=thread, **tracers.arguments(), **settings,
+        )  # fmt: skip
+        if answer["ok"]:
+            return answer
+        if answer["errno"] == errno.ESRCH:
+            return None
+        raise AgentError("sweep-ops", answer)
 
     def thread(self, name: str) -> int:
         """The id of the process or kthread of this whole name; 0 if there is none."""

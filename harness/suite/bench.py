@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.faults.sites import total
+from harness.faults.cause import Cause, Window, told
+from harness.faults.sites import blame, total
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
 from harness.oracles import dmesg, percpu
@@ -59,12 +61,22 @@ class Bench:
         self.keeper: Keeper | None = None
         self.kept: Kept | None = None
         self.started = time.monotonic()
+        self.windows: list[Window] = []
+        """Which part of the kernel log came under which injected fault."""
+        self._cause: Cause | None = None
 
     # --- what a test says of itself -----------------------------------------------------
 
     def expect(self, *patterns: str) -> None:
         """Titles of log findings that this test provokes on purpose (regular expressions)."""
         self.expected.extend(patterns)
+
+    @contextlib.contextmanager
+    def under(self, cause: Cause) -> Iterator[None]:
+        """What fails within the block came under this fault, also if the block ends by an exception."""
+        self._cause = cause
+        yield
+        self._cause = None
 
     def count_faults(self, summary: FaultSummary) -> None:
         """Adds the faults of one operation."""
@@ -97,7 +109,26 @@ class Bench:
     def _judge_log(self, records: Sequence[LogRecord], overruns: int) -> None:
         seen = dmesg.watched(records, self.ready.pristine.next_seq)
         self.evidence.append(replace(seen, payload=len(records), lost=seen.lost + overruns))
-        self.findings += dmesg.findings(records, self.ready.symbols, self.expected)
+        found = dmesg.findings(records, self.ready.symbols, self.expected)
+        for window in self.windows:
+            during = {f.signature for f in dmesg.findings(window.within(records), self.ready.symbols, self.expected)}
+            found = [window.cause.of(f) if f.signature in during else f for f in found]
+            for finding in found:
+                if finding.counts and finding.signature in during:
+                    self._blame(window.cause, "splat", finding)
+        self.findings += found
+
+    def blame_sites(self, outcome: str, findings: Sequence[Finding], causes: Sequence[Cause]) -> None:
+        """Books findings that tell their fault on the sites of these causes."""
+        for finding in findings:
+            for cause in dict.fromkeys(causes):
+                if cause.fault == finding.fault and cause.site == finding.site:
+                    self._blame(cause, outcome, finding)
+
+    def _blame(self, cause: Cause, outcome: str, finding: Finding) -> None:
+        """Books a finding on the site that it came under."""
+        site = cause.operation, cause.type, cause.stack
+        self.summaries = [blame(part, site, outcome, finding.signature) for part in self.summaries]
 
     def _judge_percpu(self, after: str) -> None:
         """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are."""
@@ -130,7 +161,7 @@ class Bench:
 
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""
-        ending = ending_of(error, self.ready.symbols, self.expected)
+        ending = self._caused(ending_of(error, self.ready.symbols, self.expected), error)
         if ending.outcome in BAD:  # before it is quietened: as the test left it
             self._keep(ending.why)
         # Whatever else went wrong, what a living guest shows against its kernel must not be lost.
@@ -138,7 +169,7 @@ class Bench:
             try:
                 self.gather()
             except Exception as late:  # the guest may die of what the test did, only now
-                ending = _worse(ending, ending_of(late, self.ready.symbols, self.expected))
+                ending = _worse(ending, self._caused(ending_of(late, self.ready.symbols, self.expected), late))
         self.findings = [*ending.findings, *self.findings]
         outcome, why = self._outcome(ending)
         if outcome in BAD:
@@ -157,6 +188,21 @@ class Bench:
             findings=tuple(self.findings),
             kept=self.kept,
         )
+
+    def _caused(self, ending: Ending, error: BaseException | None) -> Ending:
+        """The ending, its findings told under which fault they came; that of a guest that died is in its last words."""
+        cause, outcome = self._cause, ""
+        if isinstance(error, MachineEnded):
+            outcome = "hang" if any(finding.kind == "hang" for finding in ending.findings) else "crash"
+            last = told(error.lines)
+            if last is not None:
+                cause = last[0]
+        if cause is None or ending.outcome is not Outcome.FAIL:
+            return ending
+        findings = tuple(cause.of(finding) for finding in ending.findings)
+        if outcome:
+            self.summaries.append(cause.summary(outcome, findings))
+        return replace(ending, findings=findings)
 
     def _keep(self, why: str) -> None:
         """Saves the guest, where that is asked for and not done yet."""
@@ -180,6 +226,14 @@ class Bench:
         spared = [name for name in self.must_inject if name not in hit]
         if spared:
             return Outcome.INCONCLUSIVE, f"no fault was injected under {', '.join(spared)}"
+        absorbed = [site for site in faults.sites if site.outcomes.get("absorbed") and not site.optional]
+        if absorbed:
+            site = absorbed[0]
+            return (
+                Outcome.INCONCLUSIVE,
+                f"{site.operation} succeeds although its {site.type} allocation fails at {' < '.join(site.stack)}"
+                f" ({len(absorbed)} such sites), and nobody declared it optional",
+            )
         return Outcome.PASS, ""
 
     def scenario(self) -> Scenario:

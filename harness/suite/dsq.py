@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from harness.guest.guest import BpfObject, dsq_context
+from harness.faults.endings import ended_with
+from harness.guest.guest import BpfObject, Guest, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.dsq import DsqModel
 from harness.model.trace import Answer, Disagreement
@@ -31,6 +32,18 @@ class Dsqs:
         self.model = DsqModel(bench.ready.features, frozenset(range(spec.nodes)), spec.possible_cpus)
         self.api = bench.guest.load("dsq_api")
         self._attached: set[str] = set()
+        self.last = 0
+        """How the last attach ended, in the numbers of harness.faults.endings."""
+
+    @property
+    def guest(self) -> Guest:
+        """The guest that all is done on."""
+        return self._bench.guest
+
+    @property
+    def scale(self) -> float:
+        """How much slower than nominal this machine is: stretches every deadline."""
+        return self._bench.ready.pristine.scale
 
     # --- schedulers ---------------------------------------------------------------------
 
@@ -47,14 +60,19 @@ class Dsqs:
 
         `fault` is a harness.model.trace.FaultAt that fired meanwhile, `nth` which alloc_percpu() of init_dsq() it hit.
         """
-        scheduler = self._bench.guest.load(program, **variables)
+        scheduler = self.load(program, **variables)
         answer = self.model.attach(scheduler.name, creates, fault, nth)
         got = scheduler.attach(check=False)
-        exit_error = self._exit_error(scheduler) if got == 0 else None
+        exit_error = self.exit_error(scheduler) if got == 0 else None
+        self.last = got if exit_error is None else ended_with(exit_error)
         self._judge(answer, got, exit_error)
         if got == 0:
             self._attached.add(scheduler.name)
         return scheduler
+
+    def load(self, program: str, **variables: int) -> BpfObject:
+        """Loads a scheduler, for somebody else to attach."""
+        return self.guest.load(program, **variables)
 
     def attached(self, scheduler: BpfObject) -> bool:
         """Whether its attach succeeded and it was not detached since."""
@@ -67,10 +85,10 @@ class Dsqs:
         self._attached.discard(scheduler.name)
         self._judge(answer, 0)
 
-    def _exit_error(self, scheduler: BpfObject) -> int | None:
+    def exit_error(self, scheduler: BpfObject) -> int | None:
         """Waits until the scheduler is enabled or has exited; the errno of its exit info, or None if it stays."""
         deadline = Deadline(
-            ENABLE_SECONDS * self._bench.ready.pristine.scale, "the scheduler to be enabled or to exit"
+            ENABLE_SECONDS * self.scale, "the scheduler to be enabled or to exit"
         )
         while True:
             state = self._bench.guest.read(STATE).strip()

@@ -244,7 +244,7 @@ class LeakBatch(pytest.Item):
     def _once(bench: Bench, other: Bench) -> None:
         for operation in other.scenario().operations:
             args = dict(operation.args)
-            if operation.verb in BATCH_REPEAT:
+            if operation.verb in BATCH_REPEAT and "repeat" in args:
                 args["repeat"] = min(int(args["repeat"]), BATCH_REPEAT[operation.verb])
             bench.guest.agent.call(operation.verb, seconds=120.0, check=False, **args)
         bench.guest.agent.call("reset", seconds=60.0)

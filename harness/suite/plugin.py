@@ -22,6 +22,7 @@ from harness.suite.dsq import Dsqs
 from harness.suite.extra import CanaryItem, LeakBatch, canaries
 from harness.suite.machines import HELP, MARKER, Place, Spot, places, shares
 from harness.suite.outcome import Inconclusive, KernelFinding
+from harness.suite.percpu import PercpuFaults
 from harness.suite.session import Ready, Workshop, read_session, read_survey
 from harness.suite.sweep import Faults
 
@@ -271,6 +272,12 @@ def features(ready: Ready) -> Features:
 def faults(bench: Bench) -> Faults:
     """Fault injection, with every site observed."""
     return Faults(bench)
+
+
+@pytest.fixture
+def percpu_faults(bench: Bench, faults: Faults) -> PercpuFaults:
+    """The k-th alloc_percpu() of a function fails."""
+    return PercpuFaults(bench, faults)
 
 
 @pytest.hookimpl(wrapper=True)

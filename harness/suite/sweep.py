@@ -1,53 +1,59 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns fault injection as tests see it: knobs armed in the guest, sites observed, fail-nth sweeps."""
+"""Owns fault injection as tests see it: knobs armed in the guest, sites observed, every allocation failing once."""
 
 from __future__ import annotations
 
 import contextlib
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.faults import knobs
-from harness.faults.sites import RawSite, summarise
-from harness.guest.guest import BpfObject
-from harness.records import Fault, FaultSite, FaultSummary, GuestError
+from harness.faults.cause import Cause
+from harness.faults.endings import Allowed
+from harness.faults.sites import Ended, key, merge, total
+from harness.guest.guest import Answer, BpfObject, Tracers, dsq_context
+from harness.records import Fault, FaultSite, FaultSummary, GuestError, Operation
+from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench
-from harness.suite.dsq import ENABLE_SECONDS, STATE
-from harness.suite.outcome import Disagreed
-
-TYPES = {1: "failslab", 2: "page"}
-"""As in bpf_progs/fault_sites.bpf.c."""
-
-ENOMEM = -12
+from harness.suite.dsq import Dsqs
+from harness.suite.operations import CREATE, Action
 
 PROVOKED = (r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory")
 """What the kernel says when memory runs out: expected while faults are injected, and only then."""
 
+NO_SITES: Answer = {"left": [], "count": 0}
+
+ROUNDS = 6
+"""A sweep is repeated until a round brings no site that the others had not, at most so often."""
+
+PAGE_ROUNDS, PAGE_RUNS = 2, 20
+"""Pages are allocated when a slab or chunk happens to be full, seldom in the run whose turn it is: so many rounds of so
+many runs in which each page allocation fails."""
+
+BUDGET_MS = 120_000
+"""Nominal time of one round."""
+
 
 @dataclass(frozen=True)
-class Swept:
-    """A fail-nth sweep: counts of runs, injections and undone runs; `seconds` is guest time in the sweep alone."""
+class Rate:
+    """How fast a sweep was: injections, and seconds of guest time in the sweep alone."""
 
-    ids: int
-    runs: int
     injected: int
-    undone: int
     seconds: float
-    summary: FaultSummary
-
-
-STAYED, ENDED, STUCK = 0, 1, 2
-"""How an attach that did not fail ended; as in vm/agent/attach.c."""
 
 
 class Faults:
     """Fault injection on one guest. Observed are the allocations of the agent's thread, or of the named one."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, optional: Callable[[FaultSite], str] = lambda site: "") -> None:
         self._bench = bench
         self._guest = bench.guest
+        self._optional = optional
         self._observer: BpfObject | None = None
+        self._ledger: BpfObject | None = None
+        self.rates: list[Rate] = []
+
+    # --- what watches -------------------------------------------------------------------
 
     @property
     def observer(self) -> BpfObject:
@@ -58,22 +64,25 @@ class Faults:
             self._observer.attach("page_site")
         return self._observer
 
+    def ledger(self, under: Sequence[str], *, deep: bool) -> BpfObject:
+        """The tracing object that writes down objects allocated under functions; `deep`: also by what they call."""
+        if self._ledger is None:
+            self._ledger = self._guest.load("ledger")
+            for program in LEDGER_PROGRAMS:
+                self._ledger.attach(program)
+        found = self._bench.ready.symbols.ranges(under)
+        spans = [span for name in under for span in found[name]]
+        for number, (start, end) in enumerate(spans):
+            self._ledger.set("starts", start, number)
+            self._ledger.set("ends", end, number)
+        self._ledger.set("nr_ranges", len(spans))
+        self._ledger.set("deep", int(deep))
+        return self._ledger
+
     def ranges(self, functions: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Text ranges of functions in the running kernel; what has several ranges is left out."""
         found = self._bench.ready.symbols.ranges(functions)
         return {name: spans[0] for name, spans in found.items() if len(spans) == 1}
-
-    @contextlib.contextmanager
-    def armed(self, fault: Fault) -> Iterator[None]:
-        """Arms `fault` for the block. A path with /proc/self means the agent, which does the operations."""
-        self._bench.expect(*PROVOKED)
-        try:
-            for path, value in knobs.arm(fault, self.ranges(fault.within)):
-                self._guest.write(path, value)
-            yield
-        finally:
-            for path, value in knobs.disarm(fault):
-                self._guest.agent.call("write", check=False, path=path, data=value)
 
     def watch(self, *, everybody: bool = False) -> None:
         """Observes from now on the agent's thread; of `everybody` (enabling runs in a kthread) only injected sites."""
@@ -85,129 +94,160 @@ class Faults:
         """Observes nobody any more."""
         self.observer.set("watch_tid", 0)
 
-    @contextlib.contextmanager
-    def failing_percpu(self, caller: str, nth: int, tid: int = 0) -> Iterator[BpfObject]:
-        """The `nth` alloc_percpu() that function `caller` makes, from 1, fails once: by BPF, exact on any architecture.
+    def seen(self, operation: str, under: Sequence[str], *, handled: int) -> FaultSummary:
+        """The sites observed since the last call, for operations of which `handled` ended with -ENOMEM.
 
-        An empty `caller` is anybody; with `tid` only that thread's calls count. Yields the object; its `fired` is 1
-        once that happened. Raises GuestError where `caller` has not one text range.
+        These are booked on the last site that fired, which is the one that ended them.
         """
-        found = self.ranges([caller]).get(caller) if caller else (0, knobs.ULONG_MAX)
-        if found is None:
-            raise GuestError(f"{caller} was inlined or cloned in this kernel: its calls cannot be told apart")
-        start, end = found
-        shim = self._guest.load("fail_percpu", start=start, end=end, nth=nth, only_tid=tid)
-        shim.attach("alloc_percpu")
-        try:
-            yield shim
-        finally:
-            shim.unload()
+        last = self.observer.get("lost", "last_site")
+        if last["lost"]:
+            step = "raise MAX_SITES in fault_sites.bpf.c"
+            raise GuestError(f"{last['lost']} fault observations were lost", step=step)
+        account = Account(self._bench, self.observer, Swept(operation, "", Allowed(), tuple(under)))
+        summary = account.observed({last["last_site"]: [Ended("handled", "-ENOMEM", handled)]} if handled else {})
+        self.observer.clear("sites")
+        self._bench.count_faults(summary)
+        return summary
+
+    # --- one fault ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def armed(self, fault: Fault, operation: str = "") -> Iterator[None]:
+        """Arms `fault` for the block. A path with /proc/self means the agent, which does the operations."""
+        self._bench.expect(*PROVOKED)
+        with self._bench.under(Cause(operation)):
+            try:
+                for path, value in knobs.arm(fault, self.ranges(fault.within)):
+                    self._guest.write(path, value)
+                yield
+            finally:
+                for path, value in knobs.disarm(fault):
+                    self._guest.agent.call("write", check=False, path=path, data=value)
 
     def fired_functions(self) -> int:
         """How often fail_function fired since it was armed for one call: its `times` counts down."""
         return 1 - int(self._guest.read(f"{knobs.FUNCTION}/times"))
 
-    def function_summary(self, operation: str, stack: tuple[str, ...]) -> FaultSummary:
-        """One call of the function under `stack` that was made to fail, and whose failure was reported."""
-        site = FaultSite(operation, "function", ("pcpu_alloc_noprof", *stack), 0, 0, 1, 1, "handled")
-        return FaultSummary(1, 1, 1, (site,))
+    # --- every allocation once ----------------------------------------------------------
 
-    def sweep_create(
-        self, api: BpfObject, context: bytes, *, ids: int, under: Sequence[str], budget_ms: int = 30000
-    ) -> Swept:
+    def _arm_nth(self) -> None:
+        """The knobs that let fail-nth fail what may sleep, too; it is the agent that arms it."""
+        self._bench.expect(*PROVOKED)
+        for path, value in knobs.arm(Fault(nth=1), {})[:-1]:
+            self._guest.write(path, value)
+
+    def sweep_create(self, dsq: Dsqs, first: int, *, ids: int, budget_ms: int = 30_000) -> FaultSummary:
         """Every allocation of each of `ids` creates fails once; the create without a fault is kept.
 
-        `under` are the functions under test: sites elsewhere (the syscall's own copy) are injected but not counted.
-        Raises Disagreed when an answer is neither success nor -ENOMEM, or a create fails with nothing injected.
+        After each fault the answer, the objects that are left of it, and the kernel log are looked at. Sites elsewhere
+        (the syscall's own copy) are made to fail but not counted.
         """
-        observer = self.observer
-        self._bench.expect(*PROVOKED)
-        for path, value in knobs.arm(Fault(nth=1), {})[:-1]:
-            self._guest.write(path, value)
-        got = api.sweep("create", "destroy", context, observer, ids=ids, keep=True, budget_ms=budget_ms)
-        observer.set("watch_tid", 0)
-        if got["disputed"] or got["lost"]:
-            raise GuestError(
-                f"fail-nth and the tracer disagree on {got['disputed']} faults ({got['lost']} lost)"
-            )
+        self._arm_nth()
+        swept = Swept("create", "", Allowed(), CREATE)
+        tracers = Tracers(self.observer, self.ledger(CREATE, deep=False), swept.operation)
+        wanted = {"want_percpu": int(dsq.model.features.percpu_data), "want_slab": 1}
+        got = dsq.api.sweep(
+            "create", "destroy", "nr_queued", dsq_context(first), tracers, repeat=ids, keep=1, fifo=1,
+            timeout_ms=budget_ms, **wanted,
+        )  # fmt: skip
         if got["ids"] != ids:
             raise GuestError(f"the sweep did {got['ids']} of {ids} creates in {budget_ms} ms")
-        self._judge(got["outcomes"])
-        summary = self.collect("create", under, got["outcomes"])
-        self._bench.count_faults(summary)
-        self._bench.count_model(got["runs"], got["runs"])
-        return Swept(got["ids"], got["runs"], got["injected"], got["undone"], got["sweep_us"] / 1e6, summary)
+        return self._close(swept, got, got)
 
-    def sweep_attach(
-        self, scheduler: BpfObject, *, thread: str, under: Sequence[str], budget_ms: int = 120000
-    ) -> FaultSummary | None:
-        """Every allocation that `thread` (empty: the loader) makes while `scheduler` is attached fails once.
+    def sweep(self, action: Action, *, thread: str | None = None, budget_ms: int = BUDGET_MS) -> FaultSummary | None:
+        """Every allocation of an operation fails once, in each of its threads or in the named one.
 
-        After each the scheduler is gone again; the sweep ends when three in a row were not there. None where the kernel
-        has no such thread. Raises Disagreed when an attach fails with something else than -ENOMEM, fails with nothing
-        injected, or leaves sched_ext neither on nor off.
+        Each thread is swept again until a round brings no site that was not there before. None where the kernel has
+        none of the threads.
         """
-        self._bench.expect(*PROVOKED)
-        for path, value in knobs.arm(Fault(nth=1), {})[:-1]:
-            self._guest.write(path, value)
-        got = scheduler.sweep_attach(
-            self.observer, thread=thread, state=STATE, on="enabled", off="disabled", ended="exited", misses=3,
-            budget_ms=budget_ms, wait_ms=int(ENABLE_SECONDS * self._bench.ready.pristine.scale * 1000),
+        self._arm_nth()
+        threads = action.threads if thread is None else (thread,)
+        done = [self._sweep_thread(action, name, budget_ms) for name in threads]
+        there = [part for part in done if part is not None]
+        return there[-1] if there else None
+
+    def once(self, action: Action) -> int:
+        """The operation done and undone without a fault; what it answered, in the numbers of harness.faults.endings."""
+        for one in action.before:
+            self._step(one)
+        answers = map(self._step, action.during)
+        answer = next((answer for answer in answers if answer), 0)
+        for one in action.after:
+            self._step(one)
+        return answer
+
+    def _step(self, one: Operation) -> int:
+        got = self._guest.agent.call(one.verb, check=False, **one.args)
+        return int(got.get("ret", 0)) if got["ok"] else -int(got["errno"])
+
+    def _sweep_thread(self, action: Action, thread: str, budget_ms: int) -> FaultSummary | None:
+        """Rounds over one thread, until one brings nothing new; then what was reached and never had its turn."""
+        swept = Swept(action.name, thread, action.allowed, action.under)
+        sites: dict[object, FaultSite] = {}
+        for _ in range(ROUNDS):
+            summary = self._round(action, swept, budget_ms)
+            if summary is None:
+                return None
+            if not _learn(sites, summary):
+                break
+        for _ in range(PAGE_ROUNDS):
+            if not any(site.type == "page" and not site.injected for site in sites.values()):
+                break
+            _learn(sites, self._page_round(action, swept, budget_ms) or FaultSummary())
+        return total([FaultSummary(sites=tuple(sites.values()))])
+
+    def _round(self, action: Action, swept: Swept, budget_ms: int, **settings: int) -> FaultSummary | None:
+        ledger = self.ledger(swept.under, deep=True)
+        tell = f"{swept.operation} [{swept.thread}]" if swept.thread else swept.operation
+        got = self._guest.sweep(
+            action.during, action.before, action.after, Tracers(self.observer, ledger, tell), swept.thread,
+            **{"misses": 3, "timeout_ms": budget_ms, "fine": swept.allowed.fine, "all": 1, **settings},
         )  # fmt: skip
-        self.observer.set("watch_tid", 0)
         if got is None:
             return None
-        if got["disputed"] or got["lost"]:
-            raise GuestError(f"fail-nth and the tracer disagree on {got['disputed']} faults ({got['lost']} lost)")
-        self._judge_attach(got["outcomes"])
-        if not got["done"]:
-            raise GuestError(f"the sweep came to allocation {got['next']} of an attach in {budget_ms} ms")
-        ended = {ENDED: ENOMEM}
-        errors = [(site, ended.get(answer, answer), times) for site, answer, times in got["outcomes"]]
-        summary = self.collect(f"attach, {thread or 'loader'}", under, errors)
-        self._bench.count_faults(summary)
-        self._bench.count_model(got["runs"], got["runs"])
+        self._guest.settle()
+        left = self._guest.agent.call("left", record=False, name=ledger.name)
+        summary = self._close(swept, got, left)
+        if not got["done"] and not got["stuck"]:
+            raise GuestError(f"the sweep came to allocation {got['next']} of {swept.operation} in {budget_ms} ms")
         return summary
 
-    def _judge_attach(self, outcomes: Sequence[Sequence[int]]) -> None:
-        for site, answer, times in outcomes:
-            if answer == STUCK:
-                raise Disagreed("sched_ext was neither enabled nor disabled after an attach under a fault")
-            if not site:
-                raise Disagreed(f"attach answered {answer} {times} times although no fault was injected")
-            if answer not in (STAYED, ENDED, ENOMEM):
-                raise Disagreed(f"attach answered {answer} {times} times under a fault, the model allows -ENOMEM")
+    def _page_round(self, action: Action, swept: Swept, budget_ms: int) -> FaultSummary | None:
+        """Every page allocation under test fails in each run: what exists now and then is met when it does."""
+        fault = Fault(what="page", probability=100)
+        try:
+            for path, value in knobs.arm(fault, {})[:-1]:
+                self._guest.write(path, value)
+            return self._round(action, swept, budget_ms, every=1, to=PAGE_RUNS, misses=PAGE_RUNS + 1)
+        finally:
+            for path, value in knobs.disarm(fault):
+                self._guest.agent.call("write", check=False, path=path, data=value)
 
-    def _judge(self, outcomes: Sequence[Sequence[int]]) -> None:
-        for site, answer, times in outcomes:
-            if not site:
-                raise Disagreed(f"create answered {answer} {times} times although no fault was injected")
-            if answer not in (0, ENOMEM):
-                raise Disagreed(f"create answered {answer} {times} times under a fault, the model allows 0 or -ENOMEM")
+    def _close(self, swept: Swept, got: Answer, left: Answer) -> FaultSummary:
+        lost = self.observer.get("lost")["lost"], self._ledger.get("lost")["lost"] if self._ledger else 0
+        if any(lost):
+            step = "raise MAX_SITES or MAX_OBJECTS in bpf_progs"
+            raise GuestError(f"{lost[0]} fault observations and {lost[1]} objects found no room", step=step)
+        self.rates.append(Rate(got["injected"], got["sweep_us"] / 1e6))
+        summary = Account(self._bench, self.observer, swept, self._optional).close(got, left)
+        for tracer, name in ((self.observer, "sites"), (self._ledger, "objects")):
+            if tracer is not None:
+                tracer.clear(name)
+        return summary
 
-    def collect(
-        self, operation: str, under: Sequence[str], outcomes: Sequence[Sequence[int]] = (), failed: int = 0
-    ) -> FaultSummary:
-        """The sites seen since the observer was loaded, decoded.
 
-        `outcomes` are a sweep's [site, answer, times]. Without a sweep, `failed` says how many operations ended with
-        an error: it is booked on the last site that fired, which is the one that ended them.
-        """
-        seen = self.observer.get("lost", "last_site")
-        if seen["lost"]:
-            step = "raise MAX_SITES in fault_sites.bpf.c"
-            raise GuestError(f"{seen['lost']} fault observations were lost", step=step)
-        results: dict[int, tuple[int, int]] = {seen["last_site"]: (failed, 0)} if failed else {}
-        for site, answer, times in outcomes:
-            errors, ok = results.get(site, (0, 0))
-            results[site] = (errors + times, ok) if answer else (errors, ok + times)
-        return summarise(operation, [self._row(entry, results) for entry in self.observer.dump("sites")], under)
+def _learn(sites: dict[object, FaultSite], summary: FaultSummary) -> bool:
+    """Adds what a round saw to what is known; whether any of it was not made to fail before."""
+    fresh = False
+    for site in summary.sites:
+        known = sites.get(key(site))
+        fresh |= bool(site.injected) and not (known and known.injected)
+        sites[key(site)] = merge(known, site) if known else site
+    return fresh
 
-    def _row(self, entry: tuple[bytes, bytes], results: Mapping[int, tuple[int, int]]) -> RawSite:
-        """One entry of the observer's map (struct site of bpf_progs/fault_sites.bpf.c)."""
-        (site,) = struct.unpack("<Q", entry[0])
-        reached, injected, kind, size, gfp, depth = struct.unpack_from("<QQIIII", entry[1])
-        stack = struct.unpack_from(f"<{depth}Q", entry[1], 32)
-        errors, ok = results.get(site, (0, 0))
-        names = tuple(frame.function for frame in self._bench.ready.symbols.chain(stack))
-        return RawSite(TYPES[kind], names, size, gfp, reached, injected, errors, ok)
+
+LEDGER_PROGRAMS = (
+    "percpu_allocated", "percpu_freed", "percpu_empty_handed", "slab_allocated", "cache_allocated", "slab_freed",
+    "slab_freed_again", "cache_freed", "cache_freed_again", "freed_later",
+)  # fmt: skip
+"""Of bpf_progs/ledger.bpf.c."""

@@ -33,6 +33,7 @@ struct op {
 struct reply {
 	struct buf body;
 	bool failed;
+	int err, ret; /* its "errno" and "ret", for those who do operations themselves */
 };
 
 /* json.c */
@@ -89,29 +90,71 @@ struct bpf_link;
 struct bpf_link *object_attach(struct object *o, const char *what);
 
 /* nth.c */
-/* Where a tracing object tells which site failed last; see bpf_progs/fault_sites.bpf.c. */
-struct nth_observer {
-	volatile uint64_t *site;
-	volatile uint64_t *fired;
+struct ending {
+	uint64_t site; /* the site that was made to fail, a key of the observer's map; 0: none was */
+	int ret, flags, n;
+	long long times;
 };
-/* Makes the object named by "observer" watch the thread, and only what is made to fail there. */
-bool nth_observe(const struct op *op, long tid, struct nth_observer *ob, struct reply *r);
-/* The file that arms a thread; below 0 with errno. */
-int nth_open(long tid);
-bool nth_arm(int fd, int n);
-/* What is left of fail-nth: 0 when the fault fired. */
-int nth_left(int fd);
-void nth_forget(void);
-/* Counts one outcome: the site that failed (0: none did) and what was answered. */
-void nth_count(uint64_t site, int ret);
-/* "lost" and "outcomes" of an answer. */
-void nth_outcomes(struct reply *r);
+/* bpf_progs/fault_sites.bpf.c and vm/module/kharness.c have the same layout. */
+struct told {
+	char what[64];
+	uint64_t nth, site;
+	uint32_t type, depth;
+	uint64_t stack[16];
+};
+/* A sweep under way: which thread's allocations fail, and what tracing objects see of each run. */
+struct nth {
+	int fd, log_fd, k, fine;
+	bool every; /* not the k-th, but all that the knobs in debugfs let fail */
+	volatile uint64_t *site, *fired; /* the observer: which site failed last, how many did */
+	volatile int32_t *watch_tid;
+	struct told *told;
+	struct object *ledger; /* NULL: there is none, nor what follows */
+	volatile uint64_t *run;
+	volatile int32_t *tid, *other_tid;
+	volatile int64_t *live[2]; /* percpu and slab objects of this run */
+	uint64_t seen;
+	long long runs, injected, disputed, highest;
+};
+/* From the objects named by "observer" and, if given, "ledger"; "tell" names the operation should the kernel die. */
+bool nth_open(const struct op *op, struct nth *n, struct reply *r);
+void nth_close(struct nth *n);
+/* Whose allocations fail from now on; false with errno. */
+bool nth_thread(struct nth *n, long tid);
+/* A run with the k-th allocation failing; nth_end() tells whether it fired. */
+void nth_begin(struct nth *n, int k);
+bool nth_end(struct nth *n);
+/* Counts one ending, unless it is a run without a fault that answered as it should. */
+void nth_book(struct nth *n, bool fired, int ret, int flags);
+void nth_reply(const struct nth *n, struct reply *r);
 /* The thread id of a process or kthread by its whole name (/proc/PID/comm); 0 if there is none. */
 long find_thread(const char *name);
 void do_thread(const struct op *op, struct reply *r);
 
-/* attach.c */
-void do_sweep_attach(const struct op *op, struct reply *r);
+/* ledger.c */
+void ledger_forget(void);
+/* Remembers how the next run ended, for do_left(). */
+void ledger_past(const struct ending *e);
+/* Adds what is left of a run (0: of all), ended as `of` says (NULL: as remembered); returns how many there are. */
+int ledger_left(struct object *ledger, uint64_t run, const struct ending *of, struct buf *out);
+void do_left(const struct op *op, struct reply *r);
+
+/* sweep.c */
+void do_sweep_ops(const struct op *op, struct reply *r);
+
+/* steps.c */
+void do_settled(const struct op *op, struct reply *r);
+void do_clear(const struct op *op, struct reply *r);
+void do_fork(const struct op *op, struct reply *r);
+void do_mkdir(const struct op *op, struct reply *r);
+void do_rmdir(const struct op *op, struct reply *r);
+void do_fill(const struct op *op, struct reply *r);
+void do_drain(const struct op *op, struct reply *r);
+void do_run_killed(const struct op *op, struct reply *r);
+
+/* main.c */
+/* Does one parsed operation; false if there is no such verb. */
+bool run_verb(const struct op *op, struct reply *r);
 
 /* kept.c */
 void do_keep(const struct op *op, struct reply *r);
@@ -120,11 +163,15 @@ struct bpf_object;
 struct bpf_object *kept_take(const char *path, const struct op *op);
 /* Brings an object back to what it was after loading and keeps it; false when it was not a kept one. */
 bool kept_give_back(struct bpf_object *bpf);
+struct bpf_map;
+/* Empties a hash, queue or array; 0 or an errno. */
+int clear_map(const struct bpf_map *map);
 
 /* vars.c */
 void do_get(const struct op *op, struct reply *r);
 void do_set(const struct op *op, struct reply *r);
 void do_dump(const struct op *op, struct reply *r);
+void do_clear_map(const struct op *op, struct reply *r);
 struct bpf_object *object_bpf(struct object *o);
 /* Finds a global variable: its memory, size and kind; returns 0 or an errno. */
 struct var {
@@ -133,7 +180,8 @@ struct var {
 	bool is_signed, is_char, is_array, is_const;
 };
 int find_var(struct bpf_object *obj, const char *name, struct var *var);
-int set_var(struct bpf_object *obj, const char *name, const char *value);
+/* Sets it, or of an array one element. */
+int set_var(struct bpf_object *obj, const char *name, const char *value, size_t index);
 
 /* relay.c */
 int relay(int argc, char **argv);

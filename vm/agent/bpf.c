@@ -11,7 +11,7 @@
 #include "agent.h"
 
 #define MAX_OBJECTS 32
-#define MAX_LINKS 8
+#define MAX_LINKS 12
 
 struct object {
 	char name[32];
@@ -92,7 +92,7 @@ static int set_arguments(struct bpf_object *bpf, const struct op *op, struct rep
 
 		if (strncmp(op->args[i].key, "set.", 4))
 			continue;
-		err = set_var(bpf, op->args[i].key + 4, op->args[i].value);
+		err = set_var(bpf, op->args[i].key + 4, op->args[i].value, 0);
 		if (err) {
 			reply_error(r, err, "variable %s: %s", op->args[i].key + 4, strerror(err));
 			return err;

@@ -80,6 +80,8 @@ void reply_str(struct reply *r, const char *key, const char *data, size_t len)
 
 void reply_int(struct reply *r, const char *key, long long value)
 {
+	if (!strcmp(key, "ret"))
+		r->ret = value;
 	buf_printf(&r->body, ",\"%s\":%lld", key, value);
 }
 
@@ -95,6 +97,7 @@ void reply_error(struct reply *r, int err, const char *fmt, ...)
 	if (len >= (int)sizeof(text))
 		len = sizeof(text) - 1;
 	r->failed = true;
+	r->err = err;
 	reply_int(r, "errno", err);
 	reply_str(r, "error", text, len);
 }

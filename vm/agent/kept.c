@@ -62,7 +62,7 @@ static size_t seen_size(const struct bpf_map *map)
 	return size;
 }
 
-static int clear_map(const struct bpf_map *map)
+int clear_map(const struct bpf_map *map)
 {
 	char *key = calloc(1, bpf_map__key_size(map) + 1), *value = calloc(1, seen_size(map));
 	int fd = bpf_map__fd(map), err = 0;

@@ -22,9 +22,8 @@ static void do_ping(const struct op *op, struct reply *r)
 
 static void do_reset(const struct op *op, struct reply *r)
 {
-	(void)op;
-	(void)r;
 	work_reset();
+	do_drain(op, r);
 	bpf_reset();
 }
 
@@ -38,9 +37,23 @@ static const struct {
 	{ "kill", do_kill },	     { "reap", do_reap },     { "load", do_load },	{ "unload", do_unload },
 	{ "attach", do_attach },     { "detach", do_detach }, { "get", do_get },	{ "set", do_set },
 	{ "dump", do_dump },	     { "run", do_run },	      { "sweep", do_sweep },
-	{ "idle", do_idle },	     { "keep", do_keep },      { "sweep-attach", do_sweep_attach },
-	{ "thread", do_thread },
+	{ "idle", do_idle },	     { "keep", do_keep },      { "sweep-ops", do_sweep_ops },
+	{ "thread", do_thread },     { "left", do_left },      { "settled", do_settled },
+	{ "clear", do_clear },	     { "fork", do_fork },      { "mkdir", do_mkdir },
+	{ "rmdir", do_rmdir },	     { "fill", do_fill },      { "drain", do_drain },
+	{ "run-killed", do_run_killed }, { "clear-map", do_clear_map },
 };
+
+bool run_verb(const struct op *op, struct reply *r)
+{
+	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+		if (!strcmp(verbs[i].name, op->verb)) {
+			verbs[i].run(op, r);
+			return true;
+		}
+	}
+	return false;
+}
 
 static void send_all(int fd, const char *data, size_t len)
 {
@@ -67,15 +80,8 @@ static void serve(int fd, char *line)
 	if (!parse_op(line, &op)) {
 		op.id = op.id ?: "0";
 		reply_error(&r, EINVAL, "malformed operation");
-	} else {
-		size_t i = 0;
-
-		while (i < sizeof(verbs) / sizeof(verbs[0]) && strcmp(verbs[i].name, op.verb))
-			i++;
-		if (i < sizeof(verbs) / sizeof(verbs[0]))
-			verbs[i].run(&op, &r);
-		else
-			reply_error(&r, ENOSYS, "no verb '%s'", op.verb);
+	} else if (!run_verb(&op, &r)) {
+		reply_error(&r, ENOSYS, "no verb '%s'", op.verb);
 	}
 	buf_printf(&out, "{\"id\":%ld,\"ok\":%s,\"us\":%lld", strtol(op.id, NULL, 10),
 		   r.failed ? "false" : "true", now_us() - start);

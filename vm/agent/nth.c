@@ -1,106 +1,258 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* fail-nth: arming it for a thread, what a tracing object saw of it, and the outcomes, counted. */
+/* fail-nth: arming it for a thread, what tracing objects saw of each run, and how the runs ended, counted. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent.h"
 
-#define MAX_PAIRS 512
+#define MAX_ENDINGS 1024
+#define MAX_LOUD 64
 
-/* A small table of counted pairs: (site, answer) of injected faults. */
-static struct pair {
-	uint64_t site; /* 0: nothing was injected */
-	int ret;
-	long long count;
-} pairs[MAX_PAIRS];
-static int nr_pairs;
-static long long pairs_lost;
+static struct ending endings[MAX_ENDINGS];
+static int nr_endings;
+static long long endings_lost;
 
-void nth_forget(void)
+/* Runs during which the kernel log got records of level warning or worse: which records, and which fault. */
+static struct loud {
+	struct ending ending;
+	unsigned long long first, last;
+} louds[MAX_LOUD];
+static int nr_louds;
+
+static bool find_number(struct bpf_object *bpf, const char *name, void *at, size_t size)
 {
-	nr_pairs = 0;
-	pairs_lost = 0;
+	struct var var;
+
+	if (find_var(bpf, name, &var) || var.size != size)
+		return false;
+	*(void **)at = var.at;
+	return true;
 }
 
-void nth_count(uint64_t site, int ret)
-{
-	for (int i = 0; i < nr_pairs; i++) {
-		struct pair *p = &pairs[i];
-
-		if (p->site == site && p->ret == ret) {
-			p->count++;
-			return;
-		}
-	}
-	if (nr_pairs == MAX_PAIRS) {
-		pairs_lost++;
-		return;
-	}
-	pairs[nr_pairs++] = (struct pair){ site, ret, 1 };
-}
-
-void nth_outcomes(struct reply *r)
-{
-	reply_int(r, "lost", pairs_lost);
-	buf_printf(&r->body, ",\"outcomes\":[");
-	for (int p = 0; p < nr_pairs; p++)
-		buf_printf(&r->body, "%s[%llu,%d,%lld]", p ? "," : "", (unsigned long long)pairs[p].site,
-			   pairs[p].ret, pairs[p].count);
-	buf_printf(&r->body, "]");
-}
-
-bool nth_observe(const struct op *op, long tid, struct nth_observer *ob, struct reply *r)
+static bool open_observer(const struct op *op, struct nth *n, struct reply *r)
 {
 	struct object *o = find_object(op, "observer", r);
-	char text[16];
-	struct var site, fired;
+	struct var told;
 	int err;
 
 	if (!o)
 		return false;
-	snprintf(text, sizeof(text), "%ld", tid);
-	/* Each site has its turn to fail: a stack for those that do is enough, and three times cheaper. */
-	err = set_var(object_bpf(o), "only_injected", "1");
-	err = err ?: set_var(object_bpf(o), "watch_tid", text);
-	err = err ?: find_var(object_bpf(o), "last_site", &site);
-	err = err ?: find_var(object_bpf(o), "fired", &fired);
-	if (err) {
-		reply_error(r, err, "not an observer: %s", strerror(err));
+	/* Each site has its turn to fail: a stack for those that do is enough, and three times cheaper than of "all". */
+	err = set_var(object_bpf(o), "only_injected", arg_int(op, "all", 0) ? "0" : "1", 0);
+	if (err || !find_number(object_bpf(o), "last_site", &n->site, 8) ||
+	    !find_number(object_bpf(o), "fired", &n->fired, 8) ||
+	    !find_number(object_bpf(o), "watch_tid", &n->watch_tid, 4)) {
+		reply_error(r, EINVAL, "not an observer of faults");
 		return false;
 	}
-	ob->site = site.at;
-	ob->fired = fired.at;
+	if (find_var(object_bpf(o), "told", &told) != ENOENT && told.at && told.size == sizeof(*n->told))
+		n->told = told.at;
 	return true;
 }
 
-int nth_open(long tid)
+static bool open_ledger(const struct op *op, struct nth *n, struct reply *r)
+{
+	if (!*arg_str(op, "ledger", ""))
+		return true;
+	n->ledger = find_object(op, "ledger", r);
+	if (!n->ledger)
+		return false;
+	if (find_number(object_bpf(n->ledger), "run", &n->run, 8) &&
+	    find_number(object_bpf(n->ledger), "tid", &n->tid, 4) &&
+	    find_number(object_bpf(n->ledger), "other_tid", &n->other_tid, 4) &&
+	    find_number(object_bpf(n->ledger), "live_percpu", &n->live[0], 8) &&
+	    find_number(object_bpf(n->ledger), "live_slab", &n->live[1], 8))
+		return true;
+	reply_error(r, EINVAL, "not a ledger");
+	return false;
+}
+
+/* The module prints what we are at should the kernel die of it; a kernel without the module dies all the same. */
+static void tell_module(const struct told *told)
+{
+	char text[32];
+	int len = snprintf(text, sizeof(text), "%#lx", (unsigned long)told);
+
+	write_file("/sys/kernel/debug/kharness/told", text, len, false);
+}
+
+bool nth_open(const struct op *op, struct nth *n, struct reply *r)
+{
+	memset(n, 0, sizeof(*n));
+	n->fd = n->log_fd = -1;
+	n->every = arg_int(op, "every", 0);
+	nr_endings = nr_louds = 0;
+	endings_lost = 0;
+	if (!open_observer(op, n, r) || !open_ledger(op, n, r))
+		return false;
+	n->log_fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (n->log_fd < 0 || lseek(n->log_fd, 0, SEEK_END) < 0) {
+		reply_error(r, errno, "/dev/kmsg: %s", strerror(errno));
+		nth_close(n);
+		return false;
+	}
+	if (n->told) {
+		snprintf(n->told->what, sizeof(n->told->what), "%s", arg_str(op, "tell", op->verb));
+		tell_module(n->told);
+	}
+	return true;
+}
+
+bool nth_thread(struct nth *n, long tid)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%ld/fail-nth", tid);
-	return open(path, O_RDWR | O_CLOEXEC);
+	if (n->fd >= 0)
+		close(n->fd);
+	snprintf(path, sizeof(path), "/proc/%ld/%s", tid, n->every ? "make-it-fail" : "fail-nth");
+	n->fd = open(path, O_RDWR | O_CLOEXEC);
+	*n->watch_tid = tid;
+	if (n->run) {
+		*n->tid = tid;
+		*n->other_tid = syscall(SYS_gettid);
+	}
+	return n->fd >= 0;
 }
 
-bool nth_arm(int fd, int n)
+void nth_close(struct nth *n)
+{
+	if (n->run)
+		*n->run = 0;
+	if (n->told) {
+		n->told->what[0] = 0;
+		write_file("/sys/kernel/debug/kharness/told", "0", 1, false);
+	}
+	if (n->watch_tid)
+		*n->watch_tid = 0;
+	if (n->fd >= 0)
+		close(n->fd);
+	if (n->log_fd >= 0)
+		close(n->log_fd);
+	n->fd = n->log_fd = -1;
+}
+
+static bool arm(int fd, int k)
 {
 	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", n);
+	int len = snprintf(text, sizeof(text), "%d", k);
 
 	return pwrite(fd, text, len, 0) == len;
 }
 
-int nth_left(int fd)
+void nth_begin(struct nth *n, int k)
+{
+	n->seen = *n->fired;
+	n->k = k;
+	if (n->told) {
+		n->told->nth = k;
+		n->told->site = 0;
+	}
+	if (n->run) {
+		*n->live[0] = *n->live[1] = 0;
+		*n->run = n->runs + 1;
+	}
+	arm(n->fd, n->every ? 1 : k);
+}
+
+/* What is left of fail-nth: 0 when the fault fired. */
+static int left(int fd)
 {
 	char text[16] = "";
 
 	if (pread(fd, text, sizeof(text) - 1, 0) <= 0)
 		return -1;
 	return atoi(text);
+}
+
+bool nth_end(struct nth *n)
+{
+	uint64_t fired;
+	int rest;
+
+	if (n->every)
+		arm(n->fd, 0);
+	fired = *n->fired - n->seen;
+	rest = n->every ? !fired : left(n->fd);
+	if (rest)
+		arm(n->fd, 0);
+	if (n->run)
+		*n->run = 0;
+	n->runs++;
+	if (rest)
+		return false;
+	/* fail-nth says it fired; the tracer must have seen exactly that. */
+	if (!n->every && fired != 1)
+		n->disputed++;
+	n->injected += n->every ? fired : 1;
+	if (n->k > n->highest)
+		n->highest = n->k;
+	return true;
+}
+
+static void note_loud(struct nth *n, const struct ending *e)
+{
+	char record[8192];
+	struct loud *loud = NULL;
+	ssize_t len;
+
+	while ((len = read(n->log_fd, record, sizeof(record) - 1)) > 0 || (len < 0 && errno == EPIPE)) {
+		unsigned long long seq = 0;
+		unsigned int priority = 7;
+
+		record[len > 0 ? len : 0] = 0;
+		if (sscanf(record, "%u,%llu", &priority, &seq) != 2 || (priority & 7) > 4)
+			continue;
+		if (!loud && nr_louds < MAX_LOUD) {
+			loud = &louds[nr_louds++];
+			loud->ending = *e;
+			loud->first = seq;
+		}
+		if (loud)
+			loud->last = seq;
+	}
+}
+
+void nth_book(struct nth *n, bool fired, int ret, int flags)
+{
+	struct ending e = { fired ? *n->site : 0, ret, flags, n->k, 1 };
+	int i = 0;
+
+	note_loud(n, &e);
+	if (!fired && !flags && ret == n->fine)
+		return;
+	while (i < nr_endings && (endings[i].site != e.site || endings[i].ret != ret || endings[i].flags != flags))
+		i++;
+	if (i == MAX_ENDINGS) {
+		endings_lost++;
+	} else if (i == nr_endings) {
+		endings[nr_endings++] = e;
+	} else {
+		endings[i].times++;
+	}
+}
+
+void nth_reply(const struct nth *n, struct reply *r)
+{
+	reply_int(r, "runs", n->runs);
+	reply_int(r, "injected", n->injected);
+	reply_int(r, "disputed", n->disputed);
+	reply_int(r, "highest_n", n->highest);
+	reply_int(r, "lost", endings_lost);
+	buf_printf(&r->body, ",\"outcomes\":[");
+	for (int i = 0; i < nr_endings; i++)
+		buf_printf(&r->body, "%s[%llu,%d,%d,%d,%lld]", i ? "," : "", (unsigned long long)endings[i].site,
+			   endings[i].ret, endings[i].flags, endings[i].n, endings[i].times);
+	buf_printf(&r->body, "],\"loud\":[");
+	for (int i = 0; i < nr_louds; i++)
+		buf_printf(&r->body, "%s[%llu,%d,%llu,%llu]", i ? "," : "",
+			   (unsigned long long)louds[i].ending.site, louds[i].ending.n, louds[i].first, louds[i].last);
+	buf_printf(&r->body, "]");
 }
 
 /* thread: the id of the process or kthread called "name"; 0 if there is none. */

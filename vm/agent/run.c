@@ -2,7 +2,6 @@
 /* Runs SYSCALL programs: once, many times over consecutive ids, and as a fail-nth sweep. */
 #include <bpf/bpf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,93 +113,120 @@ void do_run(const struct op *op, struct reply *r)
 	}
 }
 
+/* What was wrong with a run, beyond its answer. */
+enum { LEFT_PERCPU = 1, LEFT_SLAB = 2, NOT_DONE = 4 };
+
 struct sweep {
-	struct call call, undo;
-	struct nth_observer ob;
-	int nth_fd, last_ret;
-	long long injected, runs, undone, disputed, highest_n;
+	struct call call, undo, check;
+	struct nth nth;
+	struct buf left;
+	long long want[2]; /* objects that a success makes: percpu, slab; below 0: not known */
+	long long undone;
+	int ret, nr_left;
 };
 
-/* One run with the n-th site failing; answers whether it fired, and with what in s->last_ret. */
-static bool sweep_once(struct sweep *s, int n)
+/* After an error nothing may be left of the run; after a success there must be what belongs to it. */
+static int flaws(struct sweep *s)
 {
-	uint64_t before = *s->ob.fired, after;
-	int err, left;
+	int flags = 0, err;
 
-	nth_arm(s->nth_fd, n);
-	s->last_ret = call_prog(&s->call, &err);
-	left = nth_left(s->nth_fd);
-	if (left)
-		nth_arm(s->nth_fd, 0);
-	after = *s->ob.fired;
+	for (int i = 0; s->nth.ledger && i < 2; i++) {
+		long long live = *s->nth.live[i];
+
+		if (s->ret && live)
+			flags |= i ? LEFT_SLAB : LEFT_PERCPU;
+		else if (!s->ret && s->want[i] >= 0 && live != s->want[i])
+			flags |= NOT_DONE;
+	}
+	if (!s->ret && s->check.fd > 0 && call_prog(&s->check, &err))
+		flags |= NOT_DONE;
+	return flags;
+}
+
+/* One run with the k-th site failing; answers whether it fired, and with what in s->ret. */
+static bool sweep_once(struct sweep *s, int k)
+{
+	int err, flags;
+	bool fired;
+
+	nth_begin(&s->nth, k);
+	s->ret = call_prog(&s->call, &err);
+	fired = nth_end(&s->nth);
 	if (err) /* the site lay in the syscall itself, not in the program */
-		s->last_ret = -err;
-	s->runs++;
-	if (left)
-		return false;
-	/* fail-nth says it fired; the tracer must have seen exactly that. */
-	if (after != before + 1)
-		s->disputed++;
-	s->injected++;
-	nth_count(*s->ob.site, s->last_ret);
-	return true;
+		s->ret = -err;
+	flags = flaws(s);
+	if (flags & (LEFT_PERCPU | LEFT_SLAB)) {
+		struct ending e = { fired ? *s->nth.site : 0, s->ret, flags, k, 1 };
+
+		if (s->nr_left < 8)
+			s->nr_left += ledger_left(s->nth.ledger, s->nth.runs, &e, &s->left);
+	}
+	nth_book(&s->nth, fired, s->ret, flags);
+	return fired;
 }
 
 static void sweep_id(struct sweep *s, uint64_t id, bool keep)
 {
-	int n, err;
+	int k, err;
 
 	step_id(&s->call, id);
 	step_id(&s->undo, id);
-	for (n = 1;; n++) {
-		bool fired = sweep_once(s, n);
+	step_id(&s->check, id);
+	for (k = 1;; k++) {
+		bool fired = sweep_once(s, k);
 
-		if (s->last_ret == 0 && (fired || !keep)) {
+		if (s->ret == 0 && (fired || !keep)) {
 			call_prog(&s->undo, &err); /* it succeeded in spite of the fault: back to the same state */
 			s->undone++;
 		}
 		if (!fired)
 			break;
-		if (n > s->highest_n)
-			s->highest_n = n;
 	}
-	if (s->last_ret != 0)
-		nth_count(0, s->last_ret); /* failed although nothing was injected */
+}
+
+static bool open_sweep(const struct op *op, struct sweep *s, struct reply *r)
+{
+	s->want[0] = arg_int(op, "want_percpu", -1);
+	s->want[1] = arg_int(op, "want_slab", -1);
+	if (!open_call(op, "prog", &s->call, r) || !open_call(op, "undo", &s->undo, r) ||
+	    (*arg_str(op, "verify", "") && !open_call(op, "verify", &s->check, r)) || !nth_open(op, &s->nth, r))
+		return false;
+	if (nth_thread(&s->nth, syscall(SYS_gettid))) {
+		s->nth.fine = arg_int(op, "fine", 0);
+		return true;
+	}
+	reply_error(r, errno, "fail-nth: %s", strerror(errno));
+	nth_close(&s->nth);
+	return false;
 }
 
 /*
  * sweep: for "repeat" ids, runs "prog" with the first, second, ... allocation of this task failing until none is
- * left to fail. A run that succeeds in spite of its fault is undone with "undo"; the last, unharmed one is kept when
- * "keep" is set. "outcomes" are [site, answer, times], site a key of the observer's map; 0 means failed with nothing injected.
+ * left to fail. A run that succeeds in spite of its fault is looked at with "verify", which must answer 0, and undone with
+ * "undo"; the last, unharmed one is kept when "keep" is set. "fine" is what it answers without a fault. Names of tracing
+ * objects and "outcomes" are those of sweep-ops, their third number flags (LEFT_PERCPU, ...); "left" is that of left.
  */
 void do_sweep(const struct op *op, struct reply *r)
 {
-	struct sweep s = {};
 	long long repeat = arg_int(op, "repeat", 1), budget = arg_int(op, "timeout_ms", 60000) * 1000;
 	long long start = now_us(), i;
+	struct sweep s = {};
 	uint64_t id = 0;
 
-	if (!open_call(op, "prog", &s.call, r) || !open_call(op, "undo", &s.undo, r) ||
-	    !nth_observe(op, syscall(SYS_gettid), &s.ob, r))
+	if (!open_sweep(op, &s, r))
 		return;
-	s.nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	if (s.nth_fd < 0) {
-		reply_error(r, errno, "/proc/thread-self/fail-nth: %s", strerror(errno));
-		return;
-	}
-	nth_forget();
+	buf_add(&s.left, "", 0);
 	memcpy(&id, s.call.ctx, sizeof(id));
 	set_fifo(op, true);
 	for (i = 0; i < repeat && now_us() - start < budget; i++)
 		sweep_id(&s, id + i, arg_int(op, "keep", 1));
 	set_fifo(op, false);
-	close(s.nth_fd);
+	nth_close(&s.nth);
 	reply_int(r, "ids", i);
-	reply_int(r, "runs", s.runs);
-	reply_int(r, "injected", s.injected);
 	reply_int(r, "undone", s.undone);
-	reply_int(r, "disputed", s.disputed);
-	reply_int(r, "highest_n", s.highest_n);
 	reply_int(r, "sweep_us", now_us() - start);
-	nth_outcomes(r);
+	reply_int(r, "count", s.nr_left);
+	buf_printf(&r->body, ",\"left\":[%s]", s.left.data);
+	nth_reply(&s.nth, r);
+	free(s.left.data);
 }

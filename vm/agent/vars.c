@@ -92,7 +92,7 @@ static long long load_elem(const struct var *var, size_t i)
 	return var->is_signed ? (int64_t)(raw << unused) >> unused : (int64_t)raw;
 }
 
-int set_var(struct bpf_object *obj, const char *name, const char *value)
+int set_var(struct bpf_object *obj, const char *name, const char *value, size_t index)
 {
 	struct var var;
 	int err = find_var(obj, name, &var);
@@ -100,10 +100,10 @@ int set_var(struct bpf_object *obj, const char *name, const char *value)
 
 	if (err)
 		return err;
-	if (var.is_array)
+	if (index >= var.size / var.elem || (var.is_array && var.is_char))
 		return ENOTSUP;
 	number = *value == '-' ? strtoll(value, NULL, 0) : (long long)strtoull(value, NULL, 0);
-	memcpy(var.at, &number, var.elem); /* both architectures are little endian */
+	memcpy((char *)var.at + index * var.elem, &number, var.elem); /* both architectures are little endian */
 	return 0;
 }
 
@@ -145,7 +145,7 @@ void do_get(const struct op *op, struct reply *r)
 	free(vars);
 }
 
-/* set: var "var" of object "name" to "value". */
+/* set: var "var" of object "name" to "value"; of an array the element "index". */
 void do_set(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
@@ -158,7 +158,7 @@ void do_set(const struct op *op, struct reply *r)
 	/* The kernel freezes constants when it loads the object, and libbpf maps them read-only. */
 	err = find_var(object_bpf(o), name, &var) ?: var.is_const ? EROFS : 0;
 	if (!err)
-		err = set_var(object_bpf(o), name, arg_str(op, "value", "0"));
+		err = set_var(object_bpf(o), name, arg_str(op, "value", "0"), arg_int(op, "index", 0));
 	if (err)
 		reply_error(r, err, "variable %s: %s", name, strerror(err));
 }
@@ -198,4 +198,16 @@ void do_dump(const struct op *op, struct reply *r)
 	buf_printf(&r->body, "]");
 	free(value);
 	free(key);
+}
+
+/* clear-map: empties map "map" of object "name". */
+void do_clear_map(const struct op *op, struct reply *r)
+{
+	struct object *o = find_object(op, "name", r);
+	struct bpf_map *map = o ? bpf_object__find_map_by_name(object_bpf(o), arg_str(op, "map", "")) : NULL;
+
+	if (map && clear_map(map))
+		reply_error(r, EIO, "map %s could not be emptied", arg_str(op, "map", ""));
+	else if (o && !map)
+		reply_error(r, ENOENT, "no map %s", arg_str(op, "map", ""));
 }

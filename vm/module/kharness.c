@@ -6,7 +6,11 @@
 #include <linux/debugfs.h>
 #include <linux/error-injection.h>
 #include <linux/irq_work.h>
+#include <linux/kdebug.h>
+#include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/panic_notifier.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
 #include <linux/rcupdate_trace.h>
@@ -198,6 +202,118 @@ static const struct file_operations churn_fops = {
 	.write = churn_write,
 };
 
+/*
+ * What was being done when the kernel died, and which fault had been injected: a BPF program and the agent write it into
+ * memory that they share (bpf_progs/fault_sites.bpf.c has the same layout), and its page is read from here.
+ */
+#define TOLD_DEPTH 16
+
+struct told {
+	char what[64];
+	u64 nth;
+	u64 site;
+	u32 type;
+	u32 depth;
+	u64 stack[TOLD_DEPTH];
+};
+
+static struct page *told_page;
+static const struct told *told;
+
+static void tell(void)
+{
+	const struct told *now = READ_ONCE(told);
+	unsigned int i;
+
+	if (!now || !now->what[0])
+		return;
+	pr_emerg("kharness: died during: %.64s, allocation %llu\n", now->what, now->nth);
+	if (!now->site)
+		return;
+	pr_emerg("kharness: fault type %u\n", now->type);
+	for (i = 0; i < now->depth && i < TOLD_DEPTH; i++)
+		pr_emerg("kharness: fault at %pS\n", (void *)now->stack[i]);
+}
+
+static int told_died(struct notifier_block *nb, unsigned long why, void *data)
+{
+	if (why == DIE_OOPS)
+		tell();
+	return NOTIFY_DONE;
+}
+
+static int told_panicked(struct notifier_block *nb, unsigned long why, void *data)
+{
+	tell();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block died_block = { .notifier_call = told_died };
+static struct notifier_block panicked_block = { .notifier_call = told_panicked };
+
+static void told_forget(void)
+{
+	WRITE_ONCE(told, NULL);
+	if (told_page)
+		unpin_user_page(told_page);
+	told_page = NULL;
+}
+
+/* The address of a struct told in the writer's memory, within one page; 0 forgets it. */
+static ssize_t told_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	unsigned long at, offset;
+	int err = kstrtoul_from_user(from, len, 0, &at);
+
+	if (err)
+		return err;
+	told_forget();
+	if (!at)
+		return len;
+	offset = offset_in_page(at);
+	if (offset + sizeof(*told) > PAGE_SIZE)
+		return -EINVAL;
+	if (pin_user_pages_fast(at & PAGE_MASK, 1, 0, &told_page) != 1)
+		return -EFAULT;
+	WRITE_ONCE(told, page_address(told_page) + offset);
+	return len;
+}
+
+static const struct file_operations told_fops = {
+	.owner = THIS_MODULE,
+	.write = told_write,
+};
+
+/*
+ * Takes the mutex of the kernel's that lies at the address written, and keeps it until 0 is written, by the same task:
+ * so that others can be made to wait for it.
+ */
+static struct mutex *held;
+
+static ssize_t hold_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	unsigned long at;
+	int err = kstrtoul_from_user(from, len, 0, &at);
+
+	if (err)
+		return err;
+	if (!!at == !!held)
+		return -EBUSY;
+	if (at) {
+		mutex_lock((struct mutex *)at);
+		held = (struct mutex *)at;
+	} else {
+		mutex_unlock(held);
+		held = NULL;
+	}
+	return len;
+}
+
+static const struct file_operations hold_fops = {
+	.owner = THIS_MODULE,
+	.write = hold_write,
+};
+
 static struct dentry *folder;
 
 static int __init kharness_init(void)
@@ -210,11 +326,18 @@ static int __init kharness_init(void)
 	debugfs_create_file("canary", 0200, folder, NULL, &canary_fops);
 	debugfs_create_file("barrier", 0200, folder, NULL, &barrier_fops);
 	debugfs_create_file("churn", 0200, folder, NULL, &churn_fops);
+	debugfs_create_file("told", 0200, folder, NULL, &told_fops);
+	debugfs_create_file("hold", 0200, folder, NULL, &hold_fops);
+	register_die_notifier(&died_block);
+	atomic_notifier_chain_register(&panic_notifier_list, &panicked_block);
 	return 0;
 }
 
 static void __exit kharness_exit(void)
 {
+	atomic_notifier_chain_unregister(&panic_notifier_list, &panicked_block);
+	unregister_die_notifier(&died_block);
+	told_forget();
 	debugfs_remove(folder);
 }
 

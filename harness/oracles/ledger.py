@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the ledger oracle: objects that a run under a fault left behind become findings, with the fault that did it.
+
+The objects are written down by bpf_progs/ledger.bpf.c, each with where it was allocated and in which run: exact, with
+no scan and no age to wait for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from harness.oracles.blame import base_name, is_allocator
+from harness.oracles.frames import chain, culprit, signature
+from harness.records import Finding, Frame
+
+ORACLE = "ledger"
+KINDS = {1: "percpu leak", 2: "slab leak"}
+"""As in bpf_progs/ledger.bpf.c."""
+
+POOLS = frozenset({"mm/kmemleak.c", "mm/vmalloc.c", "lib/radix-tree.c"})
+"""What these allocate they keep in pools of their own (preloaded nodes, areas purged later), or kmemleak will tell."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """One object that is still there: what it is, bytes (of one CPU), where it was allocated, innermost first.
+
+    `operation`, `site` and `fault` as in records.Finding.
+    """
+
+    kind: str
+    size: int
+    frames: tuple[Frame, ...]
+    operation: str
+    site: str = ""
+    fault: str = ""
+
+
+# From the tracepoint inwards: what looks at the allocation is no part of it (kernel/trace/bpf_trace.c).
+_TRACING = re.compile(r"_*(?:do_)?trace_(?:kmalloc|kmem_cache_alloc|percpu_alloc_percpu)|_*bpf_trace_run\d*")
+
+
+def untraced(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """A stack that a tracing program took, from the function that has the tracepoint outwards."""
+    traced = [number for number, frame in enumerate(frames) if _TRACING.fullmatch(base_name(frame.function))]
+    return tuple(frames[traced[-1] + 1 :] if traced else frames)
+
+
+def findings(left: Iterable[Left]) -> list[Finding]:
+    """One finding for each place of allocation and fault site, with how many objects."""
+    found: dict[tuple[str, str], Finding] = {}
+    for item in left:
+        if any(frame.file in POOLS for frame in item.frames):
+            continue
+        finding = _finding(item)
+        known = found.get((finding.signature, item.site))
+        found[finding.signature, item.site] = replace(known, count=known.count + 1) if known else finding
+    return list(found.values())
+
+
+def _finding(item: Left) -> Finding:
+    guilty = culprit(item.frames, is_allocator)
+    function = base_name(guilty.function) if guilty else None
+    where = f" ({guilty.file}:{guilty.line})" if guilty and guilty.file else ""
+    names: Sequence[str] = chain(function, item.frames, is_allocator)
+    under = f"after {item.operation} under a fault" if item.site else f"after {item.operation}"
+    return Finding(
+        oracle=ORACLE,
+        kind=item.kind,
+        title=f"{item.kind} of {item.size} bytes allocated in {function}{where} {under}",
+        signature=signature(ORACLE, item.kind, names, item.operation),
+        function=function,
+        file=guilty.file if guilty else None,
+        line=guilty.line if guilty else None,
+        frames=item.frames,
+        operation=item.operation,
+        site=item.site or None,
+        fault=item.fault or None,
+    )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the account of a sweep: what the agent counted becomes fault sites and findings of the test."""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.faults.cause import TYPES, Cause, Window
+from harness.faults.endings import Allowed, Ending, outcome, problem, words
+from harness.faults.sites import Ended, RawSite, normalise, summarise
+from harness.guest.guest import Answer, BpfObject
+from harness.oracles import ledger
+from harness.oracles.blame import is_allocator
+from harness.oracles.frames import chain, culprit, signature
+from harness.records import FaultSite, FaultSummary, Finding, Frame, GuestError
+from harness.suite.bench import Bench
+
+ORACLE = "faults"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What was swept: the operation's name, whose allocations (empty: the task's that asks), which answers are allowed,
+    which functions are under test."""
+
+    operation: str
+    thread: str
+    allowed: Allowed
+    under: tuple[str, ...]
+
+    def plan(self, nth: int) -> str:
+        """The plan of one line that makes this allocation fail again."""
+        task = f", task: {self.thread}" if self.thread else ""
+        return f"{{operation: {self.operation}{task}, nth: {nth}}}"
+
+
+class Account:
+    """One sweep's account, from the agent's answer and what the observer saw."""
+
+    def __init__(
+        self, bench: Bench, observer: BpfObject, swept: Swept, optional: Callable[[FaultSite], str] = lambda site: ""
+    ) -> None:
+        self._bench = bench
+        self._swept = swept
+        self._optional = optional
+        self._raw = dict(map(self._row, observer.dump("sites")))
+
+    def close(self, got: Answer, left: Answer) -> FaultSummary:
+        """Books everything on the test: sites, findings, and which part of the log came under which fault.
+
+        `got` is the agent's answer to the sweep, `left` what the ledger still holds. Raises GuestError where the
+        guest's own books do not agree.
+        """
+        if got["disputed"] or got["lost"]:
+            raise GuestError(f"fail-nth and the tracer disagree on {got['disputed']} faults ({got['lost']} lost)")
+        endings = [Ending(*row) for row in got["outcomes"]]
+        self._bench.findings += self._problems(endings)
+        leaks = self._leaks(left)
+        self._bench.findings += leaks
+        for site, nth, first, last in got["loud"]:
+            self._bench.windows.append(Window(first, last, self.cause(site, nth)))
+        leaked = {row[0] for row in left["left"]}
+        summary = self._summary(endings, leaked)
+        self._bench.count_faults(summary)
+        self._bench.count_model(got["runs"], got["runs"])
+        return summary
+
+    def observed(self, results: Mapping[int, Sequence[Ended]]) -> FaultSummary:
+        """The sites that were seen, without a sweep: `results` are the endings of those that were made to fail."""
+        rows = [replace(raw, endings=tuple(results.get(site, ()))) for site, raw in self._raw.items()]
+        return summarise(self._swept.operation, rows, self._swept.under, self._optional)
+
+    def cause(self, site: int, nth: int) -> Cause:
+        """The fault of one run."""
+        raw = self._raw.get(site)
+        if raw is None:
+            return Cause(self._swept.operation)
+        return Cause(self._swept.operation, raw.type, normalise(raw.stack), self._swept.plan(nth))
+
+    def _summary(self, endings: Sequence[Ending], leaked: set[int]) -> FaultSummary:
+        ended: dict[int, list[Ended]] = defaultdict(list)
+        for ending in endings:
+            if not ending.site:
+                continue
+            how = outcome(ending, self._swept.allowed)
+            if ending.site in leaked and how == "handled":
+                how = "leaked"
+            ended[ending.site].append(Ended(how, words(ending.answer), ending.times))
+        return self.observed(ended)
+
+    def _problems(self, endings: Sequence[Ending]) -> list[Finding]:
+        found: list[Finding] = []
+        for ending in endings:
+            raw = self._raw.get(ending.site)
+            cause = self.cause(ending.site, ending.nth)
+            found += disputed(ending, self._swept.allowed, cause, raw.frames if raw else ())
+        return found
+
+    def _leaks(self, left: Answer) -> list[Finding]:
+        objects = []
+        for site, nth, _, kind, size, stack in left["left"]:
+            cause = self.cause(site, nth)
+            frames = ledger.untraced(self._frames(stack))
+            objects.append(ledger.Left(ledger.KINDS[kind], size, frames, cause.operation, cause.site, cause.fault))
+        return ledger.findings(objects)
+
+    def _frames(self, stack: Sequence[int]) -> tuple[Frame, ...]:
+        """A stack of the tracers': every entry is a return address, the first too."""
+        return self._bench.ready.symbols.chain([0, *stack])[1:]
+
+    def _row(self, entry: tuple[bytes, bytes]) -> tuple[int, RawSite]:
+        """One entry of the observer's map (struct site of bpf_progs/fault_sites.bpf.c)."""
+        (site,) = struct.unpack("<Q", entry[0])
+        reached, injected, kind, size, gfp, depth = struct.unpack_from("<QQIIII", entry[1])
+        stack = struct.unpack_from(f"<{depth}Q", entry[1], 32)
+        return site, RawSite(TYPES[kind], self._bench.ready.symbols.chain(stack), size, gfp, reached, injected)
+
+
+def disputed(ending: Ending, allowed: Allowed, cause: Cause, frames: Sequence[Frame]) -> list[Finding]:
+    """The finding that an ending is which may not be; none if it may. `frames` are those of the fault's site."""
+    title = problem(cause.operation, ending, allowed)
+    if not title:
+        return []
+    kind = outcome(ending, allowed)
+    kind = kind if kind == "hang" else "wrong errno"
+    guilty = culprit(frames, is_allocator)
+    names = chain(guilty.function if guilty else None, frames, is_allocator)
+    finding = Finding(
+        ORACLE, kind, title, signature(ORACLE, kind, names, title), guilty.function if guilty else None,
+        guilty.file if guilty else None, guilty.line if guilty else None, tuple(frames), count=ending.times,
+    )  # fmt: skip
+    return [cause.of(finding)]
