@@ -11,16 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from harness.faults.sites import WORST, base_name
 from harness.oracles.blame import is_allocator
-from harness.records import FaultSite, Finding, Role
+from harness.records import FaultSite, Finding, Frame, Role
 from harness.report.text import plural
 from harness.verdict import KernelRow, Results, SiteRow, TestRow
-from harness.verdict.sites import WORST, is_bad, rank
+from harness.verdict.sites import is_bad, rank
 
 CALLERS = 3
 OPTIONAL = "absorbed (declared optional)"
 
-_WORDS = (*WORST[:-2], "handled", OPTIONAL, "not told apart", "never injected")
+_WORDS = (*WORST, OPTIONAL, "not told apart", "never injected")
 
 # Within the allocators, besides what the oracles pass over (mm/slub.c, mm/page_alloc.c, mm/kmemleak.c, mm/util.c).
 _INSIDE = re.compile(r"_*pcs_\w+|prepare_alloc_pages|_*alloc_object|_*kmemdup_\w+")
@@ -143,6 +144,12 @@ def named(stack: Sequence[str]) -> tuple[str, ...]:
     if "bpf" in names[1:]:
         names = names[: names.index("bpf", 1) + 1]
     return tuple(names[: CALLERS + 1]) or tuple(stack[:1])
+
+
+def frames(site: FaultSite) -> tuple[Frame, ...]:
+    """A site's frames, from where its chain begins: what looks at the allocation lies further in."""
+    names = [base_name(frame.function) for frame in site.frames]
+    return site.frames[names.index(site.stack[0]) :] if site.stack and site.stack[0] in names else site.frames
 
 
 def called(stack: Sequence[str]) -> str:

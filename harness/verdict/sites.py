@@ -3,28 +3,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from harness.faults.optional import Declared, of_kernel, unmatched
+from harness.faults.sites import WORST, Key, key, merge
 from harness.records import FaultSite
 from harness.verdict.rows import KernelRow, SiteRow, TestRow
-
-WORST = ("crash", "hang", "splat", "leaked", "wrong errno", "absorbed", "handled", "none")
-"""How an injected fault may end, the worst first."""
 
 
 def table(tests: Iterable[TestRow]) -> tuple[SiteRow, ...]:
     """One row a kernel, architecture and site, sorted."""
-    rows: dict[tuple[str, str, str, str, tuple[str, ...]], SiteRow] = {}
+    rows: dict[tuple[str, str, Key], SiteRow] = {}
     for test in tests:
         for site in test.faults.sites:
-            key = (test.kernel, test.arch, site.operation, site.type, site.stack)
+            name = (test.kernel, test.arch, key(site))
             told = vars(site) | {"outcomes": _outcomes(site)}
             row = SiteRow(**told, kernel=test.kernel, arch=test.arch, machines=(test.machine,))
-            rows[key] = _sum(rows[key], row) if key in rows else row
-    return tuple(rows[key] for key in sorted(rows))
+            rows[name] = _merge(rows[name], row) if name in rows else row
+    return tuple(rows[name] for name in sorted(rows))
 
 
 def remarks(
@@ -53,25 +49,15 @@ def _outcomes(site: FaultSite) -> Mapping[str, int]:
     return {word: number for word, number in told.items() if number}
 
 
-def _sum(first: SiteRow, second: SiteRow) -> SiteRow:
-    larger = max(first, second, key=lambda row: (row.size, row.gfp))
-    outcomes = Counter(first.outcomes) + Counter(second.outcomes)
-    return replace(
-        larger,
-        reached=first.reached + second.reached,
-        injected=first.injected + second.injected,
-        outcomes=dict(outcomes),
-        outcome=min(outcomes, key=rank, default="none"),
-        answers=dict(Counter(first.answers) + Counter(second.answers)),
-        optional=first.optional or second.optional,
-        findings=tuple(dict.fromkeys((*first.findings, *second.findings))),
-        machines=tuple(dict.fromkeys((*first.machines, *second.machines))),
-    )
+def _merge(first: SiteRow, second: SiteRow) -> SiteRow:
+    told = vars(merge(first, second)) | {"machines": tuple(dict.fromkeys((*first.machines, *second.machines)))}
+    return SiteRow(**told)
 
 
 def rank(outcome: str) -> int:
     """Where an outcome stands among all, the worst first; a word of another version counts as the worst."""
-    return WORST.index(outcome) if outcome in WORST else -1
+    words = (*WORST, "none")
+    return words.index(outcome) if outcome in words else -1
 
 
 def is_bad(site: FaultSite) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from harness.faults.optional import Declared
-from harness.records import FaultSite, FaultSummary, Role
+from harness.records import FaultSite, FaultSummary, Frame, Role
 from harness.report import html, junit, sites, terminal
 from harness.verdict import Results, judge
 from harness.verdict.sites import is_bad
@@ -80,6 +80,15 @@ def test_answers_are_errno_names_and_sizes_have_units() -> None:
     assert sites.size(replace(site, type="failslab")) == "3 B"
     assert sites.flags(site) == "0xcc0"
     assert sites.flags(replace(site, flags="GFP_KERNEL")) == "GFP_KERNEL"
+
+
+def test_the_frames_begin_where_the_chain_does() -> None:
+    raw = tuple(Frame(name) for name in ("0xffff1234", "should_failslab", "kmalloc.isra.0", "f", "do_syscall_64"))
+    site = FaultSite("create", "failslab", ("kmalloc", "f"), frames=raw)
+    assert [frame.function for frame in sites.frames(site)] == ["kmalloc.isra.0", "f", "do_syscall_64"]
+    assert sites.frames(replace(site, stack=("other",))) == raw
+    assert sites.frames(replace(site, stack=())) == raw
+    assert sites.frames(SITE) == ()
 
 
 def test_only_what_is_handled_or_declared_is_good() -> None:
