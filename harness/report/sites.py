@@ -7,7 +7,7 @@ import errno
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -19,7 +19,7 @@ from harness.verdict import KernelRow, Results, SiteRow, TestRow
 from harness.verdict.sites import is_bad, rank
 
 CALLERS = 3
-OPTIONAL = "absorbed (declared optional)"
+OPTIONAL = "absorbed as declared"
 
 _WORDS = (*WORST, OPTIONAL, "not told apart", "never injected")
 
@@ -121,7 +121,7 @@ def flags(site: FaultSite) -> str:
 
 
 def summary(sites: Iterable[FaultSite]) -> str:
-    """``51 sites, 20 handled, 31 absorbed (declared optional)``: by the worst that came of each."""
+    """``51 sites, 20 handled, 31 absorbed as declared``: by the worst that came of each."""
     counts: Counter[str] = Counter()
     for site in sites:
         word = OPTIONAL if site.outcome == "absorbed" and site.optional else site.outcome
@@ -130,12 +130,20 @@ def summary(sites: Iterable[FaultSite]) -> str:
     return ", ".join([plural(counts.total(), "site"), *(f"{counts[word]} {word}" for word in words)])
 
 
-def operations(sites: Iterable[SiteRow]) -> Mapping[str, Sequence[SiteRow]]:
-    """The sites by what was done, whoever did a part of it: ``attach, loader`` is an attach."""
+def by_operation(sites: Iterable[SiteRow], most: int) -> list[str]:
+    """A summary an operation, whoever did a part of it (``attach, loader`` is an attach), and one of those over `most`.
+
+    First come those with a site that does not pass, then those with most sites.
+    """
     found: dict[str, list[SiteRow]] = {}
     for site in sites:
         found.setdefault(site.operation.partition(",")[0], []).append(site)
-    return found
+    order = sorted(found, key=lambda name: (not any(map(is_bad, found[name])), -len(found[name]), name))
+    told = [f"{name}: {summary(found[name])}" for name in order[: most if len(order) > most + 1 else None]]
+    rest = order[len(told) :]
+    if rest:
+        told.append(f"{plural(len(rest), 'more operation')}: {summary(site for name in rest for site in found[name])}")
+    return told
 
 
 def named(stack: Sequence[str]) -> tuple[str, ...]:

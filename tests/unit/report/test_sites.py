@@ -14,7 +14,7 @@ import pytest
 from harness.faults.optional import Declared
 from harness.records import FaultSite, FaultSummary, Frame, Role
 from harness.report import html, junit, sites, terminal
-from harness.verdict import Results, judge
+from harness.verdict import Results, SiteRow, judge
 from harness.verdict.sites import is_bad
 from tests.unit.report.eventlog import CREATE, FAULTY, POOL, SITE, SPLAT, Log, kernel, many_sites, result
 from tests.unit.report.test_html import Page
@@ -99,7 +99,7 @@ def test_only_what_is_handled_or_declared_is_good() -> None:
     for word in ("leaked", "splat", "wrong errno", "hang", "crash", "of a later version"):
         assert is_bad(replace(declared, outcome=word)), word
     assert sites.summary([SITE, absorbed, declared, replace(SITE, outcome="leaked")]) == (
-        "4 sites, 1 leaked, 1 absorbed, 1 handled, 1 absorbed (declared optional)"
+        "4 sites, 1 leaked, 1 absorbed, 1 handled, 1 absorbed as declared"
     )
 
 
@@ -156,9 +156,9 @@ def test_the_summary_counts_by_operation_and_names_what_is_bad() -> None:
     words = " ".join(text.split())
     assert (
         "sites x86_64 create: 2 sites, 1 leaked, 1 handled;"
-        " attach: 59 sites, 30 handled, 29 absorbed (declared optional)"
+        " attach: 59 sites, 30 handled, 29 absorbed as declared"
     ) in words
-    assert "sites arm64 attach: 59 sites, 30 handled, 29 absorbed (declared optional); create: 1 site, 1 handled" in words
+    assert "sites arm64 attach: 59 sites, 30 handled, 29 absorbed as declared; create: 1 site, 1 handled" in words
     assert "declared nowhere" not in text
     lines = text.splitlines()
     assert len(lines) <= 24 and all(len(line) <= 80 or "kharness" in line for line in lines[:-1])
@@ -172,6 +172,17 @@ def test_an_undeclared_site_without_a_finding_is_named() -> None:
     assert "absorbed, declared nowhere: create, fault at f < g (and 1 more)" in text
     told = judge(Log(TREE).put(result(TREE, CREATE, faults=FaultSummary(1, 1, 1, (replace(site, findings=("s",)),)))).events())
     assert "declared nowhere" not in terminal.render(told)
+
+
+def test_many_operations_are_added_up() -> None:
+    fine = [SiteRow(f"call-{n}", "page", ("f",), injected=1, outcome="handled") for n in range(6)]
+    assert sites.by_operation(fine[:4], 3) == [f"call-{n}: 1 site, 1 handled" for n in range(4)]
+    many = replace(fine[5], operation="call-5, helper")
+    bad = replace(fine[4], stack=("g",), outcome="leaked")
+    assert sites.by_operation([*fine, many, bad], 3) == [
+        "call-4: 2 sites, 1 leaked, 1 handled", "call-5: 2 sites, 2 handled", "call-0: 1 site, 1 handled",
+        "3 more operations: 3 sites, 3 handled",
+    ]  # fmt: skip
 
 
 def test_base_is_left_out_of_the_summary() -> None:
