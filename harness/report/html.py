@@ -41,6 +41,7 @@ def render(results: Results) -> str:
     env.filters["site_outcome"] = sites.outcome
     env.filters["answers"] = sites.answers
     env.filters["size"] = sites.size
+    env.filters["frames"] = sites.frames
     env.filters["flags"] = sites.flags
     env.filters["summary"] = sites.summary
     env.filters["under"] = sites.under_fault

@@ -7,20 +7,21 @@ import errno
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from harness.faults.sites import WORST, base_name
 from harness.oracles.blame import is_allocator
-from harness.records import FaultSite, Finding, Role
+from harness.records import FaultSite, Finding, Frame, Role
 from harness.report.text import plural
 from harness.verdict import KernelRow, Results, SiteRow, TestRow
-from harness.verdict.sites import WORST, rank
+from harness.verdict.sites import is_bad, rank
 
 CALLERS = 3
-OPTIONAL = "absorbed (declared optional)"
+OPTIONAL = "absorbed as declared"
 
-_WORDS = (*WORST[:-2], "handled", OPTIONAL, "not told apart", "never injected")
+_WORDS = (*WORST, OPTIONAL, "not told apart", "never injected")
 
 # Within the allocators, besides what the oracles pass over (mm/slub.c, mm/page_alloc.c, mm/kmemleak.c, mm/util.c).
 _INSIDE = re.compile(r"_*pcs_\w+|prepare_alloc_pages|_*alloc_object|_*kmemdup_\w+")
@@ -80,11 +81,6 @@ def _order(site: SiteRow) -> tuple[int, tuple[str, ...]]:
     return (rank(site.outcome) if is_bad(site) else rank("handled"), tuple(reversed(site.stack)))
 
 
-def is_bad(site: FaultSite) -> bool:
-    """Whether a site does not pass: worse than an error came of a fault, or nothing did and nobody says why."""
-    return rank(site.outcome) < rank("absorbed") or (site.outcome == "absorbed" and not site.optional)
-
-
 def kind(site: FaultSite) -> str:
     """The class a site is coloured by."""
     if is_bad(site):
@@ -125,7 +121,7 @@ def flags(site: FaultSite) -> str:
 
 
 def summary(sites: Iterable[FaultSite]) -> str:
-    """``51 sites, 20 handled, 31 absorbed (declared optional)``: by the worst that came of each."""
+    """``51 sites, 20 handled, 31 absorbed as declared``: by the worst that came of each."""
     counts: Counter[str] = Counter()
     for site in sites:
         word = OPTIONAL if site.outcome == "absorbed" and site.optional else site.outcome
@@ -134,12 +130,20 @@ def summary(sites: Iterable[FaultSite]) -> str:
     return ", ".join([plural(counts.total(), "site"), *(f"{counts[word]} {word}" for word in words)])
 
 
-def operations(sites: Iterable[SiteRow]) -> Mapping[str, Sequence[SiteRow]]:
-    """The sites by what was done, whoever did a part of it: ``attach, loader`` is an attach."""
+def by_operation(sites: Iterable[SiteRow], most: int) -> list[str]:
+    """A summary an operation, whoever did a part of it (``attach, loader`` is an attach), and one of those over `most`.
+
+    First come those with a site that does not pass, then those with most sites.
+    """
     found: dict[str, list[SiteRow]] = {}
     for site in sites:
         found.setdefault(site.operation.partition(",")[0], []).append(site)
-    return found
+    order = sorted(found, key=lambda name: (not any(map(is_bad, found[name])), -len(found[name]), name))
+    told = [f"{name}: {summary(found[name])}" for name in order[: most if len(order) > most + 1 else None]]
+    rest = order[len(told) :]
+    if rest:
+        told.append(f"{plural(len(rest), 'more operation')}: {summary(site for name in rest for site in found[name])}")
+    return told
 
 
 def named(stack: Sequence[str]) -> tuple[str, ...]:
@@ -148,6 +152,12 @@ def named(stack: Sequence[str]) -> tuple[str, ...]:
     if "bpf" in names[1:]:
         names = names[: names.index("bpf", 1) + 1]
     return tuple(names[: CALLERS + 1]) or tuple(stack[:1])
+
+
+def frames(site: FaultSite) -> tuple[Frame, ...]:
+    """A site's frames, from where its chain begins: what looks at the allocation lies further in."""
+    names = [base_name(frame.function) for frame in site.frames]
+    return site.frames[names.index(site.stack[0]) :] if site.stack and site.stack[0] in names else site.frames
 
 
 def called(stack: Sequence[str]) -> str:

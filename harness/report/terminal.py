@@ -29,12 +29,14 @@ from harness.report.text import (
     verdict_line,
 )
 from harness.verdict import MachineRow, Results
+from harness.verdict.sites import is_bad
 
 WIDTH = 80
 _LABEL = 10
 _FINDINGS = 3
 _REASONS = 4
 _CALLERS = 3
+_OPERATIONS = 3
 _STYLES = {
     Verdict.PASS: "bold green",
     Verdict.FAIL: "bold red",
@@ -157,12 +159,11 @@ def _facts(results: Results) -> Iterator[str]:
 
 
 def _sites(results: Results) -> Iterator[str]:
-    """What became of the faults, an operation of an architecture each; what is wrong with one is a finding."""
+    """What became of the faults, by operation; a site that is wrong and has no finding is named."""
     for table in (table for table in sites.tables(results) if table.role is not Role.BASE):
         rows = [site for group in table.groups for site in group.sites]
-        told = [f"{name}: {sites.summary(found)}" for name, found in sites.operations(rows).items()]
-        yield from _entry("sites", f"{table.arch} {'; '.join(told)}")
-        alone = [site for site in rows if sites.is_bad(site) and not site.findings]
+        yield from _entry("sites", f"{table.arch} {'; '.join(sites.by_operation(rows, _OPERATIONS))}")
+        alone = [site for site in rows if is_bad(site) and not site.findings]
         if alone:
             how = f"{sites.outcome(alone[0])}, declared nowhere" if alone[0].outcome == "absorbed" else alone[0].outcome
             where = f"{how}: {alone[0].operation}, fault at {sites.called(alone[0].stack)}"

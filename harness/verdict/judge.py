@@ -14,7 +14,7 @@ from harness.records import SCHEMA, Event, Outcome, Role, Verdict
 from harness.verdict.compare import Compared, compare
 from harness.verdict.log import Log, Reason
 from harness.verdict.rows import PSEUDO, Results, RunRow, TestRow
-from harness.verdict.sites import remarks, table
+from harness.verdict.sites import objection, remarks, table
 
 _WORST_FIRST = (Verdict.REGRESSED, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
@@ -68,7 +68,10 @@ def _settled(test: TestRow) -> TestRow:
         return test
     if test.model.first_disagreement:
         return replace(test, outcome=Outcome.FAIL, why=test.model.first_disagreement)
-    why = "" if test.evidence else "no oracle watched it"
+    against_it, objected = objection(test.faults.sites)
+    if against_it:
+        return replace(test, outcome=Outcome.FAIL, why=objected)
+    why = objected if test.evidence else "no oracle watched it"
     for seen in test.evidence:
         if not seen.watched:
             why = f"{seen.oracle} was not watching" + (f": {seen.why}" if seen.why else "")

@@ -3,28 +3,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from harness.faults.optional import Declared, of_kernel, unmatched
+from harness.faults.sites import WORST, Key, key, merge
 from harness.records import FaultSite
 from harness.verdict.rows import KernelRow, SiteRow, TestRow
-
-WORST = ("crash", "hang", "splat", "leaked", "wrong errno", "absorbed", "handled", "none")
-"""How an injected fault may end, the worst first."""
 
 
 def table(tests: Iterable[TestRow]) -> tuple[SiteRow, ...]:
     """One row a kernel, architecture and site, sorted."""
-    rows: dict[tuple[str, str, str, str, tuple[str, ...]], SiteRow] = {}
+    rows: dict[tuple[str, str, Key], SiteRow] = {}
     for test in tests:
         for site in test.faults.sites:
-            key = (test.kernel, test.arch, site.operation, site.type, site.stack)
+            name = (test.kernel, test.arch, key(site))
             told = vars(site) | {"outcomes": _outcomes(site)}
             row = SiteRow(**told, kernel=test.kernel, arch=test.arch, machines=(test.machine,))
-            rows[key] = _sum(rows[key], row) if key in rows else row
-    return tuple(rows[key] for key in sorted(rows))
+            rows[name] = _merge(rows[name], row) if name in rows else row
+    return tuple(rows[name] for name in sorted(rows))
 
 
 def remarks(
@@ -53,22 +49,32 @@ def _outcomes(site: FaultSite) -> Mapping[str, int]:
     return {word: number for word, number in told.items() if number}
 
 
-def _sum(first: SiteRow, second: SiteRow) -> SiteRow:
-    larger = max(first, second, key=lambda row: (row.size, row.gfp))
-    outcomes = Counter(first.outcomes) + Counter(second.outcomes)
-    return replace(
-        larger,
-        reached=first.reached + second.reached,
-        injected=first.injected + second.injected,
-        outcomes=dict(outcomes),
-        outcome=min(outcomes, key=rank, default="none"),
-        answers=dict(Counter(first.answers) + Counter(second.answers)),
-        optional=first.optional or second.optional,
-        findings=tuple(dict.fromkeys((*first.findings, *second.findings))),
-        machines=tuple(dict.fromkeys((*first.machines, *second.machines))),
-    )
+def _merge(first: SiteRow, second: SiteRow) -> SiteRow:
+    told = vars(merge(first, second)) | {"machines": tuple(dict.fromkeys((*first.machines, *second.machines)))}
+    return SiteRow(**told)
 
 
 def rank(outcome: str) -> int:
     """Where an outcome stands among all, the worst first; a word of another version counts as the worst."""
-    return WORST.index(outcome) if outcome in WORST else -1
+    words = (*WORST, "none")
+    return words.index(outcome) if outcome in words else -1
+
+
+def is_bad(site: FaultSite) -> bool:
+    """Whether a site does not pass: worse than an error came of a fault, or nothing did and nobody says why."""
+    return rank(site.outcome) < rank("absorbed") or (site.outcome == "absorbed" and not site.optional)
+
+
+def objection(sites: Iterable[FaultSite]) -> tuple[bool, str]:
+    """Whether the worst of these sites speaks against the kernel, and what is wrong with it in one line, if anything.
+
+    What is absorbed where nobody declared it may be a failure that is ignored, or a declaration that is missing.
+    """
+    bad = sorted((site for site in sites if is_bad(site)), key=lambda site: rank(site.outcome))
+    if not bad:
+        return False, ""
+    worst, more = bad[0], f" (and {len(bad) - 1} more)" if bad[1:] else ""
+    how = f"the fault at {' < '.join(worst.stack)} during {worst.operation}"
+    if worst.outcome == "absorbed":
+        return False, f"absorbed, and declared optional by nobody: {how}{more}"
+    return True, f"{worst.outcome}: {how}{more}"

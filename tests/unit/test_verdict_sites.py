@@ -16,6 +16,7 @@ from harness.records import (
     FaultSummary,
     Frame,
     HarnessError,
+    Outcome,
     TestResult,
     decode,
     encode,
@@ -122,3 +123,34 @@ def test_a_damaged_declaration_is_named() -> None:
             events[number] = replace(event, data={**event.data, "optional": [{"through": 3}]})
     with pytest.raises(HarnessError, match="damaged session-start event"):
         judge(events)
+
+
+# --- what a site means for its test -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "optional", "ends"),
+    [
+        ("handled", "", Outcome.PASS),
+        ("none", "", Outcome.PASS),
+        ("absorbed", "a pool", Outcome.PASS),
+        ("absorbed", "", Outcome.INCONCLUSIVE),
+        *((word, "a pool", Outcome.FAIL) for word in ("leaked", "splat", "wrong errno", "hang", "crash")),
+        ("of a later version", "", Outcome.FAIL),
+    ],
+)
+def test_only_what_is_handled_or_declared_passes(outcome: str, optional: str, ends: Outcome) -> None:
+    site = replace(SITE, outcome=outcome, outcomes={outcome: 5}, optional=optional, type="page")
+    (test,) = judged(told(CREATE, SITE, site)).tests
+    assert test.outcome is ends
+    if ends is not Outcome.PASS:
+        assert outcome in test.why and "the fault at kmalloc < f during create" in test.why
+
+
+def test_the_worst_site_has_the_word_and_lost_evidence_too() -> None:
+    absorbed = replace(SITE, outcome="absorbed", outcomes={"absorbed": 5})
+    hung = replace(SITE, outcome="hang", outcomes={"hang": 1}, type="page")
+    (test,) = judged(told(CREATE, absorbed, hung)).tests
+    assert test.why == "hang: the fault at kmalloc < f during create (and 1 more)"
+    (test,) = judged(replace(told(CREATE, SITE), evidence=())).tests
+    assert (test.outcome, test.why) == (Outcome.INCONCLUSIVE, "no oracle watched it")

@@ -149,6 +149,18 @@ CHAINS = {
         "attach, scx_enable_helper", "failslab", "slab_alloc_node < __do_kmalloc_node < __kvmalloc_node_noprof"
         " < bucket_table_alloc < __rhashtable_init_noprof < scx_alloc_and_add_sched",
     ),
+    "smaller orders": (
+        "attach", "page", "alloc_pages_mpol < alloc_frozen_pages_noprof < alloc_pages_noprof < vm_area_alloc_pages"
+        " < __vmalloc_area_node < alloc_thread_stack_node < dup_task_struct < copy_process",
+    ),
+    "a split": (
+        "attach", "failslab", "kmem_cache_alloc_node_noprof < preload_this_cpu_lock < alloc_vmap_area < __get_vm_area_node",
+    ),
+    "idr": (
+        "attach", "failslab", "kmem_cache_alloc_noprof < radix_tree_node_alloc < idr_get_free < idr_alloc_u32"
+        " < idr_alloc_cyclic < __kernfs_new_node",
+    ),
+    "which part": ("attach", "failslab", "kmem_cache_alloc_noprof < add_scan_area < kmemleak_scan_area < alloc_vmap_area"),
     "uevent": (
         "attach, scx_enable_helper", "failslab", "slab_alloc_node < __kmalloc_noprof < kobject_get_path"
         " < kobject_uevent_env < scx_root_enable_workfn",
