@@ -18,7 +18,10 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE, Action
 
-PROVOKED = (r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory")
+PROVOKED = (
+    r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory",
+    r"^WARNING at mm/vmalloc\.c:\d+ in va_alloc",
+)  # fmt: skip
 """What the kernel says when memory runs out: expected while faults are injected, and only then."""
 
 NOTHING = Swept("", "", Allowed(), ())
@@ -51,6 +54,7 @@ class Faults:
         self._optional = optional
         self._observer: BpfObject | None = None
         self._ledger: BpfObject | None = None
+        self._inlined: dict[str, tuple[int, int]] = {}
         self.rates: list[Rate] = []
 
     # --- what watches -------------------------------------------------------------------
@@ -88,15 +92,17 @@ class Faults:
         """The text that holds the calls a function makes for memory: its own range, or, where it was inlined, from the
         first to the last of its calls among the sites seen so far, if they lie together. None if neither is there.
         """
-        own = self.ranges([function]).get(function)
+        own = self.ranges([function]).get(function) or self._inlined.get(function)
         if own:
             return own
-        mine, others = set(), set()
+        mine: set[int] = set()
+        others: set[int] = set()
         for address, names in Account(self._bench, self.observer, NOTHING).addresses().items():
             (mine if function in names else others).add(address)
         if not mine or any(min(mine) <= address <= max(mine) for address in others):
             return None
-        return min(mine), max(mine) + 1
+        self._inlined[function] = min(mine), max(mine) + 1
+        return self._inlined[function]
 
     def watch(self, *, everybody: bool = False, tid: int = 0) -> None:
         """Observes from now on the agent's thread, or the one named; of `everybody` only injected sites."""
