@@ -38,7 +38,7 @@ PROGRAMS = {
 """Which of its programs these need."""
 
 MOST = 10_000
-"""Faults in one operation: a page fault that gets no memory is taken again at once, and would never end if all failed."""
+"""Faults in one operation: a page fault that gets no memory is taken again at once, without end if all failed."""
 
 WAITS = ("settled", "wait-file")
 """Verbs that ask until something is so: how often, and so what they allocate, differs from run to run."""
