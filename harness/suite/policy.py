@@ -135,9 +135,10 @@ class Policy:
             self._program = self._guest.load(PROGRAM)
             bits = {name: number for number, name in self._bench.ready.gfp_bits.items()}
             self._program.set("gfp_nofail", 1 << bits["NOFAIL"])
-        for name in set(PROGRAMS[fault.what]) - self._attached:
-            self._program.attach(name)
-            self._attached.add(name)
+        for name in PROGRAMS[fault.what]:
+            if name not in self._attached:
+                self._program.attach(name)
+                self._attached.add(name)
         spans = {"": self.spans(fault.within or within), "caller_": self.spans([fault.caller] if fault.caller else [])}
         for prefix, ranges in spans.items():
             for number, (start, end) in enumerate(ranges):

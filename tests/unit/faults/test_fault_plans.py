@@ -101,7 +101,7 @@ def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,20}", fullmatch=True)
 COUNTS = st.integers(1, 1 << 40)
-WHICH = st.one_of(
+WHICH: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({}), COUNTS.map(lambda n: {"nth": n}), COUNTS.map(lambda n: {"every": n}),
     st.tuples(st.integers(1, 100), st.none() | st.integers(0, (1 << 63) - 1)).map(
         lambda drawn: {"probability": drawn[0], "seed": drawn[1]}
