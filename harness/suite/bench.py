@@ -198,7 +198,9 @@ class Bench:
             outcome = "hang" if any(finding.kind == "hang" for finding in ending.findings) else "crash"
             last = told(error.lines) or self._last_words(error)
             if last is not None:
+                planned = cause.fault if cause else ""  # a sweep counts its runs, a plan says what it is
                 cause = swept_cause(*last)
+                cause = replace(cause, fault=planned or cause.fault)
         if cause is None or ending.outcome is not Outcome.FAIL:
             return ending
         findings = tuple(cause.of(finding) for finding in ending.findings)

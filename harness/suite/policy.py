@@ -69,6 +69,7 @@ class Planned(Swept):
     line: str = ""
 
     def plan(self, nth: int) -> str:
+        """The entry that was carried out."""
         return self.line
 
 

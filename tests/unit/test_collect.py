@@ -106,7 +106,7 @@ def test_a_fault_plan_has_a_test_for_each_entry(needed: Needed) -> None:
     assert needed(FOR_EACH + PLANNED.partition("\n")[0], faults=ENTRIES, select="test_it") == {"x86_64": {"default": 3}}
 
 
-def test_a_fault_plan_is_carried_out_whatever_the_suite_is(needed: Needed) -> None:
+def test_its_entries_are_carried_out_whatever_the_suite_is(needed: Needed) -> None:
     """Beside the tests that are selected, or alone."""
     assert needed("def test_plain(guest): ...", faults=ENTRIES) == {"x86_64": {"default": 3}}
     assert needed("def test_plain(guest): ...", faults=ENTRIES, select="plan") == {"x86_64": {"default": 2}}

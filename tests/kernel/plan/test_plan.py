@@ -29,7 +29,8 @@ def test_plan(
     answer = faults.once(what)
     assert answer == what.allowed.fine, f"{what.name} answers {words(answer)} after its faults"
     if not shot.fired:
+        where = f" below {what.within}" if what.within and not fault_plan.fault.within else ""
         raise Inconclusive(
-            f"{plans.line(fault_plan)}: armed and never fired, it was about {shot.calls} allocations",
-            step="'kharness report' lists the sites that are reached",
+            f"{plans.line(fault_plan)}: armed and never fired, {shot.calls} allocations{where} could have failed",
+            step="see the sites in the report, and change nth, within or task",
         )

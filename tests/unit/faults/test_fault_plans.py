@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.faults import plans
+from harness.faults.cause import plan_of
 from harness.plan import FaultPlan
 from harness.records import Exit, Fault, UsageError, decode, encode
 
@@ -143,6 +144,11 @@ def test_the_line_says_no_more_than_needed() -> None:
     fault = Fault("function", ("f",), "all", probability=10, seed=0, caller="init_dsq")
     wanted = "{operation: attach, what: function, within: [f], caller: init_dsq, task: all, probability: 10, seed: 0}"
     assert plans.line(FaultPlan("attach", fault)) == wanted
+
+
+def test_what_a_sweep_tells_of_a_fault_is_a_plan(tmp_path: Path) -> None:
+    assert read(tmp_path, plan_of("attach", "kthreadd", 7)) == (FaultPlan("attach", Fault(task="kthreadd", nth=7)),)
+    assert read(tmp_path, plan_of("fork", "", 2)) == (FaultPlan("fork", Fault(nth=2)),)
 
 
 # --- symbols ------------------------------------------------------------------------------
