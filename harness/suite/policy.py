@@ -240,10 +240,11 @@ class Policy:
     def _sweep_all(self, plan: FaultPlan, action: Action) -> Shot:
         """Without a restriction that is what the suite's own sweeps do."""
         thread = {"self": "", "all": None}.get(plan.fault.task, plan.fault.task)
-        summary = self._faults.sweep(action, thread=thread)
-        if summary is None:
+        before = len(self._faults.rates)
+        if self._faults.sweep(action, thread=thread) is None:
             raise Inconclusive(f"{plans.line(plan)}: there is no such thread", step="name another, self, or all")
-        return Shot(summary.reached, summary.injected)
+        fired = sum(rate.injected for rate in self._faults.rates[before:])
+        return Shot(fired, fired)
 
     def _sweep(self, plan: FaultPlan, action: Action) -> Shot:
         """The first allocation that the plan is about, then the second, until there are no more."""

@@ -18,7 +18,7 @@ from harness.suite.bench import Bench
 from harness.suite.operations import Action
 from harness.suite.outcome import Inconclusive
 from harness.suite.policy import Policy, booked_on, live, settings, window
-from harness.suite.sweep import Faults
+from harness.suite.sweep import Faults, Rate
 
 SOURCE = (Path(__file__).parents[3] / "bpf_progs/fault_policy.bpf.c").read_text()
 ON, OFF = live("p", 1), live("p", 0)
@@ -126,8 +126,9 @@ class Stage:
             guest=guest, ready=self.ready, seed=seed, findings=[], windows=[], expect=lambda *patterns: None,
             under=Bench.under.__get__(SimpleNamespace()), count_faults=lambda summary: None, count_model=lambda *n: None,
         )  # fmt: skip
+        self.rates: list[Rate] = []
         faults = SimpleNamespace(
-            observer=Object("o"), ledger=lambda under, deep: Object("l"), sweep=self.sweep_whole
+            observer=Object("o"), ledger=lambda under, deep: Object("l"), sweep=self.sweep_whole, rates=self.rates
         )
         self.policy = Policy(cast(Bench, bench), cast(Faults, faults))
 
@@ -137,7 +138,8 @@ class Stage:
 
     def sweep_whole(self, action: Action, thread: str | None) -> FaultSummary | None:
         self.whole.append(thread)
-        return None if thread == "nobody" else FaultSummary(9, 5, 5)
+        self.rates += [Rate(2, 0.1), Rate(3, 0.1)]
+        return None if thread == "nobody" else FaultSummary()
 
     def __call__(self, **fault: Any) -> policy.Shot:
         return self.policy.carry_out(FaultPlan("attach", Fault(**fault)), Action("attach", (ATTACH, SETTLED)))
@@ -210,7 +212,7 @@ def test_each_allocation_once() -> None:
 
 def test_without_a_restriction_it_is_the_suites_own_sweep() -> None:
     stage = Stage(4)
-    assert [stage(), stage(task="all"), stage(task="helper")] == [policy.Shot(9, 5)] * 3
+    assert [stage(), stage(task="all"), stage(task="helper")] == [policy.Shot(5, 5)] * 3
     assert stage.whole == ["", None, "helper"]
     assert not stage.swept
     with pytest.raises(Inconclusive, match="there is no such thread"):
