@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.faults.cause import Cause, Window, told
+from harness.faults.cause import TOLD, Cause, Window, plan_of, read_told, swept_cause, told
 from harness.oracles.log import parse_console
 from harness.records import FaultSummary, Finding, LogRecord
 
@@ -133,6 +133,62 @@ def test_a_module_and_an_address_without_a_symbol() -> None:
 @given(st.lists(st.one_of(st.text(max_size=80), st.sampled_from(console(telling()))), max_size=40))
 def test_no_console_makes_it_raise(lines: list[str]) -> None:
     assert (told(lines) is None) is not any("died during: create, allocation 7" in line for line in lines)
+
+
+# --- a guest that hangs -----------------------------------------------------------------------
+
+ADDRESSES = {0x1000 + number: place.partition("+")[0] for number, place in enumerate(AT)}
+
+
+def memory(what: bytes = b"attach [scx_enable_helper]", nth: int = 7, site: int = 5, kind: int = 1, depth: int = len(AT)) -> bytes:
+    stack = [*ADDRESSES, *[0] * (16 - len(ADDRESSES))]
+    return TOLD.pack(what, nth, site, kind, depth, *stack)
+
+
+def test_what_a_guest_was_at_stands_in_its_memory() -> None:
+    assert read_told(memory(), ADDRESSES.__getitem__) == (Cause("attach [scx_enable_helper]", "failslab", CHAIN), 7)
+    assert read_told(memory() + b"more", ADDRESSES.__getitem__) == read_told(memory(), ADDRESSES.__getitem__)
+    assert read_told(memory(kind=2, depth=6), ADDRESSES.__getitem__) == (
+        Cause("attach [scx_enable_helper]", "page", CHAIN[:3]), 7,
+    )  # fmt: skip
+
+
+def test_without_a_fault_so_far_only_the_operation_is_known() -> None:
+    assert read_told(memory(site=0), ADDRESSES.__getitem__) == (Cause("attach [scx_enable_helper]"), 7)
+
+
+def test_memory_in_which_no_sweep_was_at_anything() -> None:
+    assert read_told(bytes(TOLD.size), ADDRESSES.__getitem__) is None
+
+
+def test_a_depth_that_is_no_depth_reads_no_further_than_the_memory() -> None:
+    cause, _ = read_told(memory(depth=1 << 31), lambda address: ADDRESSES.get(address, "0x0")) or (Cause(""), 0)
+    assert cause.stack[: len(CHAIN)] == CHAIN
+
+
+@given(st.binary(min_size=TOLD.size, max_size=TOLD.size))
+def test_no_memory_makes_it_raise(what: bytes) -> None:
+    found = read_told(what, lambda address: f"{address:#x}")
+    assert (found is None) is (what[0] == 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "operation", "plan"),
+    [
+        ("attach [scx_enable_helper]", "attach", "{operation: attach, task: scx_enable_helper, nth: 7}"),
+        ("attach", "attach", "{operation: attach, nth: 7}"),
+        ("create", "create", "{operation: create, nth: 7}"),
+    ],
+)
+def test_what_is_told_names_operation_and_thread_of_the_sweep(said: str, operation: str, plan: str) -> None:
+    found = swept_cause(Cause(said, "failslab", CHAIN), 7)
+    assert found == Cause(operation, "failslab", CHAIN, plan)
+
+
+@given(st.sampled_from(["attach", "create-duplicate"]), st.sampled_from(["", "kthreadd", "scx_enable_helper"]), st.integers(1, 999))
+def test_a_sweep_s_own_words_come_back_whole(operation: str, thread: str, nth: int) -> None:
+    tell = f"{operation} [{thread}]" if thread else operation
+    assert swept_cause(Cause(tell), nth) == Cause(operation, fault=plan_of(operation, thread, nth))
 
 
 # --- Cause ------------------------------------------------------------------------------------

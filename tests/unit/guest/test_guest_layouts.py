@@ -99,6 +99,10 @@ def test_a_change_on_one_side_is_seen(path: Path, name: str, old: str, new: str)
     assert layout(text.replace(old, new), name) != layout(text, name)
 
 
+def test_the_host_reads_what_a_hanging_guest_was_at_as_it_is_written() -> None:
+    assert packed(layout(SITES.read_text(), "told")).format == cause.TOLD.format
+
+
 def test_the_host_reads_objects_of_the_ledger_as_they_are_written() -> None:
     fields = layout(LEDGER.read_text(), "object")
     assert [name for name, _, _ in fields] == ["run", "kind", "size", "depth", "unused", "stack"]
