@@ -92,7 +92,7 @@ def test_exactly_one_call_is_armed_with_counters_at_zero() -> None:
 
 @pytest.mark.parametrize(
     ("thread", "tid", "plan"),
-    [("", 0, "task: all"), ("self", 77, "task: self"), ("scx_enable_helper", 88, "task: scx_enable_helper")],
+    [("", 0, "task: all"), ("self", 77, "caller: init_dsq"), ("scx_enable_helper", 88, "task: scx_enable_helper")],
 )
 def test_whose_calls_count(thread: str, tid: int, plan: str) -> None:
     rig = Rig()
