@@ -83,7 +83,7 @@ def test_operations_for_the_agent_to_do_by_itself_are_one_a_line() -> None:
 
 
 words = st.from_regex(r"[a-z][a-z._-]{0,8}", fullmatch=True)
-values = st.one_of(st.text(st.characters(min_codepoint=1, max_codepoint=255)), st.integers(), st.booleans())
+values = st.one_of(st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=20), st.integers(), st.booleans())
 
 
 @given(st.lists(st.builds(Operation, words, st.dictionaries(words, values, max_size=4)), max_size=12))
