@@ -168,7 +168,7 @@ class Policy:
         fault = plan.fault
         under = tuple(fault.within) or ((fault.caller,) if fault.caller else action.under)
         thread = "" if fault.task in ("self", "all") else fault.task
-        swept = Planned(action.name, thread, action.allowed, under, plans.line(plan))
+        swept = Planned(action.name, thread, action.allowed, under, line=plans.line(plan))
         self._bench.expect(*PROVOKED)
         observer, ledger = self._faults.observer, self._faults.ledger(action.under, deep=True)
         self._prepare(action)
@@ -182,7 +182,7 @@ class Policy:
             got = self._guest.sweep(
                 window(program.name, action.during, [watch] if everybody else []), (),
                 (live(program.name, 0), *action.after), Tracers(observer, ledger, action.name), thread,
-                every=1, to=1, misses=1, timeout_ms=OPERATION_MS, fine=action.allowed.fine, all=int(not everybody),
+                every=1, to=1, misses=1, budget_ms=OPERATION_MS, fine=action.allowed.fine, all=int(not everybody),
             )  # fmt: skip
             if got is None:
                 raise Inconclusive(f"{swept.line}: thread {thread} is gone")

@@ -158,7 +158,7 @@ static bool sweep_once(struct sweep *s, int k)
 	if (flags & (LEFT_PERCPU | LEFT_SLAB)) {
 		struct ending e = { fired ? *s->nth.site : 0, s->ret, flags, k, 1 };
 
-		if (s->nr_left < 8)
+		if (s->nr_left < 8) /* told once is enough: the counts tell the rest */
 			s->nr_left += ledger_left(s->nth.ledger, s->nth.runs, &e, &s->left);
 	}
 	nth_book(&s->nth, fired, s->ret, flags);
