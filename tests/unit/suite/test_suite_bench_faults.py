@@ -97,6 +97,16 @@ def test_a_dying_guest_tells_which_fault_it_died_of() -> None:
     assert (site.operation, site.type, site.stack, site.outcome, site.injected) == ("attach", "failslab", SITE, "crash", 1)
 
 
+def test_a_guest_that_dies_under_a_plan_tells_the_plan() -> None:
+    lines = ["kharness: died during: create, allocation 1", "kharness: fault type 1", "kharness: fault at init_dsq+0x1/0x2"]
+    error = MachineEnded("no answer", Ended(How.EXITED, status=0), [*lines, "Kernel panic - not syncing: x"], False)
+    bench, _ = made()
+    with pytest.raises(MachineEnded), bench.under(Cause("create", fault="{operation: create, every: 2}")):
+        raise error
+    (found,) = bench.conclude(error).findings
+    assert (found.operation, found.site, found.fault) == ("create", "init_dsq", "{operation: create, every: 2}")
+
+
 @pytest.mark.parametrize(("told", "operation"), [(0x1000, "attach"), (0, None)])
 def test_a_hanging_guest_s_memory_is_asked_what_it_was_at(told: int, operation: str | None) -> None:
     bench, guest = made()
