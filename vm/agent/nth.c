@@ -188,7 +188,8 @@ bool nth_end(struct nth *n)
 	if (n->every)
 		arm(n->fd, 0);
 	fired = *n->fired - n->seen;
-	rest = n->every ? !fired : left(n->fd);
+	/* Where the tracer saw it fire there is nothing to ask; what it did not see fail-nth may tell all the same. */
+	rest = n->every || fired == 1 ? !fired : left(n->fd);
 	if (rest < 0) /* the thread is gone: the tracer has the word */
 		rest = !fired;
 	if (rest)
@@ -198,7 +199,7 @@ bool nth_end(struct nth *n)
 	n->runs++;
 	if (rest)
 		return false;
-	/* fail-nth says it fired; the tracer must have seen exactly that. */
+	/* Either says it fired; the tracer must have seen exactly that. */
 	if (!n->every && fired != 1)
 		n->disputed++;
 	n->injected += n->every ? fired : 1;
