@@ -7,11 +7,14 @@ Pure. What our module prints when the kernel dies (tell() in vm/module/kharness.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from harness.faults import plans
 from harness.faults.sites import normalise
-from harness.records import FaultSite, FaultSummary, Finding, LogRecord
+from harness.plan import FaultPlan
+from harness.records import Fault, FaultSite, FaultSummary, Finding, LogRecord
 
 TYPES = {1: "failslab", 2: "page"}
 """As in bpf_progs/fault_sites.bpf.c."""
@@ -64,6 +67,20 @@ class Window:
         return [record for record in records if record.seq is not None and self.first <= record.seq <= self.last]
 
 
+TOLD = struct.Struct("<64sQQII16Q")
+"""struct told of vm/agent/agent.h: operation, number of the allocation, site, type, depth, stack."""
+
+
+def read_told(memory: bytes, function: Callable[[int], str]) -> tuple[Cause, int] | None:
+    """As :func:`told`, from the memory itself; `function` names what an address of the text lies in."""
+    what, nth, site, kind, depth, *stack = TOLD.unpack_from(memory)
+    operation = what.partition(b"\0")[0].decode("latin-1")
+    if not operation:
+        return None
+    names = normalise(function(address) for address in stack[: min(depth, len(stack))]) if site else ()
+    return Cause(operation, TYPES.get(kind, "") if site else "", names), nth
+
+
 _DIED = re.compile(r"kharness: died during: (?P<what>[^\n]*), allocation (?P<nth>\d+)\s*$")
 _TYPE = re.compile(r"kharness: fault type (?P<type>\d+)\s*$")
 _AT = re.compile(r"kharness: fault at (?P<name>[\w.$]+)(?:\+0x\S*)?(?: \[\w+[^\]]*\])?\s*$")
@@ -86,3 +103,14 @@ def told(lines: Sequence[str]) -> tuple[Cause, int] | None:
         elif started and (found := _AT.search(line)):
             stack.append(found["name"])
     return (Cause(started[0], kind, normalise(stack)), started[1]) if started else None
+
+
+def swept_cause(cause: Cause, nth: int) -> Cause:
+    """The cause as a sweep knows it: what is told is ``attach [scx_enable_helper]``, the thread in brackets."""
+    operation, _, thread = cause.operation.removesuffix("]").partition(" [")
+    return replace(cause, operation=operation, fault=plan_of(operation, thread, nth))
+
+
+def plan_of(operation: str, thread: str, nth: int) -> str:
+    """The plan of one line that makes the nth allocation of a thread fail again."""
+    return plans.line(FaultPlan(operation, Fault(task=thread or "self", nth=nth)))

@@ -76,6 +76,8 @@ class Agent:
         self.history: list[OpResult] = []
         self.kmsg: list[str] = []
         self.overruns = 0
+        self.told = 0
+        """Where in the guest's memory it stands what a sweep is at (struct told, vm/agent/agent.h); 0: nowhere."""
         self.patience = 0.0
 
     def call(
@@ -115,6 +117,8 @@ class Agent:
                 answer = json.loads(line.decode("latin-1"))
             except ValueError as error:
                 raise GuestError(f"the guest's agent answered garbage: {line[:80]!r}") from error
+            if "told" in answer:
+                self.told = int(answer["told"])
             if "overruns" in answer:  # of kmsg, and of one that was given up on: its records come only once
                 self.kmsg += answer["records"]
                 self.overruns += int(answer["overruns"])

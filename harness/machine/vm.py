@@ -169,6 +169,12 @@ class Vm:
         self._wait_migration("migrate", Deadline(60.0, "the snapshot to be written"))
         shutil.move(inside, path)
 
+    def memory(self, address: int, size: int) -> bytes:
+        """What lies in the guest's physical memory, also when nothing in it answers. Raises what :meth:`qmp` does."""
+        inside = self.sockets.folder / "memory"
+        self.qmp("pmemsave", val=address, size=size, filename=str(inside))
+        return inside.read_bytes()
+
     def _wait_migration(self, direction: str, deadline: Deadline) -> None:
         """QMP has no blocking wait for a migration: asks until it is done."""
         while True:

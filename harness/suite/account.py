@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.faults.cause import TYPES, Cause, Window
+from harness.faults.cause import TYPES, Cause, Window, plan_of
 from harness.faults.endings import Allowed, Ending, outcome, problem, words
 from harness.faults.gfp import names
 from harness.faults.sites import Ended, RawSite, normalise, summarise
@@ -34,8 +34,7 @@ class Swept:
 
     def plan(self, nth: int) -> str:
         """The plan of one line that makes this allocation fail again."""
-        task = f", task: {self.thread}" if self.thread else ""
-        return f"{{operation: {self.operation}{task}, nth: {nth}}}"
+        return plan_of(self.operation, self.thread, nth)
 
 
 class Account:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.faults.cause import Cause, Window, told
+from harness.faults.cause import TOLD, Cause, Window, read_told, swept_cause, told
 from harness.faults.sites import blame, total
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
@@ -20,10 +20,12 @@ from harness.records import (
     FaultSummary,
     Finding,
     HarnessError,
+    How,
     Kept,
     KernelFailure,
     LogRecord,
     MachineEnded,
+    MachineLost,
     ModelSummary,
     Operation,
     Outcome,
@@ -194,15 +196,28 @@ class Bench:
         cause, outcome = self._cause, ""
         if isinstance(error, MachineEnded):
             outcome = "hang" if any(finding.kind == "hang" for finding in ending.findings) else "crash"
-            last = told(error.lines)
+            last = told(error.lines) or self._last_words(error)
             if last is not None:
-                cause = last[0]
+                planned = cause.fault if cause else ""  # a sweep counts its runs, a plan says what it is
+                cause = swept_cause(*last)
+                cause = replace(cause, fault=planned or cause.fault)
         if cause is None or ending.outcome is not Outcome.FAIL:
             return ending
         findings = tuple(cause.of(finding) for finding in ending.findings)
         if outcome:
             self.summaries.append(cause.summary(outcome, findings))
         return replace(ending, findings=findings)
+
+    def _last_words(self, error: MachineEnded) -> tuple[Cause, int] | None:
+        """What a guest that answers no more was at: it stands in its memory, as long as QEMU lives."""
+        where = self.guest.agent.told
+        if error.ended.how is not How.RUNNING or not where:
+            return None
+        try:
+            memory = self.guest.vm.memory(where, TOLD.size)
+        except (MachineEnded, MachineLost):
+            return None  # it ended meanwhile: the console has the word
+        return read_told(memory, lambda address: self.ready.symbols.chain([address])[-1].function)
 
     def _keep(self, why: str) -> None:
         """Saves the guest, where that is asked for and not done yet."""

@@ -269,11 +269,11 @@ class Faults:
 
 
 def _learn(sites: dict[object, FaultSite], summary: FaultSummary) -> bool:
-    """Adds what a round saw to what is known; whether any of it was not made to fail before."""
+    """Adds what a round saw to what is known; whether any of it, pages apart, was not made to fail before."""
     fresh = False
     for site in summary.sites:
         known = sites.get(key(site))
-        fresh |= bool(site.injected) and not (known and known.injected)
+        fresh |= site.type != "page" and bool(site.injected) and not (known and known.injected)
         sites[key(site)] = merge(known, site) if known else site
     return fresh
 

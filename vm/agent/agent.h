@@ -155,6 +155,8 @@ void do_run_killed(const struct op *op, struct reply *r);
 /* main.c */
 /* Does one parsed operation; false if there is no such verb. */
 bool run_verb(const struct op *op, struct reply *r);
+/* A line to the host between its answers. */
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* kept.c */
 void do_keep(const struct op *op, struct reply *r);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +70,20 @@ static void send_all(int fd, const char *data, size_t len)
 	}
 }
 
+static int port_fd = -1;
+
+void say(const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+	int len;
+
+	va_start(ap, fmt);
+	len = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	send_all(port_fd, text, len < (int)sizeof(text) ? (size_t)len : sizeof(text) - 1);
+}
+
 static void serve(int fd, char *line)
 {
 	struct reply r = {};
@@ -120,6 +135,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	port_fd = fd;
 	bpf_setup();
 	for (;;) {
 		char *eol, *at;

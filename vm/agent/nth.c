@@ -73,13 +73,23 @@ static bool open_ledger(const struct op *op, struct nth *n, struct reply *r)
 	return false;
 }
 
-/* The module prints what we are at should the kernel die of it; a kernel without the module dies all the same. */
+#define TOLD "/sys/kernel/debug/kharness/told"
+
+/*
+ * The module prints what we are at should the kernel die of it, and the host is told where it can read that should
+ * nothing answer any more. A kernel without the module dies all the same.
+ */
 static void tell_module(const struct told *told)
 {
 	char text[32];
 	int len = snprintf(text, sizeof(text), "%#lx", (unsigned long)told);
+	struct buf where = {};
 
-	write_file("/sys/kernel/debug/kharness/told", text, len, false);
+	if (!write_file(TOLD, text, len, false) && !read_file(TOLD, &where, 64)) {
+		buf_add(&where, "", 0);
+		say("{\"id\":0,\"told\":%llu}\n", strtoull(where.data, NULL, 10));
+	}
+	free(where.data);
 }
 
 bool nth_open(const struct op *op, struct nth *n, struct reply *r)
@@ -126,7 +136,7 @@ void nth_close(struct nth *n)
 		*n->run = 0;
 	if (n->told) {
 		n->told->what[0] = 0;
-		write_file("/sys/kernel/debug/kharness/told", "0", 1, false);
+		write_file(TOLD, "0", 1, false);
 	}
 	if (n->watch_tid)
 		*n->watch_tid = 0;

@@ -13,7 +13,7 @@
 #include "agent.h"
 
 #define POLL_US 500
-#define MAX_FILLERS 4096
+#define MAX_FILLERS 16384
 
 /* A scheduler that ended by itself answers this much less than the errno that it ended with. */
 #define ENDED_BASE (-100000)

@@ -5,6 +5,8 @@
  */
 #include <linux/debugfs.h>
 #include <linux/error-injection.h>
+#include <linux/fs.h>
+#include <linux/io.h>
 #include <linux/irq_work.h>
 #include <linux/kdebug.h>
 #include <linux/mm.h>
@@ -280,8 +282,20 @@ static ssize_t told_write(struct file *file, const char __user *from, size_t len
 	return len;
 }
 
+/* Where it lies in the guest's memory: for who looks in from outside when nothing answers in here. */
+static ssize_t told_read(struct file *file, char __user *to, size_t len, loff_t *pos)
+{
+	char text[32];
+	int size;
+
+	size = scnprintf(text, sizeof(text), "%llu\n",
+			 told_page ? (u64)page_to_phys(told_page) + offset_in_page((unsigned long)told) : 0);
+	return simple_read_from_buffer(to, len, pos, text, size);
+}
+
 static const struct file_operations told_fops = {
 	.owner = THIS_MODULE,
+	.read = told_read,
 	.write = told_write,
 };
 
@@ -327,7 +341,7 @@ static int __init kharness_init(void)
 	debugfs_create_file("canary", 0200, folder, NULL, &canary_fops);
 	debugfs_create_file("barrier", 0200, folder, NULL, &barrier_fops);
 	debugfs_create_file("churn", 0200, folder, NULL, &churn_fops);
-	debugfs_create_file("told", 0200, folder, NULL, &told_fops);
+	debugfs_create_file("told", 0600, folder, NULL, &told_fops);
 	debugfs_create_file("hold", 0200, folder, NULL, &hold_fops);
 	register_die_notifier(&died_block);
 	atomic_notifier_chain_register(&panic_notifier_list, &panicked_block);

@@ -20,8 +20,11 @@ from harness.suite.sweep import Faults
 
 NO_DATA = "percpu data in its DSQs"
 
-MAPS = 3000
+MAPS = 8000
 """More of each size than fit into the chunks that there are."""
+
+MAKE = "pcpu_create_chunk"
+"""Makes a chunk (mm/percpu-vm.c)."""
 
 
 def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Bench, features: Features) -> None:
@@ -70,21 +73,26 @@ def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, feature
 
 
 def test_chunks_are_full(dsq: Dsqs, faults: Faults, bench: Bench, features: Features) -> None:
-    """PERCPU maps fill the chunks, none can be made: the next DSQs fail, and succeed once the maps are gone."""
+    """PERCPU maps fill the chunks, none can be made: the next DSQs fail, and succeed once the maps are gone.
+
+    No task can make a chunk, also not the worker that does so ahead of need (pcpu_balance_workfn()).
+    """
     need(features.percpu_data, NO_DATA)
+    need(MAKE in faults.ranges([MAKE]), f"function {MAKE}() of its own")
     bench.must_inject = (ALLOC,)
     dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
     ledger = faults.ledger(CREATE, deep=False)
     faults.watch()
-    with faults.armed(Fault(what="failslab", within=(ALLOC,), probability=100), "create"):
-        for size in (32768, 4096):
+    with faults.armed(Fault(what="failslab", within=(MAKE,), probability=100, task="all"), "create"):
+        for size in (32768, 4096, 512):
             filled = bench.guest.agent.call("fill", check=False, nr=MAPS, size=size)
             assert filled.get("errno") == errno.ENOMEM, f"{MAPS} PERCPU maps of {size} bytes did not fill the chunks"
         before = ledger.get("percpu_failed")["percpu_failed"]
-        refused = dsq.create_range(FIRST, 1000, fault=FaultAt.ANY, fifo=True)
+        refused = dsq.create_range(FIRST, 1000, fault=FaultAt.ANY)
+        failed = ledger.get("percpu_failed")["percpu_failed"] - before
     faults.stop_watching()
     assert refused, "alloc_percpu never failed: there was room in the chunks"
-    assert ledger.get("percpu_failed")["percpu_failed"] == before + refused
+    assert failed == refused, f"{refused} creates failed, {failed} alloc_percpu() came back empty-handed"
     faults.seen("create", CREATE, handled=1)
     bench.guest.agent.call("drain")
     dsq.check_live()

@@ -191,6 +191,14 @@ def test_ranges(symbols: Symbols) -> None:
     assert all(start < end for several in ranges.values() for start, end in several)
 
 
+def test_every_function_by_the_name_that_the_source_gives_it(symbols: Symbols) -> None:
+    text = symbols.text()
+    assert {"main", "outer", "other", "twin", "clone"} <= text.keys()
+    assert "inner" not in text and "clone.isra.0" not in text
+    assert text["outer"] == symbols.ranges(["outer"])["outer"][0]
+    assert text["twin"] == symbols.ranges(["twin"])["twin"][0], "of namesakes the first"
+
+
 def test_chain_of_raw_addresses(symbols: Symbols) -> None:
     twin, _ = place(symbols, "twin")
     outer, _ = place(symbols, "outer")

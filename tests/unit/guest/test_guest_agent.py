@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.guest.agent import Agent, AgentError, encode_value
+from harness.guest.agent import Agent, AgentError, encode_fields, encode_steps, encode_value
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import Ended, GuestError, How, MachineEnded
+from harness.records import Ended, GuestError, How, MachineEnded, Operation
+from tests.unit.guest.lines import parse_op, parse_steps, plain
 
 Reply = Callable[[int, str], list[bytes]]
 
@@ -73,6 +74,24 @@ def test_any_byte_survives_the_encoding(text: str) -> None:
     coded = encode_value(text)
     assert not set(coded) & set("\t\n")
     assert unquote_to_bytes(coded.encode("latin-1")) == text.encode("latin-1")
+
+
+def test_operations_for_the_agent_to_do_by_itself_are_one_a_line() -> None:
+    operations = (Operation("clear", {"name": "x", "on": True}), Operation("fork"), Operation("write", {"data": "a\tb\n50%"}))
+    assert encode_steps(operations) == "clear\tname=x\ton=1\nfork\nwrite\tdata=a%09b%0A50%25"
+    assert encode_steps(()) == ""
+
+
+words = st.from_regex(r"[a-z][a-z._-]{0,8}", fullmatch=True)
+values = st.one_of(st.text(st.characters(min_codepoint=1, max_codepoint=255)), st.integers(), st.booleans())
+
+
+@given(st.lists(st.builds(Operation, words, st.dictionaries(words, values, max_size=4)), max_size=12))
+def test_steps_survive_being_an_argument_themselves(operations: list[Operation]) -> None:
+    line = encode_fields("sweep-ops", {"before": encode_steps(operations), "max": 3})
+    assert "\n" not in line and line.count("\t") == 2
+    assert parse_op(line).args["max"] == "3"
+    assert parse_steps(parse_op(line).args["before"]) == tuple(map(plain, operations))
 
 
 def test_an_answer_in_pieces_and_two_in_one() -> None:

@@ -65,6 +65,7 @@ class FakeGuest:
         self.dies: BaseException | None = None
         self.asked: list[str] = []
         self.agent = Agent(cast(Vm, self), 1.0)
+        self.vm: Any = None
         self._line = b""
 
     def send(self, data: bytes) -> None:
