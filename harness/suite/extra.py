@@ -202,7 +202,7 @@ class LeakBatch(pytest.Item):
         """How the batch ended; where it leaks, with whose leaks they are."""
         bench.keeper = self._workshop.keeper
         error: BaseException | None = None
-        clock = Clock[str]()
+        clock = Clock()
         with bench.guest:
             bench.expect(*{pattern for other in done for pattern in other.expected})
             try:
@@ -237,7 +237,7 @@ class LeakBatch(pytest.Item):
         self._workshop.journal.emit(EventKind.TEST_END, result, kernel=kernel.id, test=name)
         pytest.skip(why)
 
-    def _again(self, bench: Bench, deeds: Sequence[Deed], clock: Clock[str]) -> None:
+    def _again(self, bench: Bench, deeds: Sequence[Deed], clock: Clock) -> None:
         start = time.monotonic()
         again(bench.guest.agent, deeds, BATCH_PASSES, BATCH_SECONDS * self.ready.pristine.scale, clock)
         bench.guest.settle()

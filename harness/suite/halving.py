@@ -30,14 +30,18 @@ class Asked(Generic[T]):
         self._over = over
         self._seen: dict[frozenset[T], frozenset[str]] = {}
 
-    def shows(self, what: str, part: Sequence[T]) -> bool:
-        """Whether the part shows it. Raises Spent if that is not known and may not be asked any more."""
+    def seen(self, part: Sequence[T]) -> frozenset[str]:
+        """What the part shows. Raises Spent if that is not known and may not be asked any more."""
         key = frozenset(part)
         if key not in self._seen:
             if len(self._seen) >= self._most or self._over():
                 raise Spent
             self._seen[key] = self._look(tuple(part))
-        return what in self._seen[key]
+        return self._seen[key]
+
+    def shows(self, what: str, part: Sequence[T]) -> bool:
+        """Whether the part shows it. Raises Spent as seen() does."""
+        return what in self.seen(part)
 
     def known(self, what: str, part: Iterable[T]) -> bool | None:
         """Whether the part showed it; None if it was not asked."""

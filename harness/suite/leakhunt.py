@@ -19,6 +19,7 @@ from harness.guest.guest import Answer, BpfObject
 from harness.machine.deadline import Deadline
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles import percpu
+from harness.oracles.kmemleak import born
 from harness.records import Finding, KharnessError, Operation
 from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench
@@ -60,7 +61,7 @@ class Hunt:
     """One hunt, after a batch in which `deeds` were done, when, `clock` says. `say` tells the user each step."""
 
     def __init__(
-        self, ready: Ready, deeds: Sequence[Deed], seed: int, clock: Clock[str], say: Callable[[str], None]
+        self, ready: Ready, deeds: Sequence[Deed], seed: int, clock: Clock, say: Callable[[str], None]
     ) -> None:
         self._ready = ready
         self._deeds = {one.test: replace(one, faulty=True) for one in deeds}
@@ -71,7 +72,7 @@ class Hunt:
         self._deadline = Deadline(SECONDS * self._scale, "the leak to be found")
         self._wanted: dict[str, Finding] = {}
         self._tests = self._asked(self._look_tests)
-        self._runs: dict[str, Asked[Run]] = {}
+        self._runs = {test: self._asked_runs(one) for test, one in self._deeds.items()}
         self._plain: dict[str, Asked[int]] = {}
         self._suspects: dict[tuple[str, str], list[Run]] = {}
         self._causes: dict[tuple[str, Run], Cause] = {}
@@ -79,6 +80,9 @@ class Hunt:
 
     def _asked(self, look: Callable[[tuple[T, ...]], frozenset[str]]) -> Asked[T]:
         return Asked(look, LOOKS, lambda: self._deadline.expired)
+
+    def _asked_runs(self, deed: Deed) -> Asked[Run]:
+        return self._asked(lambda part: self._look_runs(deed, part))
 
     def find(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings, with what was found out about those that are leaks and count."""
@@ -96,7 +100,8 @@ class Hunt:
         """Who is to blame for each leak: one culprit for each first, then the further ones."""
         tests = list(self._deeds)
         blamed: dict[str, list[Blamed]] = {what: [] for what in self._wanted}
-        hunts = {what: groups(tests, what, self._tests, self._guess(what)) for what in self._wanted}
+        guess = {what: [[test] for test, _ in self._born(what)] for what in self._wanted}
+        hunts = {what: groups(tests, what, self._tests, guess[what]) for what in self._wanted}
         while hunts:
             for what in list(hunts):
                 group = next(hunts[what], None)
@@ -106,9 +111,9 @@ class Hunt:
                     blamed[what].append(self._culprit(what, group))
         return blamed
 
-    def _guess(self, what: str) -> list[list[str]]:
-        born = kmemleak_oracle.born(self._wanted[what])
-        return [[test] for jiffies in born for test in self._clock.during(jiffies)]
+    def _born(self, what: str) -> list[tuple[str, Run]]:
+        """During which runs of which tests the leak was born, in the batch."""
+        return [entry for jiffies in born(self._wanted[what]) for entry in self._clock.during(jiffies)]
 
     # --- within a test ------------------------------------------------------------------
 
@@ -125,7 +130,7 @@ class Hunt:
         runs = deed.runs()
         if not runs:
             return self._plainly(what, deed)
-        asked = self._runs.setdefault(deed.test, self._asked(lambda part: self._look_runs(deed, part)))
+        asked = self._runs[deed.test]
         try:
             if asked.shows(what, ()):
                 return self._plainly(what, deed)
@@ -136,9 +141,10 @@ class Hunt:
     def _guess_runs(self, what: str, deed: Deed, asked: Asked[Run]) -> Iterator[Sequence[Run]]:
         """The runs during which what leaked was born; then with those beside them; then the sweeps that they are of."""
         runs = deed.runs()
-        if (deed.test, what) not in self._suspects:
+        suspects = [run for test, run in self._born(what) if test == deed.test]
+        if (deed.test, what) not in self._suspects and not suspects:
             asked.shows(what, runs)
-        suspects = [run for run in self._suspects.get((deed.test, what), ()) if run in runs]
+        suspects += self._suspects.get((deed.test, what), [])
         for reach in (0, BESIDE):
             for run in suspects:
                 yield [other for other in runs if other.place == run.place and abs(other.nth - run.nth) <= reach]
@@ -146,7 +152,7 @@ class Hunt:
             yield [run for run in runs if run.place == place]
 
     def _run_words(self, deed: Deed, found: Narrowed[Run]) -> tuple[str, Cause]:
-        if len(found.left) == 1 and found.left[0].nth:
+        if len(found.left) == 1:
             (run,) = found.left
             cause = self._causes.get((deed.test, run), Cause(swept(deed.operations[run.place]).operation))
             return numbered(deed, found.left), cause
@@ -171,11 +177,19 @@ class Hunt:
 
     def _look_tests(self, part: tuple[str, ...]) -> frozenset[str]:
         if len(part) == 1:
-            deed = self._deeds[part[0]]
-            return self._look_steps(deed, short(deed.test), deed.runs(), deed.steps)
+            return self._look_test(self._deeds[part[0]])
         deeds = [self._deeds[test] for test in part]
-        seconds = PASS_SECONDS * self._scale
-        return frozenset(self._look(listed(part), lambda bench: again(bench.guest.agent, deeds, PASSES, seconds)))
+        seconds, words = PASS_SECONDS * self._scale, listed(part)
+        return frozenset(self._look(words, lambda bench: again(bench.guest.agent, deeds, PASSES, seconds, Clock())))
+
+    def _look_test(self, deed: Deed) -> frozenset[str]:
+        """What a test shows; that a run of it does is enough, and more often seen."""
+        runs = deed.runs()
+        suspects = [run for what in self._wanted for test, run in self._born(what) if test == deed.test and run in runs]
+        for run in dict.fromkeys(suspects):
+            if seen := self._runs[deed.test].seen([run]):
+                return seen
+        return self._look_steps(deed, short(deed.test), runs, deed.steps)
 
     def _look_runs(self, deed: Deed, part: tuple[Run, ...]) -> frozenset[str]:
         words = numbered(deed, part) if part else "without a fault"
@@ -192,20 +206,23 @@ class Hunt:
         steps: Callable[[Sequence[Run]], Iterator[tuple[Run, Operation]]],
     ) -> frozenset[str]:  # fmt: skip
         """Looks at some runs of one test, again and again; remembers during which ones what leaks was born."""
-        clock = Clock[Run]()
+        clock = Clock()
 
         def do(bench: Bench) -> None:
+            agent = bench.guest.agent
+            clock.set(agent)
             deadline = Deadline(PASS_SECONDS * self._scale, "a part to be repeated")
             for number in range(PASSES):
                 if number and deadline.expired:
-                    return
-                for run, operation, answer in once(bench.guest.agent, steps(runs), clock):
-                    if [run] == list(runs) and run.nth:
+                    break
+                for run, operation, answer in once(agent, deed.test, steps(runs), clock):
+                    if [run] == list(runs):
                         self._causes.setdefault((deed.test, run), fault(bench, operation, run.nth, answer))
+            clock.set(agent)
 
         seen = self._look(words, do)
-        for what, born in seen.items():
-            self._suspects[deed.test, what] = [run for jiffies in born for run in clock.during(jiffies)]
+        for what, times in seen.items():
+            self._suspects[deed.test, what] = [run for jiffies in times for _, run in clock.during(jiffies)]
         return frozenset(seen)
 
     def _look(self, words: str, do: Callable[[Bench], None]) -> dict[str, list[int]]:
@@ -233,7 +250,7 @@ class Hunt:
                 found = kmemleak_oracle.findings(kmemleak.report(guest.agent), ready.symbols)
                 after = guest.settle()
             found += percpu.findings(percpu.parse(ready.pristine.percpu), percpu.parse(after))
-        return {leak.signature: kmemleak_oracle.born(leak) for leak in found}
+        return {leak.signature: born(leak) for leak in found}
 
     # --- what is told -------------------------------------------------------------------
 
@@ -283,7 +300,7 @@ def numbered(deed: Deed, runs: Sequence[Run]) -> str:
         first, last = nths[0], nths[-1]
         span = f"allocation {first}" if first == last else f"{len(nths)} allocations from {first} to {last}"
         operation = f"{what.operation} [{what.thread}]" if what.thread else what.operation
-        words.append(f"{operation}, {span if last else 'whatever may'} failing")
+        words.append(f"{operation}, {span} failing")
     return "; ".join(words)
 
 
