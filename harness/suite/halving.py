@@ -64,25 +64,25 @@ class Narrowed(Generic[T]):
     finished: bool
 
 
-def narrow(items: Sequence[T], what: str, asked: Asked[T], guess: Iterable[Sequence[T]] = ()) -> Narrowed[T]:
+Guess = Callable[[], Iterable[Sequence[T]]]
+"""Parts to be asked first, as they are known by then."""
+
+
+def narrow(items: Sequence[T], what: str, asked: Asked[T], guess: Guess[T] = tuple) -> Narrowed[T]:
     """The smallest part of `items`, which together showed it, that was found to show it too.
 
-    Parts that `guess` gives are asked first. Then halves are; where neither half shows it, quarters, and what is left
-    without each of them, and so on: smaller parts are another chance to see it, and larger ones may hold what it takes.
+    Guessed parts are asked first. Then halves are; where neither half shows it, quarters, and what is left without each
+    of them, and so on: smaller parts are another chance to see it, and larger ones may hold what it takes.
     """
     left = tuple(items)
     try:
         left = asked.smallest(what, left)
-        for part in guess:
-            if len(left) == 1:
-                break
-            if set(part) < set(left) and asked.shows(what, part):
-                left = tuple(part)
         chunks = 2
         while len(left) > 1:
-            smaller = next((part for part in _parts(left, chunks) if asked.shows(what, part)), None)
+            parts = itertools.chain(guess(), _parts(left, chunks))
+            smaller = next((part for part in parts if set(part) < set(left) and asked.shows(what, part)), None)
             if smaller:
-                left, chunks = smaller, 2
+                left, chunks = tuple(smaller), 2
             elif chunks >= len(left):
                 break
             else:
@@ -101,14 +101,12 @@ def _parts(items: tuple[T, ...], chunks: int) -> Iterator[tuple[T, ...]]:
         yield from (items[:start] + items[end:] for start, end in spans)
 
 
-def groups(
-    items: Sequence[T], what: str, asked: Asked[T], guess: Iterable[Sequence[T]] = ()
-) -> Iterator[Narrowed[T]]:
+def groups(items: Sequence[T], what: str, asked: Asked[T], guess: Guess[T] = tuple) -> Iterator[Narrowed[T]]:
     """Parts that each show it by themselves, one after the other, until what is left over does not.
 
     Or may not be asked, which `asked` then knows.
     """
-    guess, rest = tuple(guess), tuple(items)
+    rest = tuple(items)
     while rest:
         found = narrow(rest, what, asked, guess)
         yield found

@@ -8,6 +8,7 @@ of birth that kmemleak prints say where to look first; what is blamed has been s
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -40,6 +41,9 @@ BESIDE = 2
 """A fault of an allocation may move by so many from one run to the next."""
 
 LATE = ", not narrowed further for time"
+
+TRIED = 2
+"""So many suspected runs are looked at before their whole test is."""
 
 NAMED = 3
 """So many tests are named one by one."""
@@ -74,7 +78,7 @@ class Hunt:
         self._tests = self._asked(self._look_tests)
         self._runs = {test: self._asked_runs(one) for test, one in self._deeds.items()}
         self._plain: dict[str, Asked[int]] = {}
-        self._suspects: dict[tuple[str, str], list[Run]] = {}
+        self._suspects: dict[str, list[tuple[str, Run]]] = defaultdict(list)
         self._causes: dict[tuple[str, Run], Cause] = {}
         self.steps: list[str] = []
 
@@ -92,7 +96,9 @@ class Hunt:
             return list(findings)
         for leak in leaks:
             self._wanted.setdefault(leak.signature, leak)
-        self._say(f"{len(self._wanted)} leaks in what {listed(list(self._deeds))} did: looking for whose they are")
+            self._suspect(leak.signature, born(leak), self._clock)
+        several = "a leak" if len(self._wanted) == 1 else f"{len(self._wanted)} leaks"
+        self._say(f"{several} in what {listed(list(self._deeds))} did: looking for whose they are")
         blamed = self._hunt()
         return [self._told(one, blamed[one.signature]) if one in leaks else one for one in findings]
 
@@ -100,8 +106,7 @@ class Hunt:
         """Who is to blame for each leak: one culprit for each first, then the further ones."""
         tests = list(self._deeds)
         blamed: dict[str, list[Blamed]] = {what: [] for what in self._wanted}
-        guess = {what: [[test] for test, _ in self._born(what)] for what in self._wanted}
-        hunts = {what: groups(tests, what, self._tests, guess[what]) for what in self._wanted}
+        hunts = {what: groups(tests, what, self._tests, self._guess(what)) for what in self._wanted}
         while hunts:
             for what in list(hunts):
                 group = next(hunts[what], None)
@@ -111,9 +116,12 @@ class Hunt:
                     blamed[what].append(self._culprit(what, group))
         return blamed
 
-    def _born(self, what: str) -> list[tuple[str, Run]]:
-        """During which runs of which tests the leak was born, in the batch."""
-        return [entry for jiffies in born(self._wanted[what]) for entry in self._clock.during(jiffies)]
+    def _guess(self, what: str) -> Callable[[], list[list[str]]]:
+        return lambda: [[test] for test, _ in self._suspects[what]]
+
+    def _suspect(self, what: str, times: Sequence[int], clock: Clock) -> None:
+        """Notes during which runs of which tests a leak was born; the newest first, as parts are ever fewer."""
+        self._suspects[what] = [entry for jiffies in times for entry in clock.during(jiffies)] + self._suspects[what]
 
     # --- within a test ------------------------------------------------------------------
 
@@ -136,20 +144,20 @@ class Hunt:
                 return self._plainly(what, deed)
         except Spent:
             return self._run_words(deed, Narrowed(runs, False))
-        return self._run_words(deed, narrow(runs, what, asked, self._guess_runs(what, deed, asked)))
+        return self._run_words(deed, narrow(runs, what, asked, lambda: self._guess_runs(what, deed)))
 
-    def _guess_runs(self, what: str, deed: Deed, asked: Asked[Run]) -> Iterator[Sequence[Run]]:
+    def _guess_runs(self, what: str, deed: Deed) -> Iterator[Sequence[Run]]:
         """The runs during which what leaked was born; then with those beside them; then the sweeps that they are of."""
         runs = deed.runs()
-        suspects = [run for test, run in self._born(what) if test == deed.test]
-        if (deed.test, what) not in self._suspects and not suspects:
-            asked.shows(what, runs)
-        suspects += self._suspects.get((deed.test, what), [])
+        suspects = self._suspected(what, deed)
         for reach in (0, BESIDE):
             for run in suspects:
                 yield [other for other in runs if other.place == run.place and abs(other.nth - run.nth) <= reach]
         for place in dict.fromkeys(run.place for run in suspects):
             yield [run for run in runs if run.place == place]
+
+    def _suspected(self, what: str, deed: Deed) -> list[Run]:
+        return list(dict.fromkeys(run for test, run in self._suspects[what] if test == deed.test))
 
     def _run_words(self, deed: Deed, found: Narrowed[Run]) -> tuple[str, Cause]:
         if len(found.left) == 1:
@@ -168,7 +176,7 @@ class Hunt:
         steps = list(deed.steps(()))
         asked = self._plain.setdefault(deed.test, self._asked(lambda part: self._look_first(deed, len(part))))
         places = [run for run, _ in steps]
-        suspects = [places.index(run) for run in self._suspects.get((deed.test, what), ()) if run in places]
+        suspects = [places.index(run) for run in self._suspected(what, deed) if run in places]
         guess = [number for place in suspects for number in (place + 1, place)]
         reached = earliest(len(steps), what, asked, guess)
         return first_words(reached, [operation for _, operation in steps]), Cause(called(steps[reached.fewest - 1][1]))
@@ -179,17 +187,18 @@ class Hunt:
         if len(part) == 1:
             return self._look_test(self._deeds[part[0]])
         deeds = [self._deeds[test] for test in part]
-        seconds, words = PASS_SECONDS * self._scale, listed(part)
-        return frozenset(self._look(words, lambda bench: again(bench.guest.agent, deeds, PASSES, seconds, Clock())))
+        seconds, clock = PASS_SECONDS * self._scale, Clock()
+        return self._look(listed(part), lambda bench: again(bench.guest.agent, deeds, PASSES, seconds, clock), clock)
 
     def _look_test(self, deed: Deed) -> frozenset[str]:
-        """What a test shows; that a run of it does is enough, and more often seen."""
-        runs = deed.runs()
-        suspects = [run for what in self._wanted for test, run in self._born(what) if test == deed.test and run in runs]
-        for run in dict.fromkeys(suspects):
-            if seen := self._runs[deed.test].seen([run]):
-                return seen
-        return self._look_steps(deed, short(deed.test), runs, deed.steps)
+        """What a test shows; that a run of it shows it all is enough, and more often seen."""
+        suspects = [run for what in self._wanted for run in self._suspected(what, deed) if run in deed.runs()]
+        shown: frozenset[str] = frozenset()
+        for run in suspects[:TRIED]:
+            shown |= self._runs[deed.test].seen([run])
+            if shown >= self._wanted.keys():
+                return shown
+        return shown | self._look_steps(deed, short(deed.test), deed.runs(), deed.steps)
 
     def _look_runs(self, deed: Deed, part: tuple[Run, ...]) -> frozenset[str]:
         words = numbered(deed, part) if part else "without a fault"
@@ -205,7 +214,7 @@ class Hunt:
         self, deed: Deed, words: str, runs: Sequence[Run],
         steps: Callable[[Sequence[Run]], Iterator[tuple[Run, Operation]]],
     ) -> frozenset[str]:  # fmt: skip
-        """Looks at some runs of one test, again and again; remembers during which ones what leaks was born."""
+        """Looks at some runs of one test, done again and again."""
         clock = Clock()
 
         def do(bench: Bench) -> None:
@@ -220,13 +229,10 @@ class Hunt:
                         self._causes.setdefault((deed.test, run), fault(bench, operation, run.nth, answer))
             clock.set(agent)
 
-        seen = self._look(words, do)
-        for what, times in seen.items():
-            self._suspects[deed.test, what] = [run for jiffies in times for _, run in clock.during(jiffies)]
-        return frozenset(seen)
+        return self._look(words, do, clock)
 
-    def _look(self, words: str, do: Callable[[Bench], None]) -> dict[str, list[int]]:
-        """The leaks that showed in a fresh guest, with when they were born; none where the guest failed."""
+    def _look(self, words: str, do: Callable[[Bench], None], clock: Clock) -> frozenset[str]:
+        """The leaks that showed in a fresh guest in which `do` was done; none where the guest failed."""
         start, seen, why = time.monotonic(), dict[str, list[int]](), ""
         try:
             seen = self._shown(do)
@@ -237,7 +243,9 @@ class Hunt:
         how = why or (several if count else "no leak seen")
         self.steps.append(f"step {len(self.steps) + 1}, {time.monotonic() - start:.0f} s: {words}: {how}")
         self._say(self.steps[-1])
-        return seen
+        for what in self._wanted:
+            self._suspect(what, seen.get(what, ()), clock)
+        return frozenset(seen)
 
     def _shown(self, do: Callable[[Bench], None]) -> dict[str, list[int]]:
         ready = self._ready

@@ -58,7 +58,7 @@ def test_the_guilty_one_is_found_in_two_steps_for_each_halving(count: int, data:
 def test_a_right_guess_takes_one_step(count: int, data: st.DataObject) -> None:
     guilty = data.draw(st.integers(0, count - 1))
     oracle = Oracle(any_of(guilty))
-    assert narrow(range(count), WHAT, Asked(oracle.look, 100), [[guilty]]) == Narrowed((guilty,), True)
+    assert narrow(range(count), WHAT, Asked(oracle.look, 100), lambda: [[guilty]]) == Narrowed((guilty,), True)
     assert oracle.asked <= 1
 
 
@@ -67,7 +67,7 @@ def test_a_wrong_guess_misleads_nobody(count: int, data: st.DataObject) -> None:
     """Guesses may name others, too many, or what is not there."""
     guilty = data.draw(st.integers(0, count - 1))
     guess = data.draw(st.lists(st.lists(st.integers(-3, count + 3), unique=True), max_size=5))
-    assert narrow(range(count), WHAT, Asked(Oracle(any_of(guilty)).look, 100), guess).left == (guilty,)
+    assert narrow(range(count), WHAT, Asked(Oracle(any_of(guilty)).look, 100), lambda: guess).left == (guilty,)
 
 
 @given(SIZES, st.data())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -39,31 +40,34 @@ class Kernel:
     """Stands for all guests of a hunt: which operation leaks what, and how many guests there were."""
 
     def __init__(self, leaks: Leaks, findings: Sequence[Finding] = (LEAK,)) -> None:
-        self.leaks = leaks
+        self.of = {finding.signature: leaks for finding in findings}
         self.findings = findings
         self.guests = 0
         self.said: list[str] = []
         self.fails = False
-        self.leaked = False
+        self.leaked: set[str] = set()
 
     def shown(self, hunt: Hunt, do: Callable[[Bench], None]) -> dict[str, list[int]]:
         self.guests += 1
-        self.leaked = False
+        self.leaked = set()
         if self.fails:
             raise GuestError("the guest would not")
         agent = SimpleNamespace(call=lambda verb, **args: {"ok": False})
         do(cast(Bench, SimpleNamespace(guest=SimpleNamespace(agent=agent))))
-        return {finding.signature: [] for finding in self.findings} if self.leaked else {}
+        return {what: [] for what in self.leaked}
+
+    def note(self, test: str, run: Run, operation: Operation) -> None:
+        self.leaked |= {what for what, leaks in self.of.items() if leaks(test, run, operation)}
 
     def once(self, agent: object, test: str, steps: Iterable[tuple[Run, Operation]], clock: Clock) -> object:
         for run, operation in steps:
-            self.leaked |= self.leaks(test, run, operation)
+            self.note(test, run, operation)
             yield run, operation, {}
 
     def again(self, agent: object, deeds: Sequence[Deed], *more: object) -> None:
         for one in deeds:
             for run, operation in one.steps():
-                self.leaked |= self.leaks(one.test, run, operation)
+                self.note(one.test, run, operation)
 
 
 def sweep_leaks(nth: int) -> Leaks:
@@ -138,6 +142,17 @@ def test_several_leaks_of_one_run_are_found_together(hunted: Callable[..., list[
     _, leak, count = hunted(kernel, knowing())
     assert leak.fault == count.fault == "{operation: attach, task: helper, nth: 17}"
     assert kernel.guests == 3
+
+
+def test_two_leaks_of_one_test_have_each_its_run(hunted: Callable[..., list[Finding]]) -> None:
+    """What one run leaks must not hide that another one of the same test leaks, too."""
+    kernel = Kernel(sweep_leaks(17))
+    late = replace(LEAK, signature="kmemleak:slab leak:g", log=(LEAK.log[0], '  comm "x", pid 7, jiffies 5010'))
+    kernel.findings = (LEAK, late)
+    kernel.of = {LEAK.signature: sweep_leaks(17), late.signature: sweep_leaks(30)}
+    _, first, second = hunted(kernel, knowing())
+    assert first.title.endswith("test_sweeps: attach [helper], allocation 17 failing")
+    assert second.title.endswith("test_sweeps: attach [helper], allocation 30 failing")
 
 
 def test_each_of_two_tests_is_named(hunted: Callable[..., list[Finding]]) -> None:
