@@ -81,7 +81,9 @@ PROFILE = Profile(
         "scx_bpf_dsq_nr_queued", "alloc_pnode", "free_pnode", "alloc_exit_info", "free_exit_info",
         "scx_alloc_and_add_sched", "scx_sched_free_rcu_work", "scx_enable", "scx_ops_enable",
         "scx_root_enable_workfn", "scx_root_disable", "scx_disable_workfn", "scx_ops_disable_workfn",
-        "bpf_scx_reg", "bpf_scx_unreg",
+        "bpf_scx_reg", "bpf_scx_unreg", "alloc_kick_syncs", "scx_link_sched", "scx_set_cmask_scratch_alloc",
+        "scx_cgroup_init", "scx_tg_online", "__scx_init_task", "scx_init_task", "scx_pre_fork", "scx_fork",
+        "scx_arena_pool_init", "scx_cid_init",
     ),
     fallible=("init_dsq", "scx_init_dsq"),
 )  # fmt: skip

@@ -18,7 +18,7 @@ class Replay:
     """One test to do again. A replay fails only if it shows one of `signatures` again.
 
     `suite` is where the test lies; `kconfig`, `cmdline` and `bpf` are what the user added; `patches` are files that
-    bring the kernel's source about. `argv` is how the run was called.
+    bring the kernel's source about; with `coverage` it counts its branches. `argv` is how the run was called.
     """
 
     schema: int
@@ -34,6 +34,7 @@ class Replay:
     cmdline: str = ""
     patches: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
+    coverage: bool = False
 
 
 def write(path: Path, replay: Replay) -> Path:

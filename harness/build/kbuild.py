@@ -42,6 +42,13 @@ FIRST_GUESS = 1000
 COVERAGE = "coverage"
 """The fragment of a kernel that counts what it executes."""
 
+GCOV_FLAGS = (
+    "-fprofile-arcs -ftest-coverage -fprofile-update=prefer-atomic -fno-tree-loop-im -fno-early-inlining"
+    " -frandom-seed=kharness"
+)
+"""The kernel's own, and: functions are counted before they are inlined, or the constants that they return leave no line
+to be counted; and the object's stamp is not the time of day, or no two builds are equal."""
+
 NOTES = "profile.gcno"
 """What of the kernel's entry gcov needs: the blocks and lines of the profiled object."""
 
@@ -83,7 +90,7 @@ class BuildRequest:
     @property
     def make_vars(self) -> list[tuple[str, str]]:
         """What goes on make's command line beside the architecture; a part of the keys of cached kernels."""
-        profiled = {f"GCOV_PROFILE_{Path(self.profile).name}": "y"} if self.profile else {}
+        profiled = {f"GCOV_PROFILE_{Path(self.profile).name}": "y", "CFLAGS_GCOV": GCOV_FLAGS} if self.profile else {}
         return sorted((self.definition.kernel.make_vars | profiled).items())
 
     @property
@@ -262,8 +269,8 @@ def build(
 
     Its cache entry holds ``image``, ``vmlinux`` (DWARF and BTF), ``System.map``, ``config``,
     ``Module.symvers``, ``objects`` (one path a line), ``meta.json`` and, with CONFIG_MODULES, ``extmod/``
-    to build external modules in (``make -C extmod M=...``); of a profiled one also NOTES. Raises what :func:`configure` raises,
-    KernelFailure("build") naming the first error's file and line, and HarnessError when the host failed.
+    to build external modules in (``make -C extmod M=...``); of a profiled one also NOTES. Raises what
+    :func:`configure` raises, KernelFailure("build") naming the first error's file and line, and HarnessError when the host failed.
     """
     config = _config_file(request, toolchain, cache, progress)
     sha256 = kconfig.read(config).sha256()

@@ -221,7 +221,11 @@ def bench(request: pytest.FixtureRequest, ready: Ready, workshop: Workshop) -> I
             if attempt == RETRY_LOST_MACHINE:
                 raise
             bench.guest = ready.restore()
+    if workshop.counters:
+        workshop.counters.begin(bench.guest)
     yield bench
+    if workshop.counters:  # the test has been judged
+        workshop.counters.end(bench.guest, ready, bench.test_id)
     bench.guest.__exit__(None, None, None)
 
 
@@ -337,6 +341,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
             cmdline=bench.ready.target.cmdline,
             patches=workshop.session.patches if bench.ready.kernel.role is Role.PATCHED else (),
             bpf=tuple(BpfRequest(found.path, found.sha256) for found in bench.ready.target.schedulers),
+            coverage=workshop.session.coverage,
         )  # fmt: skip
         replay.write(path, again)
         result = replace(result, replay=str(path))
