@@ -270,7 +270,8 @@ def build(
     Its cache entry holds ``image``, ``vmlinux`` (DWARF and BTF), ``System.map``, ``config``,
     ``Module.symvers``, ``objects`` (one path a line), ``meta.json`` and, with CONFIG_MODULES, ``extmod/``
     to build external modules in (``make -C extmod M=...``); of a profiled one also NOTES. Raises what
-    :func:`configure` raises, KernelFailure("build") naming the first error's file and line, and HarnessError when the host failed.
+    :func:`configure` raises, KernelFailure("build") naming the first error's file and line, and HarnessError when the
+    host failed.
     """
     config = _config_file(request, toolchain, cache, progress)
     sha256 = kconfig.read(config).sha256()

@@ -18,6 +18,7 @@ _BLANK = re.compile(
 )
 _IF = re.compile(r"\bif\s*\(")
 _ELSE = re.compile(r"\s*else\b(?!\s*if\b)")
+_ELSE_IF = re.compile(r"\s*else(?=\s+if\b)")
 _NAME = re.compile(r"(\w+)\s*$")
 _ANNOTATION = re.compile(r"__(?:acquires|releases|must_hold|cond_acquires|printf|attribute__)\w*|__attribute__")
 _PAIRS = {"(": ")", "{": "}", "[": "]"}
@@ -121,10 +122,14 @@ class Source:
                 yield Arm(condition, other.end() - len("else"), other.end(), *span, otherwise=True)
 
     def _statement(self, at: int) -> tuple[int, int]:
-        """The statement that begins at or behind `at`: a block, or all up to its semicolon."""
+        """The statement that begins at or behind `at`: a block, an if with its else, or all up to its semicolon."""
         while at < len(self.code) and self.code[at].isspace():
             at += 1
         start = at
+        if inner := _IF.match(self.code, at):
+            _, end = self._statement(self.closing(inner.end() - 1))
+            other = _ELSE.match(self.code, end) or _ELSE_IF.match(self.code, end)
+            return start, self._statement(other.end())[1] if other else end
         while at < len(self.code):
             char = self.code[at]
             if char == "{":
