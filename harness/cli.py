@@ -98,6 +98,10 @@ def run(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the guest of each test that does not pass: kharness shell --kept.")
     ] = False,
+    coverage: Annotated[
+        bool,
+        typer.Option("--coverage/--no-coverage", help="On a kernel that counts them: which branches were taken."),
+    ] = False,
     print_plan: Annotated[
         bool, typer.Option("--print-plan", help="Write what would be run as a PLAN, and run nothing.")
     ] = False,

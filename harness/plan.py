@@ -57,6 +57,37 @@ class Wishes:
     guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     toolchain: str = "root"
     keep: bool = False
+    coverage: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run with --coverage counts, and what it tells of it.
+
+    `object` is what kbuild profiles, with its folder; `functions` are those under test; `fallible` those that must have
+    been seen failing by each of their callers that can run after boot. Names that a kernel has not are passed over.
+    """
+
+    object: str
+    functions: tuple[str, ...]
+    fallible: tuple[str, ...]
+
+
+PROFILE = Profile(
+    # Includes kernel/sched/ext.c, or since 7.2 kernel/sched/ext/ext.c.
+    object="kernel/sched/build_policy.o",
+    functions=(
+        "init_dsq", "scx_init_dsq", "exit_dsq", "scx_exit_dsq", "create_dsq", "destroy_dsq", "find_user_dsq",
+        "find_global_dsq", "free_dsq_rcufn", "free_dsq_irq_workfn", "scx_bpf_create_dsq", "scx_bpf_destroy_dsq",
+        "scx_bpf_dsq_nr_queued", "alloc_pnode", "free_pnode", "alloc_exit_info", "free_exit_info",
+        "scx_alloc_and_add_sched", "scx_sched_free_rcu_work", "scx_enable", "scx_ops_enable",
+        "scx_root_enable_workfn", "scx_root_disable", "scx_disable_workfn", "scx_ops_disable_workfn",
+        "bpf_scx_reg", "bpf_scx_unreg", "alloc_kick_syncs", "scx_link_sched", "scx_set_cmask_scratch_alloc",
+        "scx_cgroup_init", "scx_tg_online", "__scx_init_task", "scx_init_task", "scx_pre_fork", "scx_fork",
+        "scx_arena_pool_init", "scx_cid_init",
+    ),
+    fallible=("init_dsq", "scx_init_dsq"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,6 +215,7 @@ class Plan:
     jobs: int = DEFAULT_JOBS
     guests: int = 0
     keep: bool = False
+    coverage: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB
     test_id: str = ""
@@ -232,6 +264,7 @@ class Session:
     targets: tuple[Target, ...]
     jobs: int = 1
     keep: bool = False
+    coverage: bool = False
     cache_cap_gib: int = CACHE_CAP_GIB
     argv: tuple[str, ...] = ()
     test_id: str = ""

@@ -175,7 +175,8 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
         seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machines=machines,
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), bpf=programs(wishes.bpf),
-        toolchain=wishes.toolchain, jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep, argv=argv,
+        toolchain=wishes.toolchain, jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep,
+        coverage=wishes.coverage, argv=argv,
     )  # fmt: skip
 
 

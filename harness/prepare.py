@@ -32,7 +32,7 @@ from harness.machine.qemu import Launch
 from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
 from harness.oracles.log import parse_kmsg
-from harness.plan import KernelRequest, Plan, Scheduler, Target
+from harness.plan import PROFILE, KernelRequest, Plan, Scheduler, Target
 from harness.records import (
     EventKind,
     Evidence,
@@ -205,7 +205,8 @@ class Workbench:
 
     def _kernel(self, request: KernelRequest, definition: Definition, tree: Tree) -> Kernel:
         users = tuple(Path(path) for path in self._plan.kconfig)
-        build = kbuild.BuildRequest(tree, definition, users, self._plan.jobs)
+        profile = PROFILE.object if self._plan.coverage else ""
+        build = kbuild.BuildRequest(tree, definition, users, self._plan.jobs, profile=profile)
         return kbuild.build(build, self._toolchain, self._cache, self._progress, request.role)
 
     def _image(

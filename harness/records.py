@@ -462,6 +462,7 @@ class EventKind(enum.StrEnum):
     CANARY = "canary"  # [Canary]
     TEST_START = "test-start"  # {"machine": str}
     TEST_END = "test-end"  # [TestResult]
+    COVERAGE = "coverage"  # [harness.oracles.coverage.Coverage], of a kernel, with --coverage
     SESSION_END = "session-end"  # {"exitstatus": int}
     RUN_END = "run-end"  # {"why": str}
 

@@ -18,7 +18,7 @@ class Replay:
     """One test to do again. A replay fails only if it shows one of `signatures` again.
 
     `suite` is where the test lies; `kconfig`, `cmdline`, `bpf` and `faults` are what the user added; `patches` are
-    files that bring the kernel's source about. `argv` is how the run was called.
+    files that bring the kernel's source about; with `coverage` it counts its branches. `argv`: how the run was called.
     """
 
     schema: int
@@ -35,6 +35,7 @@ class Replay:
     patches: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
     faults: tuple[FaultPlan, ...] = ()
+    coverage: bool = False
 
 
 def write(path: Path, replay: Replay) -> Path:

@@ -10,17 +10,27 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import children, collect, prepare
+from harness import children, collect, coverage, prepare
 from harness.host import capacity, doctor
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal, read
 from harness.plan import Plan, Session, Target
-from harness.records import SCHEMA, Event, EventKind, Exit, HarnessError, KharnessError, UsageError, encode
+from harness.records import (
+    SCHEMA,
+    Event,
+    EventKind,
+    Exit,
+    HarnessError,
+    KharnessError,
+    Role,
+    UsageError,
+    encode,
+)
 from harness.report import html, junit, results, terminal
 from harness.sources import Sources
 from harness.verdict import Results, judge
@@ -113,8 +123,15 @@ class Conductor:
             targets = workbench.targets(requests, tuple(needed[name]))
             if targets:
                 self._pytest(toolchain, targets, needed[name].total(), sources.patches())
+                self._coverage(toolchain, targets, {r.role: sources.tree(r).path for r in requests})
             if number < len(names):
                 self._so_far(name, names[number:])
+
+    def _coverage(self, toolchain: Toolchain, targets: Sequence[Target], trees: Mapping[Role, Path]) -> None:
+        """With --coverage, what the tests took on each kernel."""
+        kernels = {target.kernel.id: target.kernel for target in targets} if self.plan.coverage else {}
+        for kernel in kernels.values():
+            coverage.measure(kernel, trees[kernel.role], toolchain, self.journal)
 
     def _so_far(self, done: str, left: Sequence[str]) -> None:
         """What would be the verdict if the run ended here."""
@@ -132,7 +149,7 @@ class Conductor:
         self._tested = True
         session = Session(
             run=self.run_id, out=str(self.out.path.resolve()), seed=self.plan.seed, cache=str(self.cache.root),
-            toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep,
+            toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep, coverage=self.plan.coverage,
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
             kconfig=self.plan.kconfig, suite=self.plan.suite, machines=self.plan.machines,
             patches=patches, bpf=self.plan.bpf, faults=self.plan.faults,

@@ -39,6 +39,19 @@ KCONFIGS = Path(__file__).resolve().parents[2] / "kconfigs"
 FIRST_GUESS = 1000
 """Objects of a first build, before any was counted here."""
 
+COVERAGE = "coverage"
+"""The fragment of a kernel that counts what it executes."""
+
+GCOV_FLAGS = (
+    "-fprofile-arcs -ftest-coverage -fprofile-update=prefer-atomic -fno-tree-loop-im -fno-early-inlining"
+    " -frandom-seed=kharness"
+)
+"""The kernel's own, and: functions are counted before they are inlined, or the constants that they return leave no line
+to be counted; and the object's stamp is not the time of day, or no two builds are equal."""
+
+NOTES = "profile.gcno"
+"""What of the kernel's entry gcov needs: the blocks and lines of the profiled object."""
+
 _KEPT = ("vmlinux", "System.map", "Module.symvers")
 _EXTMOD = "scripts/package/install-extmod-build"
 # modpost and objtool run where the module is built, which is here: so they stay the host's programs
@@ -51,7 +64,7 @@ class BuildRequest:
     """One kernel to build, as `definition` says. `user_fragments` override its own, in order.
 
     `jobs` is at most how many compilers run at once (never more than this machine has CPUs); `kconfigs` is the
-    folder of the definition's fragments.
+    folder of the definition's fragments. `profile` is an object (kernel/fork.o) whose execution the kernel counts.
     """
 
     tree: Tree
@@ -59,6 +72,7 @@ class BuildRequest:
     user_fragments: tuple[Path, ...] = ()
     jobs: int = 2
     kconfigs: Path = KCONFIGS
+    profile: str = ""
 
     @property
     def arch(self) -> str:
@@ -66,16 +80,18 @@ class BuildRequest:
 
     @property
     def what(self) -> str:
-        return f"build of {self.arch} {self.tree.version}"
+        return f"build of {self.arch} {self.tree.version}" + (" with coverage" if self.profile else "")
 
     @property
     def fragments(self) -> tuple[Path, ...]:
-        return tuple(self.kconfigs / f"{name}.config" for name in self.definition.kernel.fragments)
+        names = (*self.definition.kernel.fragments, *([COVERAGE] if self.profile else []))
+        return tuple(self.kconfigs / f"{name}.config" for name in names)
 
     @property
     def make_vars(self) -> list[tuple[str, str]]:
-        """What goes on make's command line beside the architecture."""
-        return sorted(self.definition.kernel.make_vars.items())
+        """What goes on make's command line beside the architecture; a part of the keys of cached kernels."""
+        profiled = {f"GCOV_PROFILE_{Path(self.profile).name}": "y", "CFLAGS_GCOV": GCOV_FLAGS} if self.profile else {}
+        return sorted((self.definition.kernel.make_vars | profiled).items())
 
     @property
     def recipe(self) -> dict[str, str]:
@@ -253,8 +269,9 @@ def build(
 
     Its cache entry holds ``image``, ``vmlinux`` (DWARF and BTF), ``System.map``, ``config``,
     ``Module.symvers``, ``objects`` (one path a line), ``meta.json`` and, with CONFIG_MODULES, ``extmod/``
-    to build external modules in (``make -C extmod M=...``). Raises what :func:`configure` raises,
-    KernelFailure("build") naming the first error's file and line, and HarnessError when the host failed.
+    to build external modules in (``make -C extmod M=...``); of a profiled one also NOTES. Raises what
+    :func:`configure` raises, KernelFailure("build") naming the first error's file and line, and HarnessError when the
+    host failed.
     """
     config = _config_file(request, toolchain, cache, progress)
     sha256 = kconfig.read(config).sha256()
@@ -376,12 +393,14 @@ def _keep(make: _Make, staging: Path) -> None:
         wanted["extmod"] = "extmod"
     else:
         wanted.pop("Module.symvers")
+    if make.request.profile:
+        wanted[str(Path(make.request.profile).with_suffix(".gcno"))] = NOTES
     for name, kept in wanted.items():
         # The image may be a link, and what it leads to goes away with the build folder.
         source = (folder / name).resolve()
         if not source.exists():
             raise HarnessError(
                 f"{make.request.what} ended well but left no {name}",
-                step=f"check image and target of {make.request.arch} in vm/",
+                step=f"check image and target of {make.request.arch} in vm/, and PROFILE in harness/plan.py",
             )
         shutil.move(source, staging / kept)

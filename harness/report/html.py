@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.records import Finding, render_frame
-from harness.report import sites, text
+from harness.report import coverage, sites, text
 from harness.report.results import store
 from harness.verdict import Results, TestRow
 
@@ -46,6 +46,7 @@ def render(results: Results) -> str:
     env.filters["summary"] = sites.summary
     env.filters["under"] = sites.under_fault
     env.filters["again"] = lambda finding, test: sites.fault_line(results, test, finding)
+    env.filters["covered"] = coverage.summary
     env.filters["kept"] = text.kept_line
     env.filters["replay"] = text.replay_line
     env.filters["word"] = text.outcome_word

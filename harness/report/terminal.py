@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.records import Outcome, Role, Verdict
-from harness.report import sites
+from harness.report import coverage, sites
 from harness.report.text import (
     callers,
     clean,
@@ -150,6 +150,8 @@ def _facts(results: Results) -> Iterator[str]:
         counts = f"{sums.reached} reached, {sums.injected} injected, {sums.handled} handled"
         yield from _entry("faults", f"{plural(sums.sites, 'site')}: {counts}")
     yield from _sites(results)
+    for line in coverage.lines(results):
+        yield from _entry("coverage", line)
     if sums.operations:
         compared = f"{plural(sums.operations, 'operation')}, {plural(sums.compared, 'answer')} compared"
         told = sums.disagreements[0] if sums.disagreements else "the model agrees with each"

@@ -236,7 +236,11 @@ def bench(request: pytest.FixtureRequest, ready: Ready, workshop: Workshop) -> I
             if attempt == RETRY_LOST_MACHINE:
                 raise
             bench.guest = ready.restore()
+    if workshop.counters:
+        workshop.counters.begin(bench.guest)
     yield bench
+    if workshop.counters:  # the test has been judged
+        workshop.counters.end(bench.guest, ready, bench.test_id)
     bench.guest.__exit__(None, None, None)
 
 
@@ -366,6 +370,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
             patches=workshop.session.patches if bench.ready.kernel.role is Role.PATCHED else (),
             bpf=tuple(BpfRequest(found.path, found.sha256) for found in bench.ready.target.schedulers),
             faults=workshop.session.faults,
+            coverage=workshop.session.coverage,
         )  # fmt: skip
         replay.write(path, again)
         result = replace(result, replay=str(path))

@@ -22,6 +22,7 @@ from harness.machine.qemu import Launch
 from harness.model.state import Features
 from harness.plan import Session, Survey, Target
 from harness.records import HarnessError, decode
+from harness.suite.coverage import Counters
 from harness.suite.features import probe
 from harness.suite.keep import Keeper
 from harness.suite.machines import target_name
@@ -106,6 +107,7 @@ class Workshop:
             firsts.setdefault(target.kernel.id, ready[-1])
         self.ready = tuple(ready)
         self.journal = Journal(self.out / "events.jsonl", session.run)
+        self.counters = Counters(session) if session.coverage else None
         self.keeper = Keeper(session, self.toolchain) if session.keep else None
         self._done: dict[str, list[Bench]] = {}
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness.records import SCHEMA, Event, Outcome, Role, Verdict
+from harness.verdict import coverage
 from harness.verdict.compare import Compared, compare
 from harness.verdict.log import Log, Reason
 from harness.verdict.rows import PSEUDO, Results, RunRow, TestRow
@@ -29,7 +30,7 @@ def judge(events: Iterable[Event]) -> Results:
     log = Log(events)
     log.settle(_settled)
     compared = compare(log)
-    reasons = [*log.complete(), *compared.reasons]
+    reasons = [*log.complete(), *coverage.gaps(log), *compared.reasons]
     for test in log.rows():
         reasons += _for_itself(log, test, compared)
     reasons.sort(key=lambda reason: _WORST_FIRST.index(reason.verdict))  # stable: else in the log's order
@@ -48,6 +49,7 @@ def judge(events: Iterable[Event]) -> Results:
         why=tuple(dict.fromkeys(reason.line for reason in reasons)) or (_good(compared),),
         next=step if verdict is Verdict.INCONCLUSIVE else "",
         sites=sites,
+        coverage=tuple(log.coverage.values()),
         remarks=remarks(log.declared, log.kernels.values(), sites),
     )
 

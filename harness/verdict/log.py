@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from harness.faults.optional import Declared
+from harness.oracles.coverage import Coverage
 from harness.records import Canary, Event, EventKind, HarnessError, Outcome, Role, UsageError, Verdict, decode
 from harness.verdict.rows import PATCH, PSEUDO, KernelRow, MachineRow, RunRow, TestRow
 
@@ -50,6 +51,7 @@ class Log:
         self.sessions: list[Event] = []
         self.declared: dict[str, Declared] = {}
         """What was declared optional, by where; each part of a session tells of it."""
+        self.coverage: dict[str, Coverage] = {}
         self.statuses: list[int] = []
         self.starts: Counter[tuple[str, str, str]] = Counter()
         self.ends: Counter[tuple[str, str, str]] = Counter()
@@ -81,6 +83,8 @@ class Log:
                 for item in event.data.get("optional", ()):
                     entry = _payload(event, Declared, item)
                     self.declared[entry.place] = entry
+            case EventKind.COVERAGE:
+                self.coverage[event.kernel] = _payload(event, Coverage)
             case EventKind.SESSION_END:
                 self.statuses.append(int(event.data.get("exitstatus", -1)))
             case EventKind.TEST_START:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.oracles.coverage import Coverage
 from harness.records import (
     Canary,
     Comparison,
@@ -160,6 +161,7 @@ class Results:
     next: str = ""
     sites: tuple[SiteRow, ...] = ()
     remarks: tuple[str, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
 
     def role(self, row: TestRow | SiteRow) -> Role:
         """The role of the kernel a test ran on; one the log does not describe counts as the tree."""

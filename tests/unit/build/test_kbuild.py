@@ -45,6 +45,7 @@ $(O)/%.o: %.c
 $(O)/vmlinux: $(objs)
 	@echo '  LD      vmlinux'
 	@cat $^ > $@ && env > $(O)/System.map
+	@test -z '$(CFLAGS_GCOV)' || echo '$(GCOV_PROFILE_dsq.o) $(CFLAGS_GCOV)' > $(O)/kernel/dsq.gcno
 vmlinux: $(O)/vmlinux
 	@mkdir -p $(O)/include/config && echo 7.2.13-fake > $(O)/include/config/kernel.release
 bzImage: vmlinux
@@ -209,6 +210,24 @@ def test_what_changes_the_content_changes_the_kernel(world: World) -> None:
     world.write("linux/kernel/dsq.c", "int dsq = 1;\n")
     paths.add(world.build().path)
     assert len(paths) == 4
+
+
+def test_a_profiled_kernel_is_another_one_and_keeps_the_notes(world: World) -> None:
+    plain = world.build()
+    world.write("coverage.config", "CONFIG_MORE=y\n")
+    profiled = world.build(world.request(profile="kernel/dsq.o"))
+    assert profiled.path != plain.path
+    assert (Path(profiled.path) / kbuild.NOTES).read_text() == f"y {kbuild.GCOV_FLAGS}\n"
+    assert "CONFIG_MORE=y" in Path(profiled.config).read_text().splitlines()
+    assert not (Path(plain.path) / kbuild.NOTES).exists()
+    assert world.build().path == plain.path
+
+
+def test_a_profiled_object_that_is_not_built(world: World) -> None:
+    world.write("coverage.config", "")
+    with pytest.raises(HarnessError, match=r"left no kernel/gone\.gcno") as raised:
+        world.build(world.request(profile="kernel/gone.o"))
+    assert "PROFILE" in raised.value.step
 
 
 def test_the_key_of_a_cached_kernel_stays(world: World) -> None:
