@@ -226,7 +226,7 @@ class Faults:
         for _ in range(ROUNDS):
             summary = self._round(action, swept, budget_ms)
             if summary is None:
-                return None
+                return total(done) if done else None
             done.append(summary)
             if not _fresh(done):
                 break
@@ -251,9 +251,9 @@ class Faults:
             raise Disagreed(_spoilt(swept, got))
         self._guest.settle()
         left = self._guest.agent.call("left", record=False, name=ledger.name)
+        summary = self._close(swept, got, left)
         if left["count"] > len(left["left"]):
             raise GuestError(f"{left['count']} objects are left, {len(left['left'])} were told", step="raise MAX_LEFT")
-        summary = self._close(swept, got, left)
         if not got["done"]:
             raise GuestError(f"the sweep came to allocation {got['next']} of {swept.operation} in {budget_ms} ms")
         return summary

@@ -56,7 +56,7 @@ def test_the_words_are_those_of_the_module() -> None:
     prints = re.findall(r'pr_emerg\("([^"]*)\\n"', MODULE.read_text())
     filled = [line.replace("%.64s", "create").replace("%llu", "7").replace("%u", "1") for line in prints]
     assert len(filled) == 3
-    assert told([line.replace("%pS", AT[5]) for line in filled]) == (Cause("create", "failslab", ("init_dsq",)), 7)
+    assert told([line.replace("%pB", AT[5]) for line in filled]) == (Cause("create", "failslab", ("init_dsq",)), 7)
 
 
 @pytest.mark.parametrize("carriage", ["", "\r"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults.sites import Ended, RawSite, base_name, is_under, normalise, summarise
+from harness.faults.sites import Ended, RawSite, base_name, blame, is_under, key, normalise, summarise, total
 from harness.records import FaultSite, FaultSummary, Frame, HarnessError
 
 HASH = "0123456789abcdef"
@@ -208,3 +208,49 @@ def test_summarise_refuses_more_results_than_injections() -> None:
     row = RawSite("failslab", frames(*X86), reached=3, injected=1, endings=(HANDLED, ABSORBED))
     with pytest.raises(HarnessError, match="made to fail 1 times but 2 results"):
         summarise("create", [row], DSQ)
+
+
+LEAKED = Ended("leaked", "-ENOMEM")
+
+
+@pytest.mark.parametrize(
+    ("endings", "how", "outcomes"),
+    [
+        ([LEAKED, ABSORBED, HANDLED], "splat", {"leaked": 1, "absorbed": 1, "splat": 1}),
+        ([HANDLED, ABSORBED, LEAKED], "splat", {"leaked": 1, "absorbed": 1, "splat": 1}),
+        ([ABSORBED, LEAKED], "splat", {"leaked": 1, "splat": 1}),
+        ([LEAKED], "splat", {"splat": 1}),
+        ([LEAKED], "wrong errno", {"leaked": 1}),
+        ([Ended("handled", "-ENOMEM", 3)], "leaked", {"handled": 2, "leaked": 1}),
+        ([], "leaked", {}),
+    ],
+)
+def test_a_finding_turns_the_best_outcome_that_is_better_than_it(
+    endings: list[Ended], how: str, outcomes: dict[str, int]
+) -> None:
+    summary = summarise("create", [raw(*endings), raw(HANDLED, kind="page")], DSQ)
+    first, second = blame(summary, key(summary.sites[0]), how, "the finding").sites
+    assert (first.outcomes, first.findings) == (outcomes, ("the finding",))
+    assert second == summary.sites[1], "another type at the same place is another site"
+
+
+def test_what_was_found_out_is_handled_no_more() -> None:
+    summary = summarise("create", [raw(Ended("handled", "-ENOMEM", 3)), raw(HANDLED, kind="page")], DSQ)
+    assert summary.handled == 4
+    site = key(summary.sites[0])
+    first = blame(summary, site, "leaked", "a leak")
+    assert (first.handled, first.injected) == (3, 4)
+    assert blame(first, site, "leaked", "a leak") == first, "told again it is the same run"
+    second = blame(first, site, "splat", "a warning")
+    assert (second.handled, second.sites[0].outcome) == (2, "splat")
+    assert second.sites[0].outcomes == {"handled": 1, "leaked": 1, "splat": 1}
+
+
+def test_rounds_in_total_tell_of_each_site_once() -> None:
+    rounds = [summarise("create", [raw(HANDLED)], DSQ), summarise("create", [raw(ABSORBED), raw(kind="page")], DSQ)]
+    whole = total(rounds)
+    assert [(site.type, site.reached, site.outcomes) for site in whole.sites] == [
+        ("failslab", 18, {"handled": 1, "absorbed": 1}), ("page", 9, {}),
+    ]  # fmt: skip
+    assert (whole.reached, whole.injected, whole.handled) == (27, 2, 1)
+    assert blame(whole, key(whole.sites[0]), "leaked", "a leak").sites[0].outcomes == {"absorbed": 1, "leaked": 1}

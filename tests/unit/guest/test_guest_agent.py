@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import cast
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.guest.agent import Agent, AgentError, encode_fields, encode_steps, encode_value
+from harness.guest.guest import BpfObject, Guest, Tracers
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
 from harness.records import Ended, GuestError, How, MachineEnded, Operation
@@ -179,3 +181,16 @@ def test_deadlines_scale_with_the_machine() -> None:
     guest.call("run", seconds=20)
     assert line.deadlines[0].seconds == 60
     assert "the guest to answer 'run'" in str(line.deadlines[0])
+
+
+def test_a_sweep_s_budget_scales_with_the_machine_and_the_answer_is_awaited_longer() -> None:
+    guest, line = agent(fine, scale=3.0)
+    one = BpfObject(guest, "api1")
+    tracers = Tracers(one, None, "create")
+    one.sweep("create", "destroy", "", b"", tracers, budget_ms=20_000, repeat=5)
+    swept = SimpleNamespace(agent=guest, pristine=SimpleNamespace(scale=3.0))
+    Guest.sweep(cast(Guest, swept), [Operation("fork")], (), (), tracers, "", budget_ms=20_000)
+    for sent, deadline in zip(line.sent, line.deadlines, strict=True):
+        args = parse_op(sent.decode().rstrip("\n").partition("\t")[2]).args
+        assert args["timeout_ms"] == "60000" and "budget_ms" not in args
+        assert deadline.seconds > 60, "the agent ends by itself before"

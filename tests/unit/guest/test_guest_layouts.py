@@ -89,7 +89,7 @@ def test_a_struct_that_is_declared_several_times_is_the_same(places: tuple[tuple
         (AGENT / "agent.h", "told", "uint64_t nth, site", "uint64_t site, nth"),
         (AGENT / "agent.h", "told", "uint32_t type, depth", "uint64_t type, depth"),
         (LEDGER, "object", "\tu32 unused;\n", ""),
-        (LEDGER, "object", "#define MAX_DEPTH 20", "#define MAX_DEPTH 24"),
+        (LEDGER, "object", "#define MAX_DEPTH 28", "#define MAX_DEPTH 32"),
         (AGENT / "ledger.c", "entry", "kind, size, depth", "size, kind, depth"),
     ],
 )
@@ -147,8 +147,17 @@ def test_numbers_that_both_sides_have() -> None:
 
 def test_every_program_of_the_ledger_is_attached_and_the_agent_has_room_for_them() -> None:
     programs = re.findall(r"^int BPF_PROG\((\w+)", LEDGER.read_text(), re.MULTILINE)
-    assert sorted(programs) == sorted(sweep.LEDGER_PROGRAMS)
+    assert sorted(programs) == sorted(sweep.LEDGER_DEEP)
     assert constant("agent/bpf.c", "MAX_LINKS") >= len(programs)
+
+
+def test_what_the_host_reads_of_a_sweep_s_answer_is_in_it() -> None:
+    sources = [(AGENT / name).read_text() for name in ("sweep.c", "nth.c", "run.c", "ledger.c")]
+    sent = {name for text in sources for name in re.findall(r'reply_int\(r, "(\w+)"|\\"(\w+)\\":\[', text) for name in name}
+    readers = [(ROOT / "harness" / "suite" / name).read_text() for name in ("sweep.py", "account.py")]
+    read = {name for text in readers for name in re.findall(r"\b(?:got|left)\[[\"'](\w+)[\"']\]", text)}
+    assert {"unready", "stuck", "outcomes", "loud", "left", "count", "ids"} <= read
+    assert read - {"ok", "errno"} <= sent, "those two are in every answer"
 
 
 SIZES = {"u64": 8, "s64": 8, "u32": 4, "s32": 4}

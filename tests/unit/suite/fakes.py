@@ -17,6 +17,8 @@ from harness.suite.bench import Bench
 
 GFP = {6: "IO", 7: "FS", 10: "DIRECT_RECLAIM", 11: "KSWAPD_RECLAIM"}
 GFP_KERNEL = 0xCC0
+SCALE = 2.0
+"""The machine is so much slower than one that deadlines are made for."""
 
 FUNCTIONS: dict[int, tuple[Frame, ...]] = {
     0x10: (Frame("should_failslab"),),
@@ -108,6 +110,7 @@ class FakeGuest:
     def __init__(self, agent: FakeAgent, **objects: FakeObject) -> None:
         self.agent = agent
         self.objects = objects
+        self.pristine = SimpleNamespace(scale=SCALE)
         self.threads: dict[str, int] = {"scx_enable_helper": 88}
         self.writes: list[tuple[str, str]] = []
         self.settled = 0
@@ -135,7 +138,7 @@ class FakeBench:
         self.guest = guest or FakeGuest(FakeAgent())
         self.symbols = symbols or FakeSymbols()
         self.ready = SimpleNamespace(
-            symbols=self.symbols, gfp_bits=GFP, pristine=SimpleNamespace(scale=2.0), features=Features(init="init_dsq"),
+            symbols=self.symbols, gfp_bits=GFP, pristine=self.guest.pristine, features=Features(init="init_dsq"),
         )  # fmt: skip
         self.findings: list[Finding] = []
         self.windows: list[Window] = []
@@ -159,9 +162,10 @@ class FakeBench:
 
     @contextlib.contextmanager
     def under(self, cause: Cause) -> Iterator[None]:
+        outer = self.causes[-1] if self.causes else None
         self.causes.append(cause)
         yield
-        self.causes.append(None)
+        self.causes.append(outer)
 
     @property
     def as_bench(self) -> Bench:

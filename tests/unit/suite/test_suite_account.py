@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.faults import plans
 from harness.faults.cause import Cause, Window
 from harness.faults.endings import ENOMEM, HANG, LEFT_SLAB, NOT_DONE, Allowed, Ending, ended_with
 from harness.faults.sites import Ended
-from harness.records import FaultSite, FaultSummary, Frame, GuestError
+from harness.records import Fault, FaultSite, FaultSummary, Frame, GuestError
 from harness.suite.account import Account, Swept, disputed
 from tests.unit.suite.fakes import FakeBench, observer, site
 
@@ -129,6 +131,21 @@ def test_what_is_left_is_a_leak_with_its_fault_and_spoils_the_site() -> None:
     assert (slab.outcome, page.outcome) == ("leaked", "handled")
 
 
+def test_what_was_absorbed_and_left_something_is_a_leak() -> None:
+    account, bench = opened()
+    left = {"left": [[KMALLOC, 3, 0, 2, 384, LEFT_STACK]], "count": 1}
+    summary = account.close(answer([KMALLOC, 0, 0, 3, 4], [CHUNK, 0, 0, 2, 1]), left)
+    assert [one.outcomes for one in summary.sites] == [{"leaked": 4}, {"absorbed": 1}]
+    assert [(found.kind, found.fault) for found in bench.findings] == [("slab leak", "{operation: create, nth: 3}")]
+
+
+def test_a_worse_ending_than_a_leak_stays_what_it_is() -> None:
+    account, _ = opened()
+    left = {"left": [[KMALLOC, 3, HANG, 2, 384, LEFT_STACK]], "count": 1}
+    summary = account.close(answer([KMALLOC, HANG, 0, 3, 1], [KMALLOC, ENOMEM, 0, 1, 3]), left)
+    assert summary.sites[0].outcomes == {"hang": 1, "leaked": 3}
+
+
 def test_every_entry_of_a_stack_that_is_left_is_a_return_address() -> None:
     account, bench = opened()
     account.close(answer(), {"left": [[KMALLOC, 3, ENOMEM, 1, 8, LEFT_STACK]], "count": 1})
@@ -182,6 +199,13 @@ def test_without_a_sweep_only_what_was_seen_is_told() -> None:
     assert opened(site(1, 0x70))[0].observed({}) == FaultSummary()
 
 
+def test_all_addresses_are_looked_up_at_once_as_return_addresses() -> None:
+    _, bench = opened()
+    at_once, *each = bench.symbols.asked
+    assert at_once == (0, *SLAB_STACK, *PAGE_STACK)
+    assert each == [SLAB_STACK, PAGE_STACK], "then they are known"
+
+
 def test_addresses_of_the_stacks_with_the_functions_of_the_source() -> None:
     account, _ = opened()
     found = account.addresses()
@@ -194,6 +218,20 @@ def test_addresses_of_the_stacks_with_the_functions_of_the_source() -> None:
 )
 def test_the_plan_of_one_line(thread: str, plan: str) -> None:
     assert Swept("a", thread, Allowed(), ()).plan(3) == plan
+
+
+@pytest.mark.parametrize(
+    ("thread", "entry"),
+    [("", "{operation: create, what: page, probability: 100}"),
+     ("kthreadd", "{operation: create, what: page, task: kthreadd, probability: 100}")],
+)  # fmt: skip
+def test_where_each_page_failed_the_plan_fails_each_page(tmp_path: Path, thread: str, entry: str) -> None:
+    swept = Swept("create", thread, Allowed(), (), every=True)
+    assert swept.plan(1) == swept.plan(3) == entry
+    (tmp_path / "plan.yaml").write_text(entry)
+    (plan,) = plans.read(tmp_path / "plan.yaml", ["create"])
+    assert plan.fault == Fault(what="page", task=thread or "self", probability=100)
+    assert all(plans.chosen(plan.fault, number) for number in range(1, 100))
 
 
 def test_what_is_disputed_is_told_alike_on_every_build() -> None:

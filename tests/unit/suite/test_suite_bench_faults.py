@@ -81,6 +81,71 @@ def test_what_is_raised_after_it_did_not() -> None:
     assert (found.operation, found.site, found.fault) == (None, None, None)
 
 
+def test_the_log_of_a_block_came_under_its_fault_and_what_came_before_and_after_did_not() -> None:
+    def loud(bench: Bench, guest: FakeGuest) -> None:
+        counted(bench, handled=2)
+        guest.kmsg = numbered(WARN, 500, "before_it")
+        with bench.under(CAUSE):
+            guest.kmsg = numbered(WARN, 504)
+        guest.kmsg = numbered(WARN, 508, "after_it")
+        assert bench.windows == [Window(504, 507, CAUSE)]
+
+    result = conclude(loud)
+    told = {found.function: (found.operation, found.site, found.fault) for found in result.findings}
+    nothing = (None, None, None)
+    assert told == {"before_it": nothing, "init_dsq": ("create", " < ".join(SITE), CAUSE.fault), "after_it": nothing}
+    assert result.faults.sites[0].outcomes == {"handled": 1, "splat": 1}
+
+
+def numbered(records: Sequence[str], first: int, function: str = "init_dsq") -> tuple[str, ...]:
+    """Records of WARN under other sequence numbers, and of another function."""
+    parts = [record.replace("init_dsq", function).split(",", 2) for record in records]
+    return tuple(f"{parts[0]},{first + number},{parts[2]}" for number, parts in enumerate(parts))
+
+
+def test_a_block_in_which_the_log_stayed_empty_covers_nothing_of_it() -> None:
+    bench, guest = made()
+    with bench.under(CAUSE):
+        pass
+    guest.kmsg = WARN
+    assert [(found.kind, found.site) for found in bench.conclude(None).findings] == [("warn", None)]
+
+
+def test_after_a_block_within_a_block_the_outer_fault_holds_again() -> None:
+    outer, error = Cause("attach", fault="{operation: attach, nth: 1}"), AssertionError("seen was 3")
+    bench, _ = made()
+    with pytest.raises(AssertionError), bench.under(outer):
+        with bench.under(CAUSE):
+            pass
+        raise error
+    (found,) = bench.conclude(error).findings
+    assert (found.operation, found.fault) == ("attach", outer.fault)
+
+
+def test_what_is_said_in_a_block_within_a_block_came_under_the_inner_fault() -> None:
+    def loud(bench: Bench, guest: FakeGuest) -> None:
+        with bench.under(Cause("attach", fault="{operation: attach, nth: 1}")):
+            guest.kmsg = numbered(WARN, 500, "outer")
+            with bench.under(CAUSE):
+                guest.kmsg = numbered(WARN, 504)
+
+    told = {found.function: (found.operation, found.fault) for found in conclude(loud).findings}
+    assert told == {"outer": ("attach", "{operation: attach, nth: 1}"), "init_dsq": ("create", CAUSE.fault)}
+
+
+def test_a_guest_that_does_not_answer_at_a_block_s_end_died_of_its_fault() -> None:
+    bench, guest = made()
+    error = MachineEnded("no answer", Ended(How.EXITED, status=0), ["Kernel panic - not syncing: x"], False)
+
+    def receive(deadline: object) -> bytes:
+        raise error
+
+    with pytest.raises(MachineEnded), bench.under(CAUSE):
+        guest.receive = receive  # type: ignore[method-assign]
+    (found,) = bench.conclude(error).findings
+    assert (found.kind, found.operation, found.site) == ("panic", "create", " < ".join(SITE))
+
+
 def test_a_dying_guest_tells_which_fault_it_died_of() -> None:
     panic = [
         "kharness: died during: attach [scx_enable_helper], allocation 7", "kharness: fault type 1",
@@ -110,7 +175,7 @@ def test_a_guest_that_dies_under_a_plan_tells_the_plan() -> None:
 @pytest.mark.parametrize(("told", "operation"), [(0x1000, "attach"), (0, None)])
 def test_a_hanging_guest_s_memory_is_asked_what_it_was_at(told: int, operation: str | None) -> None:
     bench, guest = made()
-    memory = TOLD.pack(b"attach", 7, 1, 1, 2, 0x10, 0x20, *[0] * 14)
+    memory = TOLD.pack(b"attach", 7, 1, 1, 2, 0x11, 0x21, *[0] * 14)
     names = {0x10: SITE[0], 0x20: SITE[1]}
     asked: list[tuple[int, int]] = []
 
@@ -128,7 +193,7 @@ def test_a_hanging_guest_s_memory_is_asked_what_it_was_at(told: int, operation: 
 
 
 class Named:
-    """Symbols that know these addresses."""
+    """Symbols that know the code at these addresses: a return address is one past its call, the first of a stack is none."""
 
     def __init__(self, names: dict[int, str]) -> None:
         self.names = names
@@ -137,7 +202,7 @@ class Named:
         return (frame,)
 
     def chain(self, addresses: Sequence[int]) -> Sequence[Frame]:
-        return [Frame(self.names[address]) for address in addresses]
+        return [Frame(self.names.get(at - bool(number), "?")) for number, at in enumerate(addresses)]
 
 
 def test_qemu_killed_tells_of_no_fault() -> None:
@@ -174,4 +239,24 @@ def test_what_trials_have_left_spoils_their_sites() -> None:
     counted(bench, handled=2)
     leak = CAUSE.of(Finding("ledger", "slab leak", "a leak", "ledger:slab leak:init_dsq"))
     bench.blame_sites("leaked", [leak], [CAUSE, CAUSE, Cause("create", "failslab", ("other",), "{nth: 1}")])
+    assert bench.summaries[0].sites[0].outcomes == {"handled": 1, "leaked": 1}
+
+
+def test_a_finding_under_a_site_that_several_rounds_met_is_booked_once() -> None:
+    bench, _ = made()
+    counted(bench, handled=2)
+    counted(bench, handled=3)
+    leak = CAUSE.of(Finding("ledger", "slab leak", "a leak", "ledger:slab leak:init_dsq"))
+    bench.blame_sites("leaked", [leak], [CAUSE])
+    faults = bench.conclude(None).faults
+    (site,) = faults.sites
+    assert (site.injected, site.outcomes, site.findings) == (5, {"handled": 4, "leaked": 1}, (leak.signature,))
+    assert (faults.injected, faults.handled) == (5, 4)
+
+
+def test_what_is_left_under_a_fault_that_no_plan_tells_spoils_its_site_too() -> None:
+    bench, _ = made()
+    counted(bench, handled=2)
+    cause = replace(CAUSE, fault="")
+    bench.blame_sites("leaked", [cause.of(Finding("ledger", "slab leak", "a leak", "a leak"))], [cause])
     assert bench.summaries[0].sites[0].outcomes == {"handled": 1, "leaked": 1}

@@ -15,7 +15,7 @@ from harness.records import GuestError
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE
 from harness.suite.percpu import ALLOC, PROGRAM, Callers, PercpuFaults, Trial
-from harness.suite.sweep import LEDGER_PROGRAMS, PROVOKED, Faults
+from harness.suite.sweep import LEDGER_DEEP, PROVOKED, Faults
 from harness.suite.trials import OBJECT
 from tests.unit.suite.fakes import FakeAgent, FakeBench, FakeGuest, FakeObject, FakeSymbols
 
@@ -133,9 +133,18 @@ def test_the_ledger_writes_down_under_a_number_of_each_fault() -> None:
     assert [armed["run"] for armed in rig.armed] == [1, 2]
     assert rig.ledger.variables["run"] == 0, "nothing is written down after the block"
     assert (rig.ledger.variables["tid"], rig.ledger.variables["other_tid"]) == (77, 88)
-    assert rig.ledger.attached == list(LEDGER_PROGRAMS)
+    assert rig.ledger.attached == list(LEDGER_DEEP), "each once"
     assert (rig.ledger.variables["starts"], rig.ledger.variables["ends"]) == (0x4000, 0x5000)
     assert (rig.ledger.variables["nr_ranges"], rig.ledger.variables["deep"]) == (1, 1)
+
+
+def test_each_fault_has_the_ledger_look_below_functions_of_its_own() -> None:
+    rig = Rig()
+    rig.fail(1)
+    rig.fail(2, under=("scx_root_enable_workfn",))
+    assert (rig.ledger.variables["starts"], rig.ledger.variables["ends"]) == (0x9000, 0x9100)
+    rig.fail(3)
+    assert (rig.ledger.variables["starts"], rig.ledger.variables["ends"]) == (0x4000, 0x5000), "and not the last one's"
 
 
 def test_unloaded_it_is_loaded_anew() -> None:
@@ -168,8 +177,8 @@ def test_what_the_operation_answered_is_booked_on_the_site(told: int, how: str, 
 
 
 def left(run: int, kind: int, size: int, *stack: int) -> tuple[bytes, bytes]:
-    """An entry of the ledger: struct object of bpf_progs/ledger.bpf.c, its stack 20 deep."""
-    value = OBJECT.pack(run, kind, size, len(stack), 0) + struct.pack("<20Q", *stack, *[0] * (20 - len(stack)))
+    """An entry of the ledger: struct object of bpf_progs/ledger.bpf.c, its stack 28 deep."""
+    value = OBJECT.pack(run, kind, size, len(stack), 0) + struct.pack("<28Q", *stack, *[0] * (28 - len(stack)))
     return struct.pack("<Q", 0xFFFF888000000000 + run), value
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from harness.faults import plans
+from harness.faults.cause import Cause, Window
 from harness.plan import FaultPlan
 from harness.records import Fault, FaultSummary, GuestError, Operation
 from harness.suite import policy
@@ -110,22 +111,24 @@ class Stage:
         self.program = Object("p", calls, wrong)
         self.swept: list[tuple[Any, ...]] = []
         self.whole: list[str | None] = []
-        agent = SimpleNamespace(call=lambda verb, **args: {"tid": 77, "left": []})
+        agent = SimpleNamespace(call=lambda verb, **args: {"tid": 77, "left": []}, kmsg=[])
         guest = SimpleNamespace(
             agent=agent, load=lambda name: self.program, sweep=self.sweep, settle=lambda: "",
-            thread=lambda name: (threads or {}).get(name, 0),
+            log=lambda: agent.kmsg.append(f"6,{500 + len(agent.kmsg)},1,-;read"), thread=lambda name: (threads or {}).get(name, 0),
         )  # fmt: skip
         self.ready = SimpleNamespace(
-            gfp_bits={15: "NOFAIL"}, pristine=SimpleNamespace(scale=1.0),
+            gfp_bits={15: "NOFAIL"}, pristine=SimpleNamespace(scale=1.0, next_seq=500),
             symbols=SimpleNamespace(
                 ranges=lambda names: {name: ((16, 32), (64, 80)) if name != "gone" else () for name in names},
                 chain=lambda addresses: (),
             ),
         )  # fmt: skip
         bench = SimpleNamespace(
-            guest=guest, ready=self.ready, seed=seed, findings=[], windows=[], expect=lambda *patterns: None,
-            under=Bench.under.__get__(SimpleNamespace()), count_faults=lambda summary: None, count_model=lambda *n: None,
+            guest=guest, ready=self.ready, seed=seed, findings=[], windows=[], _cause=None, expect=lambda *patterns: None,
+            count_faults=lambda summary: None, count_model=lambda *n: None,
         )  # fmt: skip
+        bench.under, bench._next_record = Bench.under.__get__(bench), Bench._next_record.__get__(bench)
+        self.windows: list[Window] = bench.windows
         self.rates: list[Rate] = []
         faults = SimpleNamespace(
             observer=Object("o"), ledger=lambda under, deep: Object("l"), sweep=self.sweep_whole, rates=self.rates
@@ -151,7 +154,8 @@ def test_one_fault_is_one_run() -> None:
     ((steps, how),) = stage.swept
     assert steps[0] == (ON, ATTACH, OFF, SETTLED)
     assert steps[2] == (OFF,), "also where the operation broke off"
-    assert (how["every"], how["to"], how["all"]) == (1, 1, 1)
+    assert (how["every"], how["to"], how["all"], how["budget_ms"]) == (1, 1, 1, policy.OPERATION_MS)
+    assert stage.windows == [Window(501, 501, Cause("attach", fault="{operation: attach, nth: 3}"))], "the log meanwhile"
     assert stage.program.attached == ["fail_slab", "fail_page"]
     assert (stage.program.values["only_tid"], stage.program.values["gfp_nofail"]) == (77, 1 << 15)
     assert (stage.program.values["nr_ranges"], stage.program.values["nr_callers"]) == (0, 0)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tests of sweeps as tests see them: what is asked of the guest, how often, and what a sweep proves that broke off."""
+"""Tests of sweeps as tests see them: what is asked of the guest, how often, and what watches."""
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,8 +16,17 @@ from harness.guest.guest import Guest
 from harness.records import Fault, GuestError, Operation
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE, Action
-from harness.suite.sweep import BUDGET_MS, LEDGER_PROGRAMS, PAGE_ROUNDS, PAGE_RUNS, PROVOKED, ROUNDS, Faults
-from tests.unit.suite.fakes import FakeAgent, FakeBench, FakeGuest, FakeObject, FakeSymbols, site
+from harness.suite.sweep import (
+    BUDGET_MS,
+    LEDGER_DEEP,
+    LEDGER_PROGRAMS,
+    PAGE_ROUNDS,
+    PAGE_RUNS,
+    PROVOKED,
+    ROUNDS,
+    Faults,
+)
+from tests.unit.suite.fakes import SCALE, FakeAgent, FakeBench, FakeGuest, FakeObject, FakeSymbols, site
 
 SLAB, OTHER, PAGES = 0xA, 0xB, 0xC
 SEEN = {
@@ -25,29 +35,37 @@ SEEN = {
     PAGES: (0x10, 0x30, 0x40, 0x50),
 } | {number: (0x10, *[0x20] * number, 0x50) for number in range(1, 9)}
 SPANS = {"scx_bpf_create_dsq": ((0x4000, 0x5000),), "scx_fork": ((0x6000, 0x6100),), "split": ((1, 2), (3, 4))}
-DONE = {"done": 1, "stuck": 0, "next": 9, "sweep_us": 500_000, "disputed": 0, "lost": 0, "loud": []}
+DONE = {"done": 1, "stuck": 0, "unready": 0, "next": 9, "sweep_us": 500_000, "disputed": 0, "lost": 0, "loud": []}
+
+
+GONE = {"ok": False, "errno": errno.ESRCH, "error": "no thread 'scx_enable_helper'"}
+Round = dict[int, bool] | None
 
 
 class SweptGuest(FakeGuest):
-    """A guest whose sweeps meet, round for round, these sites; with False one is reached and not made to fail."""
+    """A guest whose sweeps meet, round for round, these sites; with False one is reached and not made to fail. In a round
+    that is None the thread is not there."""
 
     sweep = Guest.sweep
 
-    def __init__(self, *rounds: dict[int, bool], **answer: Any) -> None:
+    def __init__(self, *rounds: Round, **answer: Any) -> None:
         self.observer = FakeObject("fault_sites1", lost=0, last_site=0)
         self.ledger = FakeObject("ledger1", lost=0)
         self.rounds = list(rounds)
+        self.told: dict[int, int] = {}
         self.more = answer
         answers = {"sweep-ops": self._sweep, "left": {"left": [], "count": 0}, "sweep": self._sweep}
         super().__init__(FakeAgent(**answers), fault_sites=self.observer, ledger=self.ledger)
 
     def _sweep(self, **args: Any) -> dict[str, Any]:
         met = self.rounds.pop(0)
+        if met is None:
+            return GONE
         self.observer.maps["sites"] = [
             site(key, *SEEN[key], injected=int(failed), reached=2, kind=2 if key == PAGES else 1)
             for key, failed in met.items()
         ]
-        outcomes = [[key, ENOMEM, 0, 1, 1] for key, failed in met.items() if failed]
+        outcomes = [[key, self.told.get(key, ENOMEM), 0, 1, 1] for key, failed in met.items() if failed]
         runs = len(outcomes) + 3
         return DONE | {"runs": runs, "injected": len(outcomes), "outcomes": outcomes} | self.more
 
@@ -56,7 +74,7 @@ class SweptGuest(FakeGuest):
         return self.agent.asked("sweep-ops")
 
 
-def rig(*rounds: dict[int, bool], **answer: Any) -> tuple[Faults, SweptGuest, FakeBench]:
+def rig(*rounds: Round, **answer: Any) -> tuple[Faults, SweptGuest, FakeBench]:
     guest = SweptGuest(*rounds, **answer)
     bench = FakeBench(guest, FakeSymbols(SPANS))
     return Faults(bench.as_bench), guest, bench
@@ -64,6 +82,7 @@ def rig(*rounds: dict[int, bool], **answer: Any) -> tuple[Faults, SweptGuest, Fa
 
 BEFORE, DURING, AFTER = Operation("clear", {"name": "x"}), Operation("run", {"prog": "a\tb"}), Operation("detach", {})
 ACTION = Action("create", (DURING, AFTER), before=(BEFORE,), after=(AFTER,), under=CREATE)
+ATTACH = Action("attach", (DURING,), under=CREATE, threads=("scx_enable_helper", ""))
 
 
 # --- every allocation once --------------------------------------------------------------------
@@ -75,6 +94,7 @@ def test_a_thread_is_swept_until_a_round_brings_nothing_new() -> None:
     assert len(guest.sweeps) == 3 and not guest.rounds
     assert summary is not None
     assert [(one.injected, one.outcomes) for one in summary.sites] == [(2, {"handled": 2}), (2, {"handled": 2})]
+    assert (summary.reached, summary.injected, summary.handled) == (8, 4, 4), "all rounds in one"
     assert sum(part.injected for part in bench.summaries) == 4, "each round is booked once"
     assert guest.settled == 3, "what is left is asked for when all is quiet"
 
@@ -109,10 +129,10 @@ def test_what_is_asked_of_the_agent() -> None:
     assert asked["after"] == "detach"
     assert (asked["thread"], asked["tell"]) == ("scx_enable_helper", "create [scx_enable_helper]")
     assert (asked["observer"], asked["ledger"]) == ("fault_sites1", "ledger1")
-    assert (asked["misses"], asked["timeout_ms"], asked["fine"], asked["all"]) == (3, BUDGET_MS, 0, 1)
-    assert "every" not in asked
+    assert (asked["misses"], asked["timeout_ms"], asked["fine"], asked["all"]) == (3, SCALE * BUDGET_MS, 0, 1)
+    assert not {"every", "budget_ms"} & set(asked)
     assert guest.observer.attached == ["slab_site", "page_site"]
-    assert guest.ledger.attached == list(LEDGER_PROGRAMS)
+    assert guest.ledger.attached == list(LEDGER_DEEP)
     assert set(PROVOKED) <= set(bench.expected)
 
 
@@ -133,23 +153,33 @@ def test_fail_nth_may_fail_everything_below_the_function_alone() -> None:
 
 
 def test_each_thread_has_rounds_of_its_own() -> None:
-    faults, guest, _ = rig({SLAB: True}, {}, {SLAB: True}, {})
-    action = Action("attach", (DURING,), under=CREATE, threads=("scx_enable_helper", ""))
-    faults.sweep(action)
+    faults, guest, _ = rig({SLAB: True}, {}, {SLAB: True, OTHER: True}, {})
+    summary = faults.sweep(ATTACH)
     assert [asked["thread"] for asked in guest.sweeps] == ["scx_enable_helper"] * 2 + [""] * 2
+    assert summary is not None
+    assert [one.injected for one in summary.sites] == [1, 2], "the threads' sites in one"
 
 
 def test_a_kernel_without_the_thread() -> None:
-    faults, guest, bench = rig()
-    guest.agent.answers["sweep-ops"] = {"ok": False, "errno": 3, "error": "no thread 'helper'"}
-    assert faults.sweep(ACTION, thread="helper") is None
+    faults, guest, bench = rig(None)
+    assert faults.sweep(ACTION, thread="scx_enable_helper") is None
     assert not bench.summaries and not guest.settled
+    faults, guest, _ = rig(None, {SLAB: True}, {})
+    summary = faults.sweep(ATTACH)
+    assert summary is not None and summary.injected == 1, "the other one was there"
+
+
+def test_a_thread_that_is_gone_in_a_later_round_does_not_make_the_first_one_undone() -> None:
+    faults, guest, bench = rig({SLAB: True}, None)
+    summary = faults.sweep(ACTION, thread="scx_enable_helper")
+    assert summary is not None and summary.sites == bench.summaries[0].sites
+    assert len(guest.sweeps) == 2
 
 
 def test_an_operation_that_cannot_be_swept_says_so() -> None:
     faults, guest, _ = rig()
-    guest.agent.answers["sweep-ops"] = {"ok": False, "errno": 16, "error": "before run 1: answer -16"}
-    with pytest.raises(GuestError, match="before run 1"):
+    guest.agent.answers["sweep-ops"] = {"ok": False, "errno": 13, "error": "fail-nth of thread 77: Permission denied"}
+    with pytest.raises(GuestError, match="fail-nth of thread 77"):
         faults.sweep(ACTION)
 
 
@@ -169,10 +199,33 @@ def test_pages_that_were_reached_and_never_had_their_turn_get_runs_in_which_each
     assert disarmed[f"{PAGE}/probability"] == "0" and disarmed[f"{PAGE}/task-filter"] == "N"
 
 
+def test_what_is_wrong_when_each_page_fails_is_told_with_a_plan_that_fails_each_page() -> None:
+    faults, guest, bench = rig({SLAB: True, PAGES: False}, {}, {PAGES: True})
+    guest.told = {SLAB: -errno.EINVAL, PAGES: -errno.EINVAL}
+    faults.sweep(ACTION, thread="scx_enable_helper")
+    assert [(found.kind, found.fault) for found in bench.findings] == [
+        ("wrong errno", "{operation: create, task: scx_enable_helper, nth: 1}"),
+        ("wrong errno", "{operation: create, what: page, task: scx_enable_helper, probability: 100}"),
+    ]
+
+
 def test_pages_that_never_come_are_given_up() -> None:
     faults, guest, _ = rig({PAGES: False}, *[{PAGES: False}] * PAGE_ROUNDS)
     faults.sweep(ACTION)
     assert len(guest.sweeps) == 1 + PAGE_ROUNDS
+
+
+def test_pages_that_had_their_turn_in_any_round_need_no_more() -> None:
+    faults, guest, _ = rig({SLAB: True, PAGES: True}, {SLAB: True, PAGES: False})
+    faults.sweep(ACTION)
+    assert len(guest.sweeps) == 2
+
+
+def test_without_the_thread_pages_have_no_rounds_and_what_was_swept_stays() -> None:
+    faults, guest, _ = rig({SLAB: True, PAGES: False}, {}, *[None] * PAGE_ROUNDS)
+    summary = faults.sweep(ACTION, thread="scx_enable_helper")
+    assert summary is not None and [one.injected for one in summary.sites] == [1, 0]
+    assert not guest.rounds
 
 
 def test_pages_are_disarmed_when_the_guest_dies_of_it() -> None:
@@ -182,43 +235,7 @@ def test_pages_are_disarmed_when_the_guest_dies_of_it() -> None:
     assert {args["path"] for args in guest.agent.asked("write")} >= {f"{PAGE}/probability"}
 
 
-# --- what proves nothing ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        ({"disputed": 1}, "disagree on 1 faults"),
-        ({"lost": 3}, r"\(3 lost\)"),
-        ({"done": 0}, "came to allocation 9 of create"),
-    ],
-)
-def test_a_sweep_that_proves_nothing(answer: dict[str, Any], says: str) -> None:
-    faults, _, _ = rig({SLAB: True}, **answer)
-    with pytest.raises(GuestError, match=says):
-        faults.sweep(ACTION)
-
-
-def test_a_sweep_that_broke_off_has_booked_what_it_found() -> None:
-    faults, _, bench = rig({SLAB: True}, done=0)
-    with pytest.raises(GuestError):
-        faults.sweep(ACTION)
-    assert [part.injected for part in bench.summaries] == [1]
-
-
-def test_a_hang_ends_a_sweep_and_is_the_kernel_s_failure_alone() -> None:
-    faults, _, bench = rig({SLAB: True}, {SLAB: True}, done=0, stuck=1, outcomes=[[SLAB, -110, 0, 1, 1]])
-    faults.sweep(ACTION)
-    assert {found.kind for found in bench.findings} == {"hang"}
-
-
-@pytest.mark.parametrize(("tracer", "says"), [("observer", "7 fault observations and 0"), ("ledger", "0 fault observations and 7")])
-def test_what_found_no_room_is_evidence_that_is_lost(tracer: str, says: str) -> None:
-    faults, guest, bench = rig({SLAB: True})
-    getattr(guest, tracer).variables["lost"] = 7
-    with pytest.raises(GuestError, match=says):
-        faults.sweep(ACTION)
-    assert not bench.summaries
+# --- between two rounds ---------------------------------------------------------------------
 
 
 def test_the_next_round_starts_with_empty_maps_and_the_rate_is_the_guest_s() -> None:
@@ -327,7 +344,14 @@ def test_the_ledger_s_functions_are_set_anew() -> None:
     held = guest.ledger.variables
     assert (held["starts"], held["ends"], held["starts[1]"], held["ends[1]"]) == (1, 2, 3, 4)
     assert (held["nr_ranges"], held["deep"]) == (2, 1)
-    assert guest.ledger.attached == list(LEDGER_PROGRAMS), "attached once"
+    assert guest.ledger.attached == list(LEDGER_DEEP), "attached once"
+
+
+def test_only_what_looks_deep_has_the_programs_that_a_fast_sweep_does_without() -> None:
+    faults, guest, _ = rig()
+    faults.ledger(CREATE, deep=False)
+    assert guest.ledger.attached == list(LEDGER_PROGRAMS)
+    assert set(LEDGER_PROGRAMS) < set(LEDGER_DEEP)
 
 
 def test_an_operation_s_answers_are_its_own() -> None:
