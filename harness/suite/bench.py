@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -78,9 +79,17 @@ class Bench:
         """What fails within the block came under this fault, also if the block ends by an exception."""
         self._cause, outer = cause, self._cause
         first = self._next_record()
-        yield
+        try:
+            yield
+        except BaseException:
+            self.windows.append(Window(first, sys.maxsize, cause))
+            raise
         self.windows.append(Window(first, self._next_record() - 1, cause))
         self._cause = outer
+
+    def learn(self, cause: Cause, more: Cause) -> None:
+        """More is known now of a fault than was when its block began."""
+        self.windows = [replace(window, cause=more) if window.cause == cause else window for window in self.windows]
 
     def _next_record(self) -> int:
         """The sequence number of the kernel log's next record."""

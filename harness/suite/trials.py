@@ -47,6 +47,7 @@ class Trials:
 
     def learn(self, number: int, cause: Cause) -> None:
         """More is known now of the fault of a trial."""
+        self._bench.learn(self._causes[number - 1], cause)
         self._causes[number - 1] = cause
 
     def settle(self) -> None:

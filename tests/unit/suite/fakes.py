@@ -143,6 +143,7 @@ class FakeBench:
         self.findings: list[Finding] = []
         self.windows: list[Window] = []
         self.summaries: list[FaultSummary] = []
+        self.learned: list[tuple[Cause, Cause]] = []
         self.model: list[tuple[int, int]] = []
         self.expected: list[str] = []
         self.blamed: list[tuple[str, list[Finding]]] = []
@@ -166,6 +167,9 @@ class FakeBench:
         self.causes.append(cause)
         yield
         self.causes.append(outer)
+
+    def learn(self, cause: Cause, more: Cause) -> None:
+        self.learned.append((cause, more))
 
     @property
     def as_bench(self) -> Bench:

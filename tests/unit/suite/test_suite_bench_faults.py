@@ -260,3 +260,26 @@ def test_what_is_left_under_a_fault_that_no_plan_tells_spoils_its_site_too() -> 
     cause = replace(CAUSE, fault="")
     bench.blame_sites("leaked", [cause.of(Finding("ledger", "slab leak", "a leak", "a leak"))], [cause])
     assert bench.summaries[0].sites[0].outcomes == {"handled": 1, "leaked": 1}
+
+
+def test_what_is_said_before_a_block_ends_by_an_exception_came_under_its_fault() -> None:
+    bench, guest = made()
+    error = AssertionError("and then")
+    with pytest.raises(AssertionError), bench.under(CAUSE):
+        guest.kmsg = numbered(WARN, 504)
+        raise error
+    told = {found.function: found.site for found in bench.conclude(error).findings if found.oracle == "dmesg"}
+    assert told == {"init_dsq": " < ".join(SITE)}
+
+
+def test_what_is_learned_of_a_fault_is_told_of_what_was_said_under_it() -> None:
+    def loud(bench: Bench, guest: FakeGuest) -> None:
+        counted(bench, handled=1)
+        begun = Cause(CAUSE.operation, CAUSE.type, SITE[:1], CAUSE.fault)
+        with bench.under(begun):
+            guest.kmsg = numbered(WARN, 504)
+        bench.learn(begun, CAUSE)
+
+    result = conclude(loud)
+    assert [found.site for found in result.findings] == [" < ".join(SITE)]
+    assert result.faults.sites[0].outcomes == {"splat": 1}
