@@ -37,7 +37,7 @@ class Line:
         number, _, rest = data.decode("latin-1").rstrip("\n").partition("\t")
         self.waiting += self.reply(int(number), rest)
 
-    def receive(self, deadline: Deadline) -> bytes:
+    def receive(self, deadline: Deadline, fatal: object = None, grace: float = 0.0) -> bytes:
         self.deadlines.append(deadline)
         if not self.waiting:
             raise MachineEnded(str(deadline), Ended(How.RUNNING), [], True)

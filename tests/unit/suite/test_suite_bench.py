@@ -74,7 +74,7 @@ class FakeGuest:
         answer = self.call(verb, **{key: unquote(value) for key, value in given.items()})
         self._line = json.dumps({"id": int(number), **answer}).encode() + b"\n"
 
-    def receive(self, deadline: Deadline) -> bytes:
+    def receive(self, deadline: Deadline, fatal: object = None, grace: float = 0.0) -> bytes:
         return self._line
 
     def log(self) -> list[str]:

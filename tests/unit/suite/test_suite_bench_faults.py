@@ -137,11 +137,11 @@ def test_a_guest_that_does_not_answer_at_a_block_s_end_died_of_its_fault() -> No
     bench, guest = made()
     error = MachineEnded("no answer", Ended(How.EXITED, status=0), ["Kernel panic - not syncing: x"], False)
 
-    def receive(deadline: object) -> bytes:
+    def receive(deadline: object, *hurry: object) -> bytes:
         raise error
 
     with pytest.raises(MachineEnded), bench.under(CAUSE):
-        guest.receive = receive  # type: ignore[method-assign]
+        guest.receive = receive  # type: ignore[method-assign, assignment]
     (found,) = bench.conclude(error).findings
     assert (found.kind, found.operation, found.site) == ("panic", "create", " < ".join(SITE))
 
