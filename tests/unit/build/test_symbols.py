@@ -224,3 +224,11 @@ def test_missing_vmlinux_is_one_clear_line(tools: Local, tmp_path: Path) -> None
     with pytest.raises(HarnessError, match="is gone") as caught:
         Symbols(tmp_path / "vmlinux", tools).ranges(["x"])
     assert caught.value.step
+
+
+def test_the_address_of_a_variable(symbols: Symbols, binary: Path) -> None:
+    listed = subprocess.run(["nm", str(binary)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"^([0-9a-f]+) [bBdD] sink$", listed, re.MULTILINE)
+    assert found and symbols.data("sink") == int(found[1], 16)
+    with pytest.raises(HarnessError, match="no variables outer"):
+        symbols.data("outer")  # a function is none
