@@ -117,7 +117,7 @@ def test_leak_that_only_kmemleak_sees(kharness: Kharness, user_tree: UserTree) -
     free = "\tkvfree(ei->dump);\n"
     with user_tree.edited(user_tree.scheduler, "free_exit_info", free, f"\tif (!is_vmalloc_addr(ei->dump))\n\t{free}"):
         select = "(test_faults and test_attach) or lifecycle"
-        done = kharness("run", "--tree", str(user_tree.folder), "-k", select).expect(1)
+        done = kharness("run", "--tree", str(user_tree.folder), "--machine", "default", "-k", select).expect(1)
     failed = [row for row in done.results["tests"] if row["outcome"] == "fail"]
     assert [row["id"].partition("::")[0] for row in failed] == ["batch"], [row["id"] for row in failed]
     (leak,) = [found for found in failed[0]["findings"] if not found["expected"]]
