@@ -163,8 +163,8 @@ def error_arms(function: Function, source: Source) -> Iterator[Arm]:
 def taken(arm: Arm, source: Source, counted: Counts) -> int | None:
     """How often an arm was entered; None where it was not built.
 
-    That is how often its first line was run. Where gcov knows no line of it, it was entered if each way of its
-    condition was.
+    That is how often its first line was run. Where gcov knows no line of it, for a constant is all that it returns, it
+    was entered if each way of its condition was, or if the condition was tested more often than what follows was run.
     """
     tested = source.line(arm.tested - 1)
     inside = range(max(source.line(arm.start), tested + 1), source.line(arm.end - 1) + 1)
@@ -173,7 +173,22 @@ def taken(arm: Arm, source: Source, counted: Counts) -> int | None:
         return first
     numbers = range(source.line(arm.at), tested + 1)
     ways = [times for number in numbers for times in counted.branches.get(number, ())]
-    return min(ways) if ways else None
+    return max(min(ways), _missed(arm, source, counted)) if ways else None
+
+
+def _missed(arm: Arm, source: Source, counted: Counts) -> int:
+    """How often a condition was tested and what follows an arm that leaves was not run; 0 where that cannot be told.
+
+    A label or loop that follows is run more often, which hides some: it is never too much.
+    """
+    own = source.code[arm.start : arm.end]
+    behind = re.compile(r"\s*(?=[^\s}])").match(source.code, arm.end)
+    if arm.otherwise or behind is None or not re.search(r"\b(?:return\b[^;]*|goto\s+\w+);[\s}]*$", own):
+        return 0
+    tested, following = source.line(arm.at), source.line(behind.end())
+    if tested not in counted.lines or following not in counted.lines:
+        return 0
+    return max(0, counted.lines[tested] - counted.lines[following])
 
 
 def _told(arm: Arm, source: Source) -> str:

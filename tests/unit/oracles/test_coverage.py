@@ -123,3 +123,32 @@ def test_what_answers_nothing_cannot_fail() -> None:
     assert coverage.answering(("other",), sources) == ["other"]
     assert coverage.answering(("gone",), sources) == ["gone"]
     assert coverage.calls(("init_dsq",), sources, {"a.c": Counts({5: 1})}) == ()
+
+
+@pytest.mark.parametrize(
+    ("behind", "lines", "ways", "times"),
+    [
+        ("b();", {2: 7, 4: 7}, [0, 7], 0),
+        ("b();", {2: 7, 4: 5}, [2, 5], 2),
+        ("b();", {2: 7, 4: 0}, [0, 7], 7),  # always
+        ("b();", {2: 7, 4: 5}, [2, 5, 0, 5], 2),  # a || b, of which b never held
+        ("while (b()) ;", {2: 7, 4: 60}, [2, 5], 2),
+        ("while (b()) ;", {2: 7, 4: 60}, [0, 7], 0),
+        ("b();", {2: 7}, [2, 5], 2),
+        ("if (b)\nc();", {2: 7, 5: 0}, [0, 7], 0),  # what follows has no counter, only what is within
+        ("}", {2: 7, 5: 0}, [0, 7], 0),
+        ("b();", {4: 0}, None, None),
+    ],
+)
+def test_an_arm_without_a_line(
+    behind: str, lines: dict[int, int], ways: list[int] | None, times: int | None
+) -> None:
+    toy = Source(f"int f(void) {{ {{\nif (a)\nreturn -ENOMEM;\n{behind}\n}}\n}}\n")
+    (arm,) = coverage.error_arms(toy.functions["f"], toy)
+    assert coverage.taken(arm, toy, Counts(lines, {2: ways} if ways else {})) == times
+
+
+def test_an_arm_that_stays_hides_nothing() -> None:
+    toy = Source("int f(void) {\nif (ret)\nb();\nc();\n}\n")
+    (arm,) = coverage.error_arms(toy.functions["f"], toy)
+    assert coverage.taken(arm, toy, Counts({2: 7, 4: 0}, {2: [0, 7]})) == 0
