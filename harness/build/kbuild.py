@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,24 @@ from harness.host.toolchain import Bind, Toolchain
 from harness.records import HarnessError, Kernel, Role
 from harness.source.tree import Tree
 
-FORMAT = 1
+FORMAT = 2
 """Version of a kernel entry's layout and of how it is built; a change makes every cached kernel stale."""
 
 CCACHE = "/ccache"
 CCACHE_SIZE = "5G"
+COMPILERS = "compilers"
+"""Folder beside ccache's own files with what stands before it in the path."""
+
+BEFORE_CCACHE = f"""#!/bin/sh
+# ccache in depend mode does not see that an assembler file takes in another file as it is (.incbin): two kernels whose
+# compressed images are of one size would get the same piggy.o, and so boot the same kernel. Such files are compiled.
+PATH=${{PATH#*{CCACHE}/{COMPILERS}:}}
+for file do
+	case $file in *.S) grep -qs '\\.incbin' "$file" && export CCACHE_DISABLE=1 ;; esac
+done
+exec "${{0##*/}}" "$@"
+"""
+
 CONFIG_SECONDS = 900.0
 BUILD_SECONDS = 6 * 3600.0
 KCONFIGS = Path(__file__).resolve().parents[2] / "kconfigs"
@@ -126,6 +139,7 @@ class _Make:
         settings = [f"{name}={value}" for name, value in variables.items()]
         jobs = max(1, min(self.request.jobs, len(os.sched_getaffinity(0))))
         command = ["make", "--no-print-directory", "-C", SRC, f"-j{jobs}", *settings, *targets]
+        before_ccache(self.ccache / COMPILERS, ("gcc", f"{known.cross_compile}gcc"))
         binds = (
             Bind(self.request.tree.path, SRC),
             Bind(self.build, BUILD, writable=True),
@@ -146,6 +160,17 @@ class _Make:
         return lines
 
 
+def before_ccache(folder: Path, compilers: Iterable[str]) -> None:
+    """Writes the scripts that stand before ccache, by the compilers' names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in compilers:
+        if not (folder / name).is_file() or (folder / name).read_text() != BEFORE_CCACHE:
+            fresh = folder / f".{name}.{os.getpid()}"
+            fresh.write_text(BEFORE_CCACHE)
+            fresh.chmod(0o755)
+            fresh.replace(folder / name)  # whole and executable at once: another build may be calling it
+
+
 def _environment(toolchain: Toolchain) -> Mapping[str, str]:
     """What makes a build reproducible, and ccache first in the path.
 
@@ -153,7 +178,7 @@ def _environment(toolchain: Toolchain) -> Mapping[str, str]:
     """
     path = getattr(toolchain, "path", "/usr/sbin:/usr/bin:/sbin:/bin")
     return {
-        "PATH": f"/usr/lib/ccache:{path}",
+        "PATH": f"{CCACHE}/{COMPILERS}:/usr/lib/ccache:{path}",
         "LC_ALL": "C",
         "HOME": "/tmp",
         "KBUILD_BUILD_TIMESTAMP": "1970-01-01",

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def test_the_build_folder_goes_away_and_the_tree_stays_as_it_was(world: World) -
 def test_the_environment_is_reproducible_and_ccache_comes_first(world: World) -> None:
     lines = (Path(world.build().path) / "System.map").read_text().splitlines()
     env = dict(line.split("=", 1) for line in lines if "=" in line)
-    assert env["PATH"].startswith("/usr/lib/ccache:")
+    assert env["PATH"].startswith("/ccache/compilers:/usr/lib/ccache:")
     assert env["CCACHE_DIR"] == "/ccache"
     assert env["CCACHE_COMPILERCHECK"] == "%compiler% --version"
     assert (env["KBUILD_BUILD_USER"], env["KBUILD_BUILD_HOST"]) == ("kharness", "kharness")
@@ -401,3 +402,30 @@ def test_every_error_is_one_line(world: World) -> None:
     with pytest.raises(KharnessError) as caught:
         world.build()
     assert "\n" not in caught.value.line()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "cached"),
+    [
+        ("piggy.S", ".globl input_data\n\t.incbin \"vmlinux.bin.gz\"\n", False),
+        ("entry.S", "ENTRY(x)\n", True),
+        ("fork.c", "int x;\n", True),
+    ],
+)
+def test_what_takes_in_another_file_is_not_taken_from_ccache(
+    tmp_path: Path, name: str, content: str, cached: bool
+) -> None:
+    """Else a kernel whose compressed image is as long as another's boots that other kernel."""
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    (behind / "gcc").write_text('#!/bin/sh\necho "disabled=$CCACHE_DISABLE $*"\n')
+    (behind / "gcc").chmod(0o755)
+    kbuild.before_ccache(tmp_path / "ccache/compilers", ["gcc"])
+    script = (tmp_path / "ccache/compilers/gcc").read_text().replace("/ccache/compilers", f"{tmp_path}/ccache/compilers")
+    (tmp_path / "ccache/compilers/gcc").write_text(script)
+    (tmp_path / name).write_text(content)
+    path = f"{tmp_path}/ccache/compilers:{behind}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["gcc", "-c", "-o", "x y.o", name], env={"PATH": path}, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"disabled={'' if cached else '1'} -c -o x y.o {name}\n"
