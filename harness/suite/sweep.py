@@ -110,6 +110,11 @@ class Faults:
         self._inlined[function] = min(mine), max(mine) + 1
         return self._inlined[function]
 
+    def met(self, function: str) -> bool:
+        """Whether a site seen so far lies below this function."""
+        found = Account(self._bench, self.observer, NOTHING).addresses().values()
+        return any(function in names for names in found)
+
     def watch(self, *, everybody: bool = False, tid: int = 0) -> None:
         """Observes from now on the agent's thread, or the one named; of `everybody` only injected sites."""
         self.observer.set("only_injected", int(everybody))

@@ -26,7 +26,7 @@ PARTS = {
     "exit-info": ("alloc_exit_info",),
     "global-dsq": ("alloc_pnode",),
     "helper": ("kthread_create_worker_on_node", "kthread_create_worker"),
-    "kobject": ("kobject_init_and_add",),
+    "kobject": ("kobject_init_and_add", "kobject_add"),
     "kick-syncs": ("alloc_kick_syncs",),
     "cpu-ids": ("scx_cid_init",),
 }
@@ -42,7 +42,7 @@ def test_part_of_enabling(dsq: Dsqs, faults: Faults, trials: Trials, bench: Benc
     tid = enabling_thread(dsq, bench)
     faults.watch(tid=tid)
     gone(dsq, dsq.attach("dsq_many", CREATES, nr_dsqs=1, first_id=FIRST))
-    function = next((name for name in PARTS[part] if faults.span(name)), "")
+    function = next((name for name in PARTS[part] if faults.met(name) and faults.span(name)), "")
     need(bool(function), f"allocations of its own for this part: {' or '.join(PARTS[part])}")
     bench.must_inject = (function,)
     operation = f"attach, no {part}"
