@@ -8,6 +8,7 @@
 #   K=expression     pytest's -k
 #   OUT=folder       where the results go
 #   BPF=files        BPF schedulers of yours, to be tested too
+#   FAULTS=file      a fault plan of yours, to be carried out too; K=plan: alone
 #   PLAN=file        a YAML file with any of the options as keys; the variables above override it
 
 SHELL  := /bin/sh
@@ -17,7 +18,8 @@ VENV   := $(CACHE)/venv/$(shell cat requirements.txt 2>/dev/null | sha256sum | c
 PY     := $(VENV)/bin/python
 RUN     = $(PY) -m harness run $(if $(PLAN),"$(PLAN)") $(if $(KERNEL),--tree "$(KERNEL)") $(if $(ARCH),--arch "$(ARCH)") \
           $(if $(PATCH),--patch "$(PATCH)") $(if $(BASE),--base "$(BASE)") $(if $(HEAD),--head "$(HEAD)") \
-          $(if $(K),-k "$(K)") $(if $(OUT),--out "$(OUT)") $(foreach file,$(BPF),--bpf "$(file)")
+          $(if $(K),-k "$(K)") $(if $(OUT),--out "$(OUT)") $(foreach file,$(BPF),--bpf "$(file)") \
+          $(if $(FAULTS),--faults "$(FAULTS)")
 TESTED  = KHARNESS_TREE="$(KERNEL)" $(PY) -m pytest
 
 .PHONY: run test unit e2e test-full mutants check doctor bench clean

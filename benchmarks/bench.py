@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks.rows import Row
 from harness.build import kbuild
 from harness.definition import load
-from harness.faults import knobs
 from harness.guest import pristine
 from harness.guest.agent import Agent
 from harness.guest.guest import Guest, dsq_context
@@ -32,18 +31,22 @@ from harness.plan import (
     SourceRequest,
 )
 from harness.prepare import Workbench
-from harness.records import Fault, GuestError, HarnessError, Role
+from harness.records import GuestError, HarnessError, Role
 from harness.source import debian
 from harness.sources import Sources
+from harness.suite.bench import Bench
+from harness.suite.dsq import Dsqs
+from harness.suite.operations import ENABLER, FIRST, action
 from harness.suite.session import Ready
+from harness.suite.sweep import Faults
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOTS = 5
 RESTORES = 20
 SWEEPS, SWEEP_IDS = 5, 1000
+ATTACH_SWEEPS = 3
 RUNS, RUN_IDS = 5, 5000
 LOADS = 10
-FIRST = 1 << 20
 GRACE_SECONDS = 30.0
 
 
@@ -119,39 +122,61 @@ def whole_run() -> Row:
 
 def guest_rates(ready: Ready) -> list[Row]:
     """Creates, injections and whole schedulers a second, all in one restored guest. Guest time where it counts."""
-    with ready.restore() as guest:
+    bench = Bench("benchmark", ready, seed=1)
+    with bench.guest as guest:
         loads = _loads(guest)
-        api = guest.load("dsq_api")
-        guest.load("dsq_many", nr_dsqs=1).attach()
-        creates = []
-        for _ in range(RUNS):
-            answers = api.run("create", dsq_context(FIRST), repeat=RUN_IDS)
-            creates.append(RUN_IDS / guest.agent.history[-1].seconds)
-            if any(answers):
-                raise GuestError(f"a create answered {next(filter(None, answers))}")
-            api.run("destroy", dsq_context(FIRST), repeat=RUN_IDS)
-        create = Row("SYSCALL creates", "/s", tuple(creates), note=f"{RUN_IDS} ids at a time")
-        return [_sweeps(guest, create), create, loads]
+        dsq, faults = Dsqs(bench), Faults(bench)
+        scheduler = dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
+        create = _creates(dsq)
+        sweeps = _sweeps(bench, dsq, faults, create)
+        dsq.detach(scheduler)
+        rows = [sweeps, _attaches(dsq, faults), create, loads]
+    if bench.findings:
+        raise GuestError(f"a sweep found what it should not have: {bench.findings[0].title}")
+    return rows
 
 
-def _sweeps(guest: Guest, create: Row) -> Row:
-    """The agent's own time in the sweep: one injection is an armed fail-nth, a create, and its reading back."""
-    api, observer = guest.load("dsq_api"), guest.load("fault_sites")
-    observer.attach("slab_site")
-    observer.attach("page_site")
-    for path, value in knobs.arm(Fault(nth=1), {})[:-1]:  # the last is the fail-nth file, which the agent writes
-        guest.write(path, value)
+def _creates(dsq: Dsqs) -> Row:
+    """The SYSCALL program alone, nothing failing."""
+    rates = []
+    for _ in range(RUNS):
+        answers = dsq.api.run("create", dsq_context(FIRST), repeat=RUN_IDS)
+        rates.append(RUN_IDS / dsq.guest.agent.history[-1].seconds)
+        if any(answers):
+            raise GuestError(f"a create answered {next(filter(None, answers))}")
+        dsq.api.run("destroy", dsq_context(FIRST), repeat=RUN_IDS)
+    return Row("SYSCALL creates", "/s", tuple(rates), note=f"{RUN_IDS} ids at a time")
+
+
+def _sweeps(bench: Bench, dsq: Dsqs, faults: Faults, create: Row) -> Row:
+    """As tests sweep creates: each run is looked at for its answer, its site, objects that it left, and the log."""
     rates, runs = [], []
     for turn in range(SWEEPS):
-        context = dsq_context((FIRST << 1) + turn * SWEEP_IDS)
-        got = api.sweep("create", "destroy", context, observer, ids=SWEEP_IDS, keep=True, budget_ms=60000)
-        if got["ids"] != SWEEP_IDS or got["injected"] < SWEEP_IDS or got["disputed"] or got["lost"]:
-            raise GuestError(f"a sweep did not inject what it should have: {got}")
-        rates.append(got["injected"] / (got["sweep_us"] / 1e6))
-        runs.append(got["runs"] / (got["sweep_us"] / 1e6))
+        before = bench.model.operations
+        faults.sweep_create(dsq, (FIRST << 1) + turn * SWEEP_IDS, ids=SWEEP_IDS, budget_ms=60000)
+        rate = faults.rates[-1]
+        if rate.injected < SWEEP_IDS:
+            raise GuestError(f"a sweep of {SWEEP_IDS} creates injected {rate.injected} faults")
+        rates.append(rate.injected / rate.seconds)
+        runs.append((bench.model.operations - before) / rate.seconds)
     share = Row("", "/s", tuple(runs)).figure / create.figure
     note = f"its runs come to {share:.2f} of the bare creates"
     return Row("fail-nth injections on create", "/s", tuple(rates), 5000, note)
+
+
+def _attaches(dsq: Dsqs, faults: Faults) -> Row:
+    """The kthread that enables, swept as tests do it, all rounds: a run is an attach and a detach, both waited for."""
+    attach = action("attach", dsq)
+    rates, injected = [], 0
+    for _ in range(ATTACH_SWEEPS):
+        first = len(faults.rates)
+        if faults.sweep(attach, thread=ENABLER) is None:
+            raise GuestError(f"this kernel has no kthread {ENABLER}")
+        rounds = faults.rates[first:]
+        faulty = sum(rate.injected for rate in rounds)
+        rates.append(faulty / sum(rate.seconds for rate in rounds))
+        injected += faulty
+    return Row("fail-nth injections on attach", "/s", tuple(rates), 10, f"{injected} faults in {ENABLER}")
 
 
 def _loads(guest: Guest) -> Row:

@@ -75,11 +75,9 @@ struct told told;
 static __always_inline u64 hash_site(const struct site *site)
 {
 	u64 hash = 0xcbf29ce484222325ULL ^ site->type;
-	int i;
 
-	bpf_for(i, 0, MAX_DEPTH) {
-		if (i >= site->depth)
-			break;
+	/* Not bpf_for, which calls the kernel for each turn. */
+	for (u32 i = 0; i < MAX_DEPTH && i < site->depth; i++) {
 		hash = (hash ^ site->stack[i]) * 0x100000001b3ULL;
 		hash ^= hash >> 29;
 	}
@@ -99,10 +97,7 @@ static __always_inline struct site *find_site(u64 hash, const struct site *fresh
 
 static __always_inline void tell(const struct site *site, u64 hash)
 {
-	int i;
-
-	bpf_for(i, 0, TOLD_DEPTH)
-		told.stack[i] = site->stack[i];
+	__builtin_memcpy(told.stack, site->stack, sizeof(told.stack));
 	told.type = site->type;
 	told.depth = site->depth < TOLD_DEPTH ? site->depth : TOLD_DEPTH;
 	told.site = hash;

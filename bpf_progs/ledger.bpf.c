@@ -9,8 +9,8 @@
 enum { KIND_PERCPU = 1, KIND_SLAB = 2 };
 
 #define MAX_OBJECTS 16384
-#define MAX_DEPTH 20
-#define MAX_RANGES 8
+#define MAX_DEPTH 28
+#define MAX_RANGES 16
 
 struct object {
 	u64 run;
@@ -63,11 +63,7 @@ u64 lost;
 
 static __always_inline bool in_ranges(u64 address)
 {
-	int i;
-
-	bpf_for(i, 0, MAX_RANGES) {
-		if (i >= nr_ranges)
-			break;
+	for (u32 i = 0; i < MAX_RANGES && i < nr_ranges; i++) {
 		if (address >= starts[i] && address < ends[i])
 			return true;
 	}
@@ -76,7 +72,7 @@ static __always_inline bool in_ranges(u64 address)
 
 static __always_inline bool stack_in_ranges(const struct object *object)
 {
-	int i;
+	u32 i;
 
 	bpf_for(i, 0, MAX_DEPTH) {
 		if (i >= object->depth)

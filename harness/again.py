@@ -26,7 +26,7 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
         kernels=(kernel,), seed=wanted.seed, out=out,
         machines=(wanted.machine,), toolchain=toolchain, argv=("kharness", "replay", str(path)),
         test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
-        suite=wanted.suite or DEFAULT_SUITE, bpf=wanted.bpf, coverage=wanted.coverage,
+        suite=wanted.suite or DEFAULT_SUITE, bpf=wanted.bpf, faults=wanted.faults, coverage=wanted.coverage,
     )  # fmt: skip
     cache = Cache.default(CACHE_CAP_GIB << 30)
     progress = Progress(cache.folder("durations"))

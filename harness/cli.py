@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -85,6 +85,9 @@ def run(
         list[str],
         typer.Option(help="A BPF scheduler of yours, FILE.bpf.c, to be tested too; may be given again."),
     ] = [],  # noqa: B006
+    faults: Annotated[
+        str, typer.Option(metavar="FILE", help="A fault plan of yours, YAML, to be carried out too; -k plan: alone.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,
@@ -108,6 +111,11 @@ def run(
 
     wishes = planfile.gather(plan, given(context))
     asked = planfile.request(wishes, ("kharness", *sys.argv[1:]))
+    if wishes.faults:
+        from harness.faults import plans
+        from harness.suite.operations import ACTIONS
+
+        asked = replace(asked, faults=plans.read(Path(wishes.faults), ACTIONS))
     if print_plan:
         print(planfile.render(wishes), end="")
         return

@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 USER_SUITE = ROOT / "tests/kernel/user"
 """What is tested of the user's own BPF schedulers, whatever suite is run with them."""
 
+FAULTS_SUITE = ROOT / "tests/kernel/plan"
+"""What carries out the user's fault plan, whatever suite is run with it."""
+
 SECONDS = 120.0
 NO_TESTS, USAGE = 5, 4
 """Of pytest's ExitCode: NO_TESTS_COLLECTED, USAGE_ERROR."""
@@ -40,7 +43,8 @@ def argv(plan: Plan, *own: str) -> list[str]:
         words += ["-k", plan.select]
     suite = Path(plan.suite)
     here = (suite if suite.exists() else ROOT / suite).resolve()
-    too = [str(USER_SUITE)] if plan.bpf and not USER_SUITE.is_relative_to(here) else []
+    own_suites = ((USER_SUITE, plan.bpf), (FAULTS_SUITE, plan.faults))
+    too = [str(folder) for folder, given in own_suites if given and not folder.is_relative_to(here)]
     return [*words, str(here), *too]
 
 
@@ -74,7 +78,8 @@ def _survey(plan: Plan) -> tuple[Wanted, ...]:
     with tempfile.TemporaryDirectory(prefix="kharness-survey-") as folder:
         scratch = Path(folder)
         asked, answer = scratch / "survey.json", scratch / "wanted.json"
-        asked.write_text(json.dumps(encode(Survey(str(answer), plan.kernels, plan.machines, plan.bpf))))
+        survey = Survey(str(answer), plan.kernels, plan.machines, plan.bpf, plan.faults)
+        asked.write_text(json.dumps(encode(survey)))
         done = process.run(
             argv(plan, "--kharness-survey", str(asked), "--collect-only"), what="collecting the tests",
             env=environment(scratch), deadline=SECONDS, check=False,

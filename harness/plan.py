@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from harness.records import SCHEMA, Kernel, Machine, Role, UsageError
+from harness.records import SCHEMA, Fault, Kernel, Machine, Role, UsageError
 
 DEFAULT_SERIES = "7.2"
 """The Debian kernel series that is tested when nothing else is named."""
@@ -50,6 +50,7 @@ class Wishes:
     cmdline: str = ""
     kconfig: tuple[str, ...] = field(default=(), metadata=PATH)
     bpf: tuple[str, ...] = field(default=(), metadata=PATH)
+    faults: str = field(default="", metadata=PATH)
     seed: int = 0
     out: str = field(default="", metadata=PATH)
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
@@ -153,6 +154,29 @@ class BpfRequest:
 
 
 @dataclass(frozen=True)
+class FaultPlan:
+    """One entry of a fault plan (--faults): an operation, and the fault that is injected while it is done.
+
+    `place` is FILE:LINE where the user wrote it.
+    """
+
+    operation: str
+    fault: Fault
+    place: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """What tests call it; entries that differ have different names."""
+        fault = self.fault
+        numbers = {key: getattr(fault, key) for key in ("nth", "every", "probability", "seed")}
+        which = [f"{key}{value}" for key, value in numbers.items() if value is not None] or ["each"]
+        caller = [f"of-{fault.caller}"] if fault.caller else []
+        where = [f"in-{'-or-'.join(fault.within)}"] if fault.within else []
+        task = [] if fault.task == "self" else [f"task-{fault.task}"]
+        return "-".join([self.operation, fault.what, *caller, *where, *task, *which])
+
+
+@dataclass(frozen=True)
 class Scheduler:
     """A BPF scheduler of the user's as it is in a target's guest.
 
@@ -186,6 +210,7 @@ class Plan:
     cmdline: str = ""
     kconfig: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
+    faults: tuple[FaultPlan, ...] = ()
     toolchain: str = "root"
     jobs: int = DEFAULT_JOBS
     guests: int = 0
@@ -246,6 +271,7 @@ class Session:
     suite: str = DEFAULT_SUITE
     kconfig: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
+    faults: tuple[FaultPlan, ...] = ()
     patches: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
     schema: int = SCHEMA
@@ -259,6 +285,7 @@ class Survey:
     kernels: tuple[KernelRequest, ...]
     machines: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
+    faults: tuple[FaultPlan, ...] = ()
     schema: int = SCHEMA
 
 

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -110,11 +110,11 @@ def entries(
         yield name, value, place
 
 
-def unknown(key: str, known: Sequence[str]) -> str:
-    """What to say of a key that is none, with those of nearly the same name."""
+def unknown(word: str, known: Iterable[str], what: str = "key") -> str:
+    """What to say of a key, or another word, that is none, with those of nearly the same name."""
     names = [name.replace("_", "-") for name in known]
-    near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
-    return f"unknown key {key!r}; " + (f"near it: {', '.join(near)}" if near else f"one of: {', '.join(names)}")
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f"unknown {what} {word!r}; " + (f"near it: {', '.join(near)}" if near else f"one of: {', '.join(names)}")
 
 
 def convert(node: yaml.Node, hint: Any, where: str, step: str) -> Any:

@@ -18,6 +18,7 @@ from harness.build.btf import Btf
 from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
 from harness.definition import Definition, load
+from harness.faults import plans
 from harness.guest import pristine
 from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine
@@ -77,6 +78,7 @@ class Workbench:
         # What is under test first: that a patch does not compile should not wait for the build of its base.
         order = sorted(requests, key=lambda request: request.role is Role.BASE)
         built = {request.role: self._build(request, machines[0]) for request in order}
+        self._know_functions([kernel for kernel in built.values() if kernel])
         under_test = [role for role in built if role is not Role.BASE]
         if not all(built[role] for role in under_test):
             return []
@@ -86,6 +88,15 @@ class Workbench:
         trees = {request.role: self._sources.tree(request) for request in order}
         booted = {role: self._booted(kernel, trees[role], machines) for role, kernel in built.items() if kernel}
         return [target for targets in booted.values() for target in targets if all(booted[r] for r in under_test)]
+
+    def _know_functions(self, kernels: Sequence[Kernel]) -> None:
+        """Raises UsageError for a fault plan that names a function which none of these kernels has."""
+        if not self._plan.faults or not kernels:
+            return
+        known: dict[str, tuple[int, int]] = {}
+        for kernel in kernels:
+            known |= Symbols(Path(kernel.vmlinux), self._toolchain).text()
+        plans.check(self._plan.faults, known)
 
     def _build(self, request: KernelRequest, machine: str) -> Kernel | None:
         """The kernel, or None when it did not build; both are journalled, as if it had happened on `machine`."""

@@ -226,8 +226,8 @@ class Fault:
     """What to make fail, where, and which occurrence.
 
     `what` is ``failslab``, ``page``, ``function`` or ``any`` (fail-nth does not choose); `within` names
-    the functions under which a site must lie; exactly one of `nth`, `every`, `probability` is set
-    (probability in per cent).
+    the functions under which a site must lie, `caller` the one whose alloc_percpu() it is; exactly one of `nth`,
+    `every`, `probability` (in per cent) is set, or, in a fault plan, none: then each allocation fails once.
     """
 
     what: str = "any"
@@ -237,6 +237,7 @@ class Fault:
     every: int | None = None
     probability: int | None = None
     seed: int | None = None
+    caller: str = ""
 
 
 @dataclass(frozen=True)

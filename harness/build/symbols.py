@@ -106,6 +106,10 @@ class Symbols:
         found = {(s.start, s.start + (s.size or s.room)) for s in self._clones.get(name, ())}
         return tuple(sorted(found))
 
+    def text(self) -> dict[str, tuple[int, int]]:
+        """The first text range of every function, by the name that the source gives it."""
+        return {name: min(self._ranges_of(name)) for name in self._clones}
+
     def chain(self, addresses: Sequence[int]) -> tuple[Frame, ...]:
         """Raw stack addresses, innermost first, as frames with their inlined functions (BPF stack maps).
 

@@ -11,8 +11,10 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from harness.faults import plans
 from harness.faults.sites import normalise
-from harness.records import FaultSite, FaultSummary, Finding, LogRecord
+from harness.plan import FaultPlan
+from harness.records import Fault, FaultSite, FaultSummary, Finding, LogRecord
 
 TYPES = {1: "failslab", 2: "page"}
 """As in bpf_progs/fault_sites.bpf.c."""
@@ -111,5 +113,4 @@ def swept_cause(cause: Cause, nth: int) -> Cause:
 
 def plan_of(operation: str, thread: str, nth: int) -> str:
     """The plan of one line that makes the nth allocation of a thread fail again."""
-    task = f", task: {thread}" if thread else ""
-    return f"{{operation: {operation}{task}, nth: {nth}}}"
+    return plans.line(FaultPlan(operation, Fault(task=thread or "self", nth=nth)))

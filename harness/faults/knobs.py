@@ -140,6 +140,10 @@ def _check(fault: Fault) -> None:
         raise UsageError(
             "the kernel's fault injection cannot be seeded", step="use nth, which repeats exactly"
         )
+    if fault.caller:
+        raise UsageError(
+            "fail_function does not tell callers apart", step="name what must be on the stack, with within"
+        )
     if fault.task not in ("self", "all") and not (fault.task.isascii() and fault.task.isdigit()):
         raise UsageError(f"no such task: {fault.task!r}", step="use self, all or a thread id")
     if fault.task == "all" and _is_fail_nth(fault):

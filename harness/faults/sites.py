@@ -183,14 +183,14 @@ def key(site: FaultSite) -> Key:
 def blame(summary: FaultSummary, site: Key, outcome: str, signature: str) -> FaultSummary:
     """The summary with one of a site's better outcomes turned into `outcome`, for a finding that came under it."""
     sites = tuple(_blamed(one, outcome, signature) if key(one) == site else one for one in summary.sites)
-    return replace(summary, sites=sites)
+    return replace(summary, sites=sites, handled=sum(one.outcomes.get("handled", 0) for one in sites))
 
 
 def _blamed(site: FaultSite, outcome: str, signature: str) -> FaultSite:
     better = [o for o in site.outcomes if WORST.index(o) > WORST.index(outcome)]
     counts = Counter(site.outcomes)
     if better and signature not in site.findings:
-        counts[better[-1]] -= 1
+        counts[max(better, key=WORST.index)] -= 1
         counts[outcome] += 1
     counts = +counts
     found = tuple(dict.fromkeys((*site.findings, signature)))

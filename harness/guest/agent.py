@@ -15,6 +15,9 @@ from harness.records import GuestError, Operation, OpResult
 CALL_SECONDS = 15.0
 """Nominal deadline of one operation; the machine's scale multiplies it."""
 
+OOPS = re.compile(r"\] (?:Oops: |Internal error: |Oops \[#|BUG: unable to handle )")
+GRACE_SECONDS = 5.0
+"""A kernel that oopsed may have taken with it what an operation waits for: so long (nominal) it has to answer."""
 
 _PROGRAM = re.compile(r"libbpf: prog '([^']+)': -- BEGIN PROG LOAD LOG --\n")
 _VERDICT_END = re.compile(r"\n(?:processed \d+ insns|-- END PROG LOAD LOG --)")
@@ -110,7 +113,7 @@ class Agent:
         while True:
             line, newline, rest = self._pending.partition(b"\n")
             if not newline:
-                self._pending += self._vm.receive(deadline)
+                self._pending += self._vm.receive(deadline, OOPS, GRACE_SECONDS * self.scale)
                 continue
             self._pending = rest
             try:

@@ -85,9 +85,10 @@ class BpfObject:
 
     def sweep(self, program: str, undo: str, check: str, context: bytes, tracers: Tracers, **settings: Any) -> Answer:
         """A fail-nth sweep over one program; see do_sweep() in vm/agent/run.c for settings and the answer's fields."""
+        budget = settings.pop("budget_ms")  # nominal, like every deadline
         return self._agent.call(
-            "sweep", seconds=15.0 + settings.get("timeout_ms", 0) / 1000, name=self.name, prog=program, undo=undo,
-            verify=check, ctx=context.hex(), **tracers.arguments(), **settings,
+            "sweep", seconds=15.0 + budget / 1000, name=self.name, prog=program, undo=undo, verify=check,
+            ctx=context.hex(), timeout_ms=int(budget * self._agent.scale), **tracers.arguments(), **settings,
         )  # fmt: skip
 
     def clear(self, map_name: str) -> None:
@@ -190,9 +191,11 @@ class Guest:
 
         See do_sweep_ops() in vm/agent/sweep.c for settings and the answer's fields; None where there is no such thread.
         """  # fmt: skip
+        budget = settings.pop("budget_ms")  # nominal, like every deadline
         answer = self.agent.call(
-            "sweep-ops", check=False, seconds=15.0 + settings.get("timeout_ms", 0) / 1000, before=encode_steps(before),
-            during=encode_steps(during), after=encode_steps(after), thread=thread, **tracers.arguments(), **settings,
+            "sweep-ops", check=False, seconds=15.0 + budget / 1000, timeout_ms=int(budget * self.pristine.scale),
+            before=encode_steps(before), during=encode_steps(during), after=encode_steps(after), thread=thread,
+            **tracers.arguments(), **settings,
         )  # fmt: skip
         if answer["ok"]:
             return answer

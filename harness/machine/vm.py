@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import socket
@@ -32,6 +33,9 @@ STARTUP_SECONDS = 20.0
 """For QEMU to open its sockets; it needs a tenth of a second unless the host is drowning."""
 
 
+LINE = 200
+"""Characters of the console that are looked at again: a line may come in parts."""
+
 MAX_TMPDIR = 70
 """Bytes of a TMPDIR that leave room for /kharness-vm-XXXXXXXX/console.sock."""
 
@@ -56,6 +60,7 @@ class Vm:
         self._console: Any = None  # pexpect's SocketSpawn, which its stubs do not know
         self._agent: socket.socket | None = None
         self._console_text = ""
+        self._looked, self._fatal = 0, False
         self._stderr = self.sockets.folder / "qemu.stderr"
 
     # --- life -------------------------------------------------------------------------
@@ -241,13 +246,17 @@ class Vm:
         except OSError as error:
             raise self.gone("writing to the agent") from error
 
-    def receive(self, deadline: Deadline) -> bytes:
+    def receive(self, deadline: Deadline, fatal: re.Pattern[str] | None = None, grace: float = 0.0) -> bytes:
         """What the agent sent, at least one byte; the console is drained meanwhile, lest the guest block on it.
 
-        Raises MachineEnded at the deadline and when QEMU is gone.
+        Once the console has shown `fatal`, no more than `grace` seconds are waited. Raises MachineEnded at the deadline
+        and when QEMU is gone.
         """
         assert self._agent is not None
+        hurried = False
         while True:
+            if fatal and not hurried and self._shown(fatal):
+                hurried, deadline = True, Deadline(min(deadline.left, grace), deadline.what)
             ready, _, _ = select.select([self._agent, self._console.fileno()], [], [], deadline.left)
             if self._agent in ready:
                 try:
@@ -261,6 +270,12 @@ class Vm:
                 raise self.gone(deadline.what)
             if not ready and deadline.expired:
                 raise self._expired(deadline)
+
+    def _shown(self, pattern: re.Pattern[str]) -> bool:
+        """Whether the console ever showed what this pattern, always the same, matches; looks at what is new only."""
+        start, self._looked = max(0, self._looked - LINE), len(self._console_text)
+        self._fatal = self._fatal or pattern.search(self._console_text, start) is not None
+        return self._fatal
 
     def attend(self, seconds: float, wake: int) -> None:
         """Drains the console for so long, or until the descriptor `wake` can be read.

@@ -22,6 +22,7 @@ _OBJECT = re.compile(
 # hex_dump_object() says so of percpu objects, also in the kernels whose first line does not (6.12).
 _PERCPU_DUMP = re.compile(r"^\s+hex dump \(first \d{1,9} bytes on cpu \d{1,5}\):")
 _MORE = re.compile(r"^\s*\.\.\. and (\d{1,9}) more object\(s\) with the same backtrace")
+_BORN = re.compile(r'^\s+comm ".*", pid \d{1,10}, jiffies (\d{1,20})')
 _VMALLOC = re.compile(r"_*(?:vmalloc|vzalloc|vcalloc|get_vm_area)\w*")
 _BROKEN = re.compile(
     r"^kmemleak: (?:Kernel memory leak detector disabled|Cannot allocate a kmemleak_object|Memory pool empty"
@@ -112,6 +113,11 @@ def findings(text: str, symbolize: Symbolize | None = None) -> list[Finding]:
     objects = _distinct(_objects(text))
     prefetch([r for item in objects for r in item.raws], symbolize)
     return [_finding(item, symbolize) for item in objects]
+
+
+def born(finding: Finding) -> list[int]:
+    """When objects of a finding of this oracle were allocated, in jiffies; of each backtrace one is told."""
+    return [int(found[1]) for line in finding.log if (found := _BORN.match(line))]
 
 
 def watched(text: str | None, records: Sequence[LogRecord], scan_error: str = "") -> Evidence:

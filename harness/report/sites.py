@@ -185,4 +185,5 @@ def fault_line(results: Results, test: TestRow, finding: Finding) -> str:
             at = argv.index(option)
             del argv[at : at + 2]
     place = ["--arch", test.arch, *(["--machine", test.machine] if test.machine else [])]
-    return f"{plan}; {shlex.join(['kharness', *argv, *place, '--faults', 'fault.yaml'])}"
+    own = ["--faults", "fault.yaml", "-k", "plan"]
+    return f"{plan}; {shlex.join(['kharness', *argv, *place, *own])}"

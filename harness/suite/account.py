@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.faults import plans
 from harness.faults.cause import TYPES, Cause, Window, plan_of
 from harness.faults.endings import Allowed, Ending, outcome, problem, words
 from harness.faults.gfp import names
@@ -16,7 +17,8 @@ from harness.guest.guest import Answer, BpfObject
 from harness.oracles import ledger
 from harness.oracles.blame import is_allocator
 from harness.oracles.frames import chain, culprit, signature
-from harness.records import FaultSite, FaultSummary, Finding, Frame, GuestError
+from harness.plan import FaultPlan
+from harness.records import Fault, FaultSite, FaultSummary, Finding, Frame, GuestError
 from harness.suite.bench import Bench
 
 ORACLE = "faults"
@@ -31,9 +33,14 @@ class Swept:
     thread: str
     allowed: Allowed
     under: tuple[str, ...]
+    every: bool = False
+    """Each page allocation failed, not the nth of all."""
 
     def plan(self, nth: int) -> str:
         """The plan of one line that makes this allocation fail again."""
+        if self.every:
+            fault = Fault(what="page", task=self.thread or "self", probability=100)
+            return plans.line(FaultPlan(self.operation, fault))
         return plan_of(self.operation, self.thread, nth)
 
 
@@ -47,7 +54,9 @@ class Account:
         self._swept = swept
         self._optional = optional
         self._stacks: set[int] = set()
-        self._raw = dict(map(self._row, observer.dump("sites")))
+        seen = observer.dump("sites")
+        bench.ready.symbols.chain([0, *(address for entry in seen for address in _stack(entry))])  # all at once
+        self._raw = dict(map(self._row, seen))
 
     def close(self, got: Answer, left: Answer) -> FaultSummary:
         """Books everything on the test: sites, findings, and which part of the log came under which fault.
@@ -92,7 +101,7 @@ class Account:
             if not ending.site:
                 continue
             how = outcome(ending, self._swept.allowed)
-            if how == "handled" and self.cause(ending.site, ending.nth).site in leaked:
+            if how in ("handled", "absorbed") and self.cause(ending.site, ending.nth).site in leaked:
                 how = "leaked"
             ended[ending.site].append(Ended(how, words(ending.answer), ending.times))
         return self.observed(ended)
@@ -120,12 +129,17 @@ class Account:
     def _row(self, entry: tuple[bytes, bytes]) -> tuple[int, RawSite]:
         """One entry of the observer's map (struct site of bpf_progs/fault_sites.bpf.c)."""
         (site,) = struct.unpack("<Q", entry[0])
-        reached, injected, kind, size, gfp, depth = struct.unpack_from("<QQIIII", entry[1])
-        stack = struct.unpack_from(f"<{depth}Q", entry[1], 32)
+        reached, injected, kind, size, gfp = struct.unpack_from("<QQIII", entry[1])
+        stack = _stack(entry)
         ready = self._bench.ready
         self._stacks.update(stack)
         frames, flags = ready.symbols.chain(stack), names(gfp, ready.gfp_bits)
         return site, RawSite(TYPES[kind], frames, size, gfp, reached, injected, flags=flags)
+
+
+def _stack(entry: tuple[bytes, bytes]) -> tuple[int, ...]:
+    (depth,) = struct.unpack_from("<I", entry[1], 28)
+    return struct.unpack_from(f"<{depth}Q", entry[1], 32)
 
 
 def disputed(ending: Ending, allowed: Allowed, cause: Cause, frames: Sequence[Frame]) -> list[Finding]:

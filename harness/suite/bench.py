@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -76,9 +77,25 @@ class Bench:
     @contextlib.contextmanager
     def under(self, cause: Cause) -> Iterator[None]:
         """What fails within the block came under this fault, also if the block ends by an exception."""
-        self._cause = cause
-        yield
-        self._cause = None
+        self._cause, outer = cause, self._cause
+        first = self._next_record()
+        try:
+            yield
+        except BaseException:
+            self.windows.append(Window(first, sys.maxsize, cause))
+            raise
+        self.windows.append(Window(first, self._next_record() - 1, cause))
+        self._cause = outer
+
+    def learn(self, cause: Cause, more: Cause) -> None:
+        """More is known now of a fault than was when its block began."""
+        self.windows = [replace(window, cause=more) if window.cause == cause else window for window in self.windows]
+
+    def _next_record(self) -> int:
+        """The sequence number of the kernel log's next record."""
+        self.guest.log()
+        records = self.guest.agent.kmsg
+        return int(records[-1].split(",", 2)[1]) + 1 if records else self.ready.pristine.next_seq
 
     def count_faults(self, summary: FaultSummary) -> None:
         """Adds the faults of one operation."""
@@ -124,13 +141,13 @@ class Bench:
         """Books findings that tell their fault on the sites of these causes."""
         for finding in findings:
             for cause in dict.fromkeys(causes):
-                if cause.fault == finding.fault and cause.site == finding.site:
+                if (cause.fault or None) == finding.fault and cause.site == finding.site:
                     self._blame(cause, outcome, finding)
 
     def _blame(self, cause: Cause, outcome: str, finding: Finding) -> None:
         """Books a finding on the site that it came under."""
         site = cause.operation, cause.type, cause.stack
-        self.summaries = [blame(part, site, outcome, finding.signature) for part in self.summaries]
+        self.summaries = [blame(total(self.summaries), site, outcome, finding.signature)]
 
     def _judge_percpu(self, after: str) -> None:
         """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are."""
@@ -198,7 +215,9 @@ class Bench:
             outcome = "hang" if any(finding.kind == "hang" for finding in ending.findings) else "crash"
             last = told(error.lines) or self._last_words(error)
             if last is not None:
+                planned = cause.fault if cause else ""  # a sweep counts its runs, a plan says what it is
                 cause = swept_cause(*last)
+                cause = replace(cause, fault=planned or cause.fault)
         if cause is None or ending.outcome is not Outcome.FAIL:
             return ending
         findings = tuple(cause.of(finding) for finding in ending.findings)
@@ -215,7 +234,7 @@ class Bench:
             memory = self.guest.vm.memory(where, TOLD.size)
         except (MachineEnded, MachineLost):
             return None  # it ended meanwhile: the console has the word
-        return read_told(memory, lambda address: self.ready.symbols.chain([address])[-1].function)
+        return read_told(memory, lambda address: self.ready.symbols.chain([0, address])[-1].function)
 
     def _keep(self, why: str) -> None:
         """Saves the guest, where that is asked for and not done yet."""

@@ -6,19 +6,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 import pytest
 
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
-from harness.machine.deadline import Deadline
 from harness.oracles import crash, dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
-from harness.records import Canary, EventKind, Evidence, Finding, MachineEnded, Operation, Outcome, TestResult
+from harness.records import Canary, EventKind, Evidence, Finding, MachineEnded, Outcome, TestResult
 from harness.suite.bench import Bench
+from harness.suite.leakhunt import Hunt
 from harness.suite.outcome import Inconclusive, KernelFinding
+from harness.suite.repeat import Clock, Deed, again, deed
 from harness.suite.session import Ready, Workshop
 
 CANARY = "/sys/kernel/debug/kharness/canary"
@@ -30,10 +32,6 @@ SEEN, SEEN_BESIDE = 8, 2
 pointers (6 of 16 were seen on 8 CPUs): there the question is whether kmemleak scans and blames, not how well."""
 
 HANG_SECONDS = 2.0
-
-BATCH_REPEAT = {"sweep": 300, "run": 3000}
-"""An operation over thousands of ids is repeated for so many: a leak that each makes shows with fewer."""
-
 
 BATCH_PASSES, BATCH_SECONDS = 4, 6.0
 """What failed on purpose is done up to so often, for as long as this lasts (nominal): an error path leaks an object or
@@ -192,21 +190,46 @@ class LeakBatch(pytest.Item):
         self._workshop.journal.emit(EventKind.TEST_START, started, kernel=self.ready.kernel.id, test=name)
         if not done:
             self._skip(name, "no test passed whose operations could be repeated")
-        bench = Bench(name, self.ready, self._workshop.session.seed)
-        bench.keeper = self._workshop.keeper
-        error: BaseException | None = None
-        with bench.guest:
-            bench.expect(*{pattern for other in done for pattern in other.expected})
-            try:
-                self._again(bench, done)
-            except Exception as raised:
-                error = raised
-            result = bench.conclude(error)
+        deeds = [deed(other) for other in done]
+        result = self._judge(Bench(name, self.ready, self._workshop.session.seed), done, deeds)
         self._workshop.journal.emit(EventKind.TEST_END, result, kernel=result.kernel, test=result.id)
         if result.outcome is Outcome.FAIL:
             raise KernelFinding("\n".join(f.title for f in result.findings if f.counts) or result.why)
         if result.outcome is not Outcome.PASS:
             raise Inconclusive(result.why)
+
+    def _judge(self, bench: Bench, done: Sequence[Bench], deeds: Sequence[Deed]) -> TestResult:
+        """How the batch ended; where it leaks, with whose leaks they are."""
+        bench.keeper = self._workshop.keeper
+        error: BaseException | None = None
+        clock = Clock()
+        with bench.guest:
+            bench.expect(*{pattern for other in done for pattern in other.expected})
+            try:
+                self._again(bench, deeds, clock)
+            except Exception as raised:
+                error = raised
+            result = bench.conclude(error)
+        # Only now: a guest's memory is counted once.
+        hunt = Hunt(self.ready, deeds, bench.seed, clock, self._say)
+        findings = hunt.find(result.findings)
+        if not hunt.steps:
+            return result
+        titles = {before.title: after.title for before, after in zip(result.findings, findings, strict=True)}
+        return replace(
+            result, findings=tuple(findings), seconds=time.monotonic() - bench.started,
+            why=titles.get(result.why, result.why),
+        )  # fmt: skip
+
+    def _say(self, line: str) -> None:
+        """One line of pytest's output, now."""
+        plugins = self.config.pluginmanager
+        terminal, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
+        if isinstance(terminal, pytest.TerminalReporter) and capture is not None:
+            with capture.global_and_fixture_disabled():
+                terminal.ensure_newline()
+                terminal.write_line(f"{self.name}: {line}")
+                terminal.flush()
 
     def _skip(self, name: str, why: str) -> NoReturn:
         kernel, machine = self.ready.kernel, self.ready.machine.spec.name
@@ -214,45 +237,24 @@ class LeakBatch(pytest.Item):
         self._workshop.journal.emit(EventKind.TEST_END, result, kernel=kernel.id, test=name)
         pytest.skip(why)
 
-    def _again(self, bench: Bench, done: list[Bench]) -> None:
+    def _again(self, bench: Bench, deeds: Sequence[Deed], clock: Clock) -> None:
         start = time.monotonic()
-        for other in done:
-            self._once(bench, other)
-        faulty = [other for other in done if other.must_inject]
-        deadline = Deadline(BATCH_SECONDS * self.ready.pristine.scale, "what failed on purpose to be done again")
-        for other in faulty * (BATCH_PASSES - 1):
-            if deadline.expired:
-                break
-            self._once(bench, other)
+        again(bench.guest.agent, deeds, BATCH_PASSES, BATCH_SECONDS * self.ready.pristine.scale, clock)
         bench.guest.settle()
-        again = time.monotonic() - start
+        took = time.monotonic() - start
         if not self.ready.first:
             bench.planted = LEAKS
             _provoke(bench.guest, "slab-leak", LEAKS)
             _provoke(bench.guest, "percpu-leak", LEAKS)
         found = kmemleak_oracle.findings(kmemleak.report(bench.guest.agent), self.ready.symbols)
         bench.blame(found)
-        seconds = {"operations": round(again, 2), "kmemleak": round(time.monotonic() - start - again, 2)}
-        bench.evidence.append(Evidence("kmemleak", payload={"scenarios": len(done), "seconds": seconds}))
+        seconds = {"operations": round(took, 2), "kmemleak": round(time.monotonic() - start - took, 2)}
+        bench.evidence.append(Evidence("kmemleak", payload={"scenarios": len(deeds), "seconds": seconds}))
         if bench.planted:
             seen = _blamed(found, SEEN_BESIDE)
             _tell(self._workshop, self.ready, seen)
             if missed := [oracle for oracle, caught in seen.items() if not caught]:
                 raise Inconclusive(f"{', '.join(missed)} did not see leaks that were planted beside")
-
-    @staticmethod
-    def _once(bench: Bench, other: Bench) -> None:
-        swept: list[Operation] = []
-        for operation in other.scenario().operations:
-            if operation.verb == "sweep-ops":  # its rounds differ only by what happens to be there
-                if operation in swept or operation.args.get("every"):
-                    continue
-                swept.append(operation)
-            args = dict(operation.args)
-            if operation.verb in BATCH_REPEAT and "repeat" in args:
-                args["repeat"] = min(int(args["repeat"]), BATCH_REPEAT[operation.verb])
-            bench.guest.agent.call(operation.verb, seconds=120.0, check=False, **args)
-        bench.guest.agent.call("reset", seconds=60.0)
 
     def reportinfo(self) -> tuple[str, None, str]:
         return "batch", None, self.name

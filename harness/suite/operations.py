@@ -33,7 +33,8 @@ FIRST = 1 << 20
 CREATE = ("scx_bpf_create_dsq",)
 DESTROY = ("scx_bpf_destroy_dsq",)
 ENABLE = ("scx_root_enable_workfn", "scx_enable", "scx_ops_enable_workfn", "scx_ops_enable")
-LINK = ("bpf_scx_reg", "link_create", "map_update_elem")
+LINK = ("bpf_scx_reg", "link_create", "map_update_elem", "bpf_struct_ops_link_create")
+"""Not bpf_struct_ops_map_update_elem(): what it allocates belongs to the map, which lives on when an attach fails."""
 DISABLE = ("scx_root_disable", "scx_disable_workfn", "bpf_scx_unreg", "scx_ops_disable_workfn")
 FORK = ("scx_fork", "scx_pre_fork", "scx_post_fork")
 CGROUP = ("scx_tg_online", "scx_cgroup_init")

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 from harness.faults.cause import Cause
 from harness.faults.endings import Allowed, Ending, outcome, words
+from harness.faults.plans import line
 from harness.faults.sites import Ended, RawSite, normalise, summarise
 from harness.guest.guest import BpfObject
 from harness.oracles.blame import base_name, is_allocator
 from harness.oracles.frames import culprit
-from harness.records import Frame, GuestError
+from harness.plan import FaultPlan
+from harness.records import Fault, Frame, GuestError
 from harness.suite.account import disputed
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
@@ -176,6 +178,5 @@ class PercpuFaults:
 
 def _plan(operation: str, callers: Callers, nth: int, thread: str) -> str:
     """The plan of one line that makes this call fail again."""
-    caller = f", caller: {callers.function}" if callers.function else ""
-    task = f", task: {thread}" if thread else ", task: all"
-    return f"{{operation: {operation}, what: function{caller}{task}, nth: {nth}}}"
+    fault = Fault(what="function", caller=callers.function, task=thread or "all", nth=nth)
+    return line(FaultPlan(operation, fault))

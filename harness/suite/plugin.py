@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from harness import replay
 from harness.faults.optional import Declared, beside, matcher
 from harness.guest.guest import Guest
 from harness.model.state import Features
-from harness.plan import RETRY_LOST_MACHINE, BpfRequest, Scheduler, Survey, Surveyed, Wanted
+from harness.plan import (
+    RETRY_LOST_MACHINE,
+    BpfRequest,
+    FaultPlan,
+    Scheduler,
+    Session,
+    Survey,
+    Surveyed,
+    Wanted,
+)
 from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, Role, TestResult, UsageError, encode
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
@@ -23,6 +32,7 @@ from harness.suite.extra import CanaryItem, LeakBatch, canaries
 from harness.suite.machines import HELP, MARKER, Place, Spot, places, shares
 from harness.suite.outcome import Inconclusive, KernelFinding
 from harness.suite.percpu import PercpuFaults
+from harness.suite.policy import Policy
 from harness.suite.session import Ready, Workshop, read_session, read_survey
 from harness.suite.sweep import Faults
 from harness.suite.trials import Trials
@@ -32,8 +42,12 @@ SURVEY = pytest.StashKey[Survey]()
 ERRORS = pytest.StashKey[list[str]]()
 BENCH = pytest.StashKey[Bench]()
 RESULT = pytest.StashKey[TestResult]()
-USER = "user_scheduler"
-"""The fixture whose tests run once for each BPF scheduler of the user's."""
+
+SUPPLIED: dict[str, Callable[[Survey | Session], tuple[BpfRequest | FaultPlan, ...]]] = {
+    "user_scheduler": lambda told: told.bpf,
+    "fault_plan": lambda told: told.faults,
+}
+"""Fixtures whose tests run once for each thing of the user's, by its name; without any they are no part of a run."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,16 +91,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for target, place in chosen
     ]
     metafunc.parametrize("ready", params, indirect=True, scope="session")
-    if USER in metafunc.fixturenames:
-        # By the file's name: its content differs between targets.
-        metafunc.parametrize(USER, [found.name for found in _programs(metafunc.config)], indirect=True)
+    for fixture in SUPPLIED.keys() & set(metafunc.fixturenames):
+        # By name: what is behind it differs between targets.
+        names = [thing.name for thing in _supplied(metafunc.config, fixture)]
+        metafunc.parametrize(fixture, names, indirect=True)
 
 
-def _programs(config: pytest.Config) -> tuple[BpfRequest, ...]:
-    """The user's BPF schedulers, in a session and in the pass before it."""
+def _supplied(config: pytest.Config, fixture: str) -> tuple[BpfRequest | FaultPlan, ...]:
+    """What the user gave for a fixture, in a session and in the pass before it."""
     if SURVEY in config.stash:
-        return config.stash[SURVEY].bpf
-    return config.stash[WORKSHOP].session.bpf if WORKSHOP in config.stash else ()
+        return SUPPLIED[fixture](config.stash[SURVEY])
+    return SUPPLIED[fixture](config.stash[WORKSHOP].session) if WORKSHOP in config.stash else ()
 
 
 def _places(item: pytest.Item, asked: Sequence[str]) -> tuple[Place, ...]:
@@ -122,8 +137,8 @@ def _answer(survey: Survey, items: list[pytest.Item], errors: list[str]) -> None
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    if not _programs(config):  # without a scheduler its tests are no part of the run, and no skipped ones
-        items[:] = [item for item in items if USER not in getattr(item, "fixturenames", ())]
+    wanting = {fixture for fixture in SUPPLIED if not _supplied(config, fixture)}
+    items[:] = [item for item in items if not wanting & set(getattr(item, "fixturenames", ()))]  # and not skipped
     survey = config.stash.get(SURVEY, None)
     if survey is not None:
         try:
@@ -256,6 +271,12 @@ def user_scheduler(request: pytest.FixtureRequest, ready: Ready) -> Scheduler:
 
 
 @pytest.fixture
+def fault_plan(request: pytest.FixtureRequest, workshop: Workshop) -> FaultPlan:
+    """One entry of the user's fault plan (--faults)."""
+    return next(found for found in workshop.session.faults if found.name == request.param)
+
+
+@pytest.fixture
 def guest(bench: Bench) -> Guest:
     """The pristine guest itself."""
     return bench.guest
@@ -278,6 +299,13 @@ def faults(request: pytest.FixtureRequest, bench: Bench) -> Faults:
     """Fault injection, with every site observed."""
     kernel = bench.ready.kernel
     return Faults(bench, matcher(beside(request.path), kernel.arch, kernel.release))
+
+
+@pytest.fixture
+def policy(request: pytest.FixtureRequest, bench: Bench, faults: Faults) -> Policy:
+    """Operations under a fault that is decided by number, or drawn from a seed."""
+    kernel = bench.ready.kernel
+    return Policy(bench, faults, matcher(beside(request.path), kernel.arch, kernel.release))
 
 
 @pytest.fixture
@@ -341,6 +369,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
             cmdline=bench.ready.target.cmdline,
             patches=workshop.session.patches if bench.ready.kernel.role is Role.PATCHED else (),
             bpf=tuple(BpfRequest(found.path, found.sha256) for found in bench.ready.target.schedulers),
+            faults=workshop.session.faults,
             coverage=workshop.session.coverage,
         )  # fmt: skip
         replay.write(path, again)

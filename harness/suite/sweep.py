@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.faults import knobs
 from harness.faults.cause import Cause
-from harness.faults.endings import Allowed
-from harness.faults.sites import Ended, key, merge, total
+from harness.faults.endings import Allowed, words
+from harness.faults.sites import Ended, key, total
 from harness.guest.guest import Answer, BpfObject, Tracers, dsq_context
 from harness.records import Fault, FaultSite, FaultSummary, GuestError, Operation
 from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE, Action
+from harness.suite.outcome import Disagreed
 
 PROVOKED = (
     r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory",
@@ -25,6 +26,7 @@ PROVOKED = (
 """What the kernel says when memory runs out: expected while faults are injected, and only then."""
 
 NOTHING = Swept("", "", Allowed(), ())
+NO_OBJECTS: Answer = {"left": [], "count": 0}
 
 ROUNDS = 6
 """A sweep is repeated until a round brings no site that the others had not, at most so often."""
@@ -54,6 +56,7 @@ class Faults:
         self._optional = optional
         self._observer: BpfObject | None = None
         self._ledger: BpfObject | None = None
+        self._attached: set[str] = set()
         self._inlined: dict[str, tuple[int, int]] = {}
         self.rates: list[Rate] = []
 
@@ -72,8 +75,11 @@ class Faults:
         """The tracing object that writes down objects allocated under functions; `deep`: also by what they call."""
         if self._ledger is None:
             self._ledger = self._guest.load("ledger")
-            for program in LEDGER_PROGRAMS:
+        # A sweep of thousands of runs a second looks at its own run only, and at what is allocated directly.
+        for program in LEDGER_DEEP if deep else LEDGER_PROGRAMS:
+            if program not in self._attached:
                 self._ledger.attach(program)
+                self._attached.add(program)
         found = self._bench.ready.symbols.ranges(under)
         spans = [span for name in under for span in found[name]]
         for number, (start, end) in enumerate(spans):
@@ -181,7 +187,7 @@ class Faults:
         wanted = {"want_percpu": int(dsq.model.features.percpu_data), "want_slab": 1}
         got = dsq.api.sweep(
             "create", "destroy", "nr_queued", dsq_context(first), tracers, repeat=ids, keep=1, fifo=1,
-            timeout_ms=budget_ms, **wanted,
+            budget_ms=budget_ms, **wanted,
         )  # fmt: skip
         if got["ids"] != ids:
             raise GuestError(f"the sweep did {got['ids']} of {ids} creates in {budget_ms} ms")
@@ -197,7 +203,7 @@ class Faults:
         threads = action.threads if thread is None else (thread,)
         done = [self._sweep_thread(action, name, budget_ms) for name in threads]
         there = [part for part in done if part is not None]
-        return there[-1] if there else None
+        return total(there) if there else None
 
     def once(self, action: Action) -> int:
         """The operation done and undone without a fault; what it answered, in the numbers of harness.faults.endings."""
@@ -216,32 +222,39 @@ class Faults:
     def _sweep_thread(self, action: Action, thread: str, budget_ms: int) -> FaultSummary | None:
         """Rounds over one thread, until one brings nothing new; then what was reached and never had its turn."""
         swept = Swept(action.name, thread, action.allowed, action.under)
-        sites: dict[object, FaultSite] = {}
+        done: list[FaultSummary] = []
         for _ in range(ROUNDS):
             summary = self._round(action, swept, budget_ms)
             if summary is None:
-                return None
-            if not _learn(sites, summary):
+                return total(done) if done else None
+            done.append(summary)
+            if not _fresh(done):
                 break
         for _ in range(PAGE_ROUNDS):
-            if not any(site.type == "page" and not site.injected for site in sites.values()):
+            if all(site.injected for site in total(done).sites if site.type == "page"):
                 break
-            _learn(sites, self._page_round(action, swept, budget_ms) or FaultSummary())
-        return total([FaultSummary(sites=tuple(sites.values()))])
+            summary = self._page_round(action, replace(swept, every=True), budget_ms)
+            done += [summary] if summary else []
+        return total(done)
 
     def _round(self, action: Action, swept: Swept, budget_ms: int, **settings: int) -> FaultSummary | None:
         ledger = self.ledger(swept.under, deep=True)
         tell = f"{swept.operation} [{swept.thread}]" if swept.thread else swept.operation
         got = self._guest.sweep(
             action.during, action.before, action.after, Tracers(self.observer, ledger, tell), swept.thread,
-            **{"misses": 3, "timeout_ms": budget_ms, "fine": swept.allowed.fine, "all": 1, **settings},
+            **{"misses": 3, "budget_ms": budget_ms, "fine": swept.allowed.fine, "all": 1, **settings},
         )  # fmt: skip
         if got is None:
             return None
+        if got["stuck"] or got["unready"]:
+            self._close(swept, got, NO_OBJECTS)
+            raise Disagreed(_spoilt(swept, got))
         self._guest.settle()
         left = self._guest.agent.call("left", record=False, name=ledger.name)
         summary = self._close(swept, got, left)
-        if not got["done"] and not got["stuck"]:
+        if left["count"] > len(left["left"]):
+            raise GuestError(f"{left['count']} objects are left, {len(left['left'])} were told", step="raise MAX_LEFT")
+        if not got["done"]:
             raise GuestError(f"the sweep came to allocation {got['next']} of {swept.operation} in {budget_ms} ms")
         return summary
 
@@ -268,18 +281,26 @@ class Faults:
         return summary
 
 
-def _learn(sites: dict[object, FaultSite], summary: FaultSummary) -> bool:
-    """Adds what a round saw to what is known; whether any of it, pages apart, was not made to fail before."""
-    fresh = False
-    for site in summary.sites:
-        known = sites.get(key(site))
-        fresh |= site.type != "page" and bool(site.injected) and not (known and known.injected)
-        sites[key(site)] = merge(known, site) if known else site
-    return fresh
+def _fresh(rounds: Sequence[FaultSummary]) -> bool:
+    """Whether the last round made a site fail, pages apart, that none before it had."""
+    *before, last = (
+        {key(site) for site in part.sites if site.injected and site.type != "page"} for part in rounds
+    )
+    return bool(last.difference(*before))
 
 
-LEDGER_PROGRAMS = (
-    "percpu_allocated", "percpu_freed", "percpu_empty_handed", "slab_allocated", "cache_allocated", "slab_freed",
-    "slab_freed_again", "cache_freed", "cache_freed_again", "freed_later",
+def _spoilt(swept: Swept, got: Answer) -> str:
+    """What is wrong where a sweep could not go on."""
+    if got["stuck"]:
+        return f"{swept.operation} came to no end, its allocation {got['next']} being the last that was to fail"
+    told = words(got["unready"])
+    if not got["runs"]:
+        raise GuestError(f"{swept.operation} cannot be swept: what is to be done before it answered {told}")
+    return f"after {swept.operation} with a fault at allocation {got['next'] - 1} what comes before it answers {told}"
+
+
+LEDGER_PROGRAMS = ("percpu_allocated", "percpu_freed", "percpu_empty_handed", "slab_allocated", "slab_freed")
+LEDGER_DEEP = (
+    *LEDGER_PROGRAMS, "cache_allocated", "slab_freed_again", "cache_freed", "cache_freed_again", "freed_later",
 )  # fmt: skip
 """Of bpf_progs/ledger.bpf.c."""

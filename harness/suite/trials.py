@@ -35,8 +35,7 @@ class Trials:
         schedulers, are written down.
         """
         guest = self._bench.guest
-        if self._ledger is None:
-            self._ledger = self._faults.ledger(under, deep=True)
+        self._ledger = self._faults.ledger(under, deep=True)
         self._ledger.set("tid", int(guest.agent.call("ping", record=False)["tid"]))
         self._ledger.set("other_tid", guest.thread(ENABLER))
         self._causes.append(cause)
@@ -48,6 +47,7 @@ class Trials:
 
     def learn(self, number: int, cause: Cause) -> None:
         """More is known now of the fault of a trial."""
+        self._bench.learn(self._causes[number - 1], cause)
         self._causes[number - 1] = cause
 
     def settle(self) -> None:

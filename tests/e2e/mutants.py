@@ -22,6 +22,9 @@ class Mutant:
     blamed: tuple[str, ...]
 
 
+UNDER_A_FAULT = ("null-check", "unwind-one-late", "unwind-one-early", "create-forgets-dsq", "pnode-forgets-percpu")
+"""Defects of error paths: a finding must also tell at which site of which operation the fault was."""
+
 INIT = ("init_dsq", "scx_init_dsq")
 CREATE = (*INIT, "scx_bpf_create_dsq")
 ENABLE = (*INIT, "scx_alloc_and_add_sched", "alloc_pnode")

@@ -6,6 +6,7 @@ Those that boot are broken on each architecture of a default run.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -105,3 +106,26 @@ def test_duplicate_accepted(kharness: Kharness, user_tree: UserTree, arch: str) 
     assert "create" in row["model"]["first_disagreement"]
     assert {finding["oracle"] for finding in findings(done)} == {"model"}
     assert done.verdict.startswith("verdict: FAIL")
+
+
+@pytest.mark.full
+def test_leak_that_only_kmemleak_sees(kharness: Kharness, user_tree: UserTree) -> None:
+    """Memory that came from vmalloc() because a page was refused is not given back.
+
+    The tests pass, for the ledger leaves what vmalloc() makes to kmemleak. The batch finds it, and whose it is.
+    """
+    free = "\tkvfree(ei->dump);\n"
+    with user_tree.edited(user_tree.scheduler, "free_exit_info", free, f"\tif (!is_vmalloc_addr(ei->dump))\n\t{free}"):
+        select = "(test_faults and test_attach) or lifecycle"
+        done = kharness("run", "--tree", str(user_tree.folder), "--machine", "default", "-k", select).expect(1)
+    failed = [row for row in done.results["tests"] if row["outcome"] == "fail"]
+    assert [row["id"].partition("::")[0] for row in failed] == ["batch"], [row["id"] for row in failed]
+    (leak,) = [found for found in failed[0]["findings"] if not found["expected"]]
+    assert (leak["oracle"], leak["kind"]) == ("kmemleak", "vmalloc leak")
+    assert leak["function"] in ("alloc_exit_info", "scx_alloc_and_add_sched")
+    assert "; test_attach: attach [scx_enable_helper], allocation " in leak["title"]
+    assert leak["operation"] == "attach"
+    assert "___kmalloc_large_node" in leak["site"]
+    assert re.search(r"operation: attach\b.*nth: \d+", leak["fault"])
+    assert any(line.endswith("test_faults.py::test_attach") for line in leak["log"])
+    assert any(line.startswith("step 1, ") for line in leak["log"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import Kharness
-from tests.e2e.mutants import MUTANTS, Mutant
+from tests.e2e.mutants import MUTANTS, UNDER_A_FAULT, Mutant
 from tests.e2e.trees import UserTree
 
 TOP = 4
@@ -42,3 +42,7 @@ def test_is_caught_and_named(kharness: Kharness, user_tree: UserTree, mutant: Mu
         f"caught, but none of {', '.join(mutant.blamed)} is named:\n"
         + "\n".join([*(f"{f['oracle']} {f['kind']}: {f['title']} in {f['function']}" for f in found), *disputed])
     )
+    if mutant.name in UNDER_A_FAULT:
+        assert any(named(f, mutant.blamed) and f["operation"] and f["site"] and f["fault"] for f in found), (
+            "named, but no finding tells under which fault"
+        )

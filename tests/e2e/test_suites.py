@@ -71,6 +71,25 @@ def test_a_warning_is_found_though_the_test_read_the_log(wrong: Done) -> None:
     assert seen["watched"] and not seen["lost"]
 
 
+def test_a_leak_of_the_batch_names_test_and_operation(
+    kharness: Kharness, passed: Done, suite: Callable[[str], str]
+) -> None:
+    """The tests pass, for what they leak nobody counts; kmemleak sees it after all of them, and it is hunted down."""
+    done = kharness.run("--suite", suite("leaks"), timeout=600).expect(1)
+    assert all(done.test(name)["outcome"] == "pass" for name in ("test_first", "test_that_leaks", "test_last"))
+    (row,) = [row for row in done.results["tests"] if row["outcome"] == "fail"]
+    assert row["id"].startswith("batch::")
+    for leak in row["findings"]:
+        assert leak["function"] == "kharness_leak_slab"
+        assert leak["operation"] == "write /sys/kernel/debug/kharness/canary"
+        assert leak["fault"] is None
+        assert "; test_that_leaks: with operation " in leak["title"]
+        assert [line for line in leak["log"] if line.startswith("test: ")] == [
+            line for line in leak["log"] if line.endswith("::test_that_leaks")
+        ]
+    assert "step 1, " in done.stderr
+
+
 def test_replay(kharness: Kharness, wrong: Done) -> None:
     """The line that a failed run prints does the test again, and fails on the same signature."""
     assert "creating DSQ 7 twice answered -17" in wrong.stdout

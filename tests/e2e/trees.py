@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.definition import load
@@ -49,6 +49,25 @@ class UserTree:
                 seen = os.lstat(path)
                 found[path] = (seen.st_ino, seen.st_mode, seen.st_size, seen.st_mtime_ns)
         return found
+
+    @contextlib.contextmanager
+    def rewritten(self, name: str, changes: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Replaces regular expressions throughout a file, one after the other, for as long as the block lasts.
+
+        Fails when one of them is found nowhere.
+        """
+        path, origin = self.folder / name, self._source / name
+        text = origin.read_text()
+        for old, new in changes:
+            text, found = re.subn(old, new, text, flags=re.MULTILINE)
+            assert found, f"{name} holds nothing like {old!r}"
+        path.unlink()  # never through the link: the original is the cache's
+        path.write_text(text)
+        try:
+            yield
+        finally:
+            path.unlink()
+            os.link(origin, path)
 
     @contextlib.contextmanager
     def edited(self, name: str, function: str, old: str, new: str) -> Iterator[int]:

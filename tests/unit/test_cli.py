@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from harness import cli, run, shell
-from harness.plan import DEFAULT_SERIES, BpfRequest, KernelRequest, Plan, SourceRequest, Visit
-from harness.records import Exit, UsageError
+from harness.plan import DEFAULT_SERIES, BpfRequest, FaultPlan, KernelRequest, Plan, SourceRequest, Visit
+from harness.records import Exit, Fault, UsageError
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 
@@ -85,6 +85,24 @@ def test_bpf_programs_are_named_for_good(
     assert [request.name for request in plan.bpf] == ["one", "two"]
 
 
+def test_a_fault_plan_is_read_before_anything_is_done(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faults.yaml").write_text("- {operation: attach, task: kthreadd, nth: 2}\n- operation: cgroup-create\n")
+    monkeypatch.chdir(tmp_path)
+    invoke("run", "--faults", "faults.yaml")
+    assert asked.plans[0].faults == (
+        FaultPlan("attach", Fault(task="kthreadd", nth=2)), FaultPlan("cgroup-create", Fault())
+    )  # fmt: skip
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mine.yaml").write_text("faults: ../faults.yaml\n")
+    invoke("run", "elsewhere/mine.yaml")
+    assert asked.plans[1].faults == asked.plans[0].faults
+    (tmp_path / "faults.yaml").write_text("operation: atach\n")
+    with pytest.raises(UsageError, match="unknown operation 'atach'; near it: attach"):
+        invoke("run", "--faults", "faults.yaml", "--print-plan")
+
+
 def test_a_relative_tree_does_not_depend_on_where_we_stand(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +122,7 @@ def test_a_relative_tree_does_not_depend_on_where_we_stand(
         (("--machine", "huge"), "no machine 'huge'"),
         (("--kconfig", "/no/such.config"), "/no/such.config: no such Kconfig fragment"),
         (("--bpf", "/no/such.bpf.c"), "/no/such.bpf.c: no such BPF program"),
+        (("--faults", "/no/such.yaml"), "cannot read the fault plan /no/such.yaml"),
         (("--bpf", str(ROOT / "Makefile")), "Makefile: no name for a BPF program"),
         (
             ("--bpf", f"{ROOT}/bpf_progs/dsq_fifo.bpf.c", "--bpf", f"{ROOT}/bpf_progs/dsq_fifo.bpf.c"),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness import collect
-from harness.plan import BpfRequest, KernelRequest, Plan, SourceRequest
-from harness.records import UsageError
+from harness.plan import BpfRequest, FaultPlan, KernelRequest, Plan, SourceRequest
+from harness.records import Fault, UsageError
 
 TESTS = """
 import pytest
@@ -93,6 +93,28 @@ def test_the_users_schedulers_have_tests_of_their_own(needed: Needed) -> None:
     assert needed(FOR_EACH) == {"x86_64": {"default": 1}}
     assert needed(FOR_EACH, bpf=BPF, select="test_it") == {"x86_64": {"default": 3}}
     assert needed(FOR_EACH, bpf=BPF, select="test_it and one") == {"x86_64": {"default": 1}}
+
+
+PLANNED = "def test_planned(bench, fault_plan): ...\n\ndef test_plain(guest): ...\n"
+ENTRIES = (FaultPlan("create", Fault(nth=1)), FaultPlan("fork", Fault(every=2)))
+
+
+def test_a_fault_plan_has_a_test_for_each_entry(needed: Needed) -> None:
+    assert needed(PLANNED) == {"x86_64": {"default": 1}}
+    assert needed(PLANNED, faults=ENTRIES, select="test_it") == {"x86_64": {"default": 3}}
+    assert needed(PLANNED, faults=ENTRIES, select="test_it and fork") == {"x86_64": {"default": 1}}
+    assert needed(FOR_EACH + PLANNED.partition("\n")[0], faults=ENTRIES, select="test_it") == {"x86_64": {"default": 3}}
+
+
+def test_its_entries_are_carried_out_whatever_the_suite_is(needed: Needed) -> None:
+    """Beside the tests that are selected, or alone."""
+    assert needed("def test_plain(guest): ...", faults=ENTRIES) == {"x86_64": {"default": 3}}
+    assert needed("def test_plain(guest): ...", faults=ENTRIES, select="plan") == {"x86_64": {"default": 2}}
+    plan = Plan((), seed=1, faults=ENTRIES, suite="tests/kernel/dsq")
+    folders = ["tests/kernel/dsq", "tests/kernel/plan"]
+    assert [word for word in collect.argv(plan) if "tests/kernel" in word] == [str(collect.ROOT / f) for f in folders]
+    whole = collect.machines(Plan((KernelRequest(SourceRequest(), "x86_64"),), seed=1, faults=ENTRIES, select="plan"))
+    assert whole["x86_64"].total() == len(ENTRIES), "of the whole suite nothing else is called so"
 
 
 def test_they_are_tested_whatever_the_suite_is(needed: Needed) -> None:

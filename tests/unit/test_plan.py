@@ -12,8 +12,18 @@ from typing import Any
 import pytest
 
 from harness import plan, records
-from harness.plan import KernelRequest, Plan, Session, SourceRequest, Target, requests
-from harness.records import HarnessError, Kernel, Machine, MachineSpec, Role, UsageError, decode, encode
+from harness.plan import FaultPlan, KernelRequest, Plan, Session, SourceRequest, Target, requests
+from harness.records import (
+    Fault,
+    HarnessError,
+    Kernel,
+    Machine,
+    MachineSpec,
+    Role,
+    UsageError,
+    decode,
+    encode,
+)
 from harness.suite.session import read_session
 
 KERNEL = Kernel(
@@ -24,6 +34,7 @@ MACHINE = Machine("tree-x86_64-1", "x86_64", MachineSpec("x86_64"), "tcg", "no K
 SESSION = Session(
     "run-1", "/out", 7, "/cache", "root", (Target(KERNEL, MACHINE, "/i/initramfs", {"tsc_khz": "1"}, "nosmp"),),
     argv=("kharness", "run", "-k", "a b"), test_id="t::x[1]", kconfig=("/f.config",),
+    faults=(FaultPlan("create", Fault("function", ("f",), nth=1, caller="g"), "f.yaml:1"),),
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_a_flag_has_one_default() -> None:
 def test_what_takes_a_file_is_marked_as_one() -> None:
     """A name of a file that is not marked would depend on where the user stands."""
     named = {field.name for field in fields(Wishes) if field.metadata.get("path")}
-    assert {"tree", "suite", "kconfig", "bpf", "out"} <= named
+    assert {"tree", "suite", "kconfig", "bpf", "faults", "out"} <= named
     assert {name for group in RIVALS for name in group} <= {field.name for field in fields(Wishes)}
 
 

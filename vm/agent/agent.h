@@ -3,7 +3,8 @@
  * The guest agent: generic verbs over a virtio-serial port.
  *
  * In: one operation a line, "ID<TAB>VERB<TAB>key=value<TAB>key=value...", values percent-encoded.
- * Out: one JSON object a line, {"id":ID,"ok":bool,"us":microseconds,...}; on failure "errno" and "error".
+ * Out: one JSON object a line, {"id":ID,"ok":bool,"us":microseconds,"at":when it began,...}; on failure "errno" and
+ * "error".
  * The agent knows files, BPF objects, programs, workloads and fail-nth; it does not know what they are for.
  */
 #ifndef KHARNESS_AGENT_H

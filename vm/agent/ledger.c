@@ -8,9 +8,9 @@
 
 #include "agent.h"
 
-#define MAX_DEPTH 20
+#define MAX_DEPTH 28
 #define MAX_PAST 16384
-#define MAX_LEFT 64
+#define MAX_LEFT 512
 
 /* As in bpf_progs/ledger.bpf.c. */
 struct entry {
@@ -67,7 +67,7 @@ int ledger_left(struct object *ledger, uint64_t run, const struct ending *of, st
 
 /*
  * left: what object "name" holds of the sweep over operations that was done last, at a quiescent point. "left" are
- * [site, n, answer, kind, size, [stack]], at most 64; "count" is how many there are.
+ * [site, n, answer, kind, size, [stack]], at most 512; "count" is how many there are.
  */
 void do_left(const struct op *op, struct reply *r)
 {

@@ -98,8 +98,8 @@ static void serve(int fd, char *line)
 	} else if (!run_verb(&op, &r)) {
 		reply_error(&r, ENOSYS, "no verb '%s'", op.verb);
 	}
-	buf_printf(&out, "{\"id\":%ld,\"ok\":%s,\"us\":%lld", strtol(op.id, NULL, 10),
-		   r.failed ? "false" : "true", now_us() - start);
+	buf_printf(&out, "{\"id\":%ld,\"ok\":%s,\"us\":%lld,\"at\":%lld", strtol(op.id, NULL, 10),
+		   r.failed ? "false" : "true", now_us() - start, start);
 	buf_add(&out, r.body.data, r.body.len);
 	buf_add(&out, "}\n", 2);
 	send_all(fd, out.data, out.len);

@@ -12,7 +12,7 @@
 #include "agent.h"
 
 #define MAX_ENDINGS 1024
-#define MAX_LOUD 64
+#define MAX_LOUD 512
 
 static struct ending endings[MAX_ENDINGS];
 static int nr_endings;
@@ -188,7 +188,10 @@ bool nth_end(struct nth *n)
 	if (n->every)
 		arm(n->fd, 0);
 	fired = *n->fired - n->seen;
-	rest = n->every ? !fired : left(n->fd);
+	/* Where the tracer saw it fire there is nothing to ask; what it did not see fail-nth may tell all the same. */
+	rest = n->every || fired == 1 ? !fired : left(n->fd);
+	if (rest < 0) /* the thread is gone: the tracer has the word */
+		rest = !fired;
 	if (rest)
 		arm(n->fd, 0);
 	if (n->run)
@@ -196,7 +199,7 @@ bool nth_end(struct nth *n)
 	n->runs++;
 	if (rest)
 		return false;
-	/* fail-nth says it fired; the tracer must have seen exactly that. */
+	/* Either says it fired; the tracer must have seen exactly that. */
 	if (!n->every && fired != 1)
 		n->disputed++;
 	n->injected += n->every ? fired : 1;
@@ -277,7 +280,8 @@ long find_thread(const char *name)
 	struct dirent *entry;
 	long found = 0;
 
-	while (proc && !found && (entry = readdir(proc))) {
+	/* The newest: one that is going away may still be there. */
+	while (proc && (entry = readdir(proc))) {
 		char path[300];
 		struct buf comm = {};
 
@@ -286,7 +290,7 @@ long find_thread(const char *name)
 		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
 		/* A process that ended meanwhile is none that was looked for. */
 		if (!read_file(path, &comm, 256) && comm.len > 1 && !strncmp(comm.data, name, comm.len - 1) &&
-		    strlen(name) == comm.len - 1)
+		    strlen(name) == comm.len - 1 && atol(entry->d_name) > found)
 			found = atol(entry->d_name);
 		free(comm.data);
 	}

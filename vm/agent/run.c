@@ -113,6 +113,9 @@ void do_run(const struct op *op, struct reply *r)
 	}
 }
 
+/* No operation allocates so often: nothing fails. */
+#define UNHARMED (1 << 20)
+
 /* What was wrong with a run, beyond its answer. */
 enum { LEFT_PERCPU = 1, LEFT_SLAB = 2, NOT_DONE = 4 };
 
@@ -158,21 +161,21 @@ static bool sweep_once(struct sweep *s, int k)
 	if (flags & (LEFT_PERCPU | LEFT_SLAB)) {
 		struct ending e = { fired ? *s->nth.site : 0, s->ret, flags, k, 1 };
 
-		if (s->nr_left < 8)
+		if (s->nr_left < 8) /* told once is enough: the counts tell the rest */
 			s->nr_left += ledger_left(s->nth.ledger, s->nth.runs, &e, &s->left);
 	}
 	nth_book(&s->nth, fired, s->ret, flags);
 	return fired;
 }
 
-static void sweep_id(struct sweep *s, uint64_t id, bool keep)
+static void sweep_id(struct sweep *s, uint64_t id, bool keep, int from, int to)
 {
 	int k, err;
 
 	step_id(&s->call, id);
 	step_id(&s->undo, id);
 	step_id(&s->check, id);
-	for (k = 1;; k++) {
+	for (k = from;; k = k < to ? k + 1 : UNHARMED) {
 		bool fired = sweep_once(s, k);
 
 		if (s->ret == 0 && (fired || !keep)) {
@@ -202,14 +205,16 @@ static bool open_sweep(const struct op *op, struct sweep *s, struct reply *r)
 
 /*
  * sweep: for "repeat" ids, runs "prog" with the first, second, ... allocation of this task failing until none is
- * left to fail. A run that succeeds in spite of its fault is looked at with "verify", which must answer 0, and undone with
- * "undo"; the last, unharmed one is kept when "keep" is set. "fine" is what it answers without a fault. Names of tracing
- * objects and "outcomes" are those of sweep-ops, their third number flags (LEFT_PERCPU, ...); "left" is that of left.
+ * left to fail, or with those "from" to "to", and then unharmed. A run that succeeds in spite of its fault is looked at
+ * with "verify", which must answer 0, and undone with "undo"; the last, unharmed one is kept when "keep" is set. "fine"
+ * is what it answers without a fault. Names of tracing objects and "outcomes" are those of sweep-ops, their third number
+ * flags (LEFT_PERCPU, ...); "left" is that of left.
  */
 void do_sweep(const struct op *op, struct reply *r)
 {
 	long long repeat = arg_int(op, "repeat", 1), budget = arg_int(op, "timeout_ms", 60000) * 1000;
 	long long start = now_us(), i;
+	int from = arg_int(op, "from", 1), to = arg_int(op, "to", UNHARMED);
 	struct sweep s = {};
 	uint64_t id = 0;
 
@@ -219,7 +224,7 @@ void do_sweep(const struct op *op, struct reply *r)
 	memcpy(&id, s.call.ctx, sizeof(id));
 	set_fifo(op, true);
 	for (i = 0; i < repeat && now_us() - start < budget; i++)
-		sweep_id(&s, id + i, arg_int(op, "keep", 1));
+		sweep_id(&s, id + i, arg_int(op, "keep", 1), from, to);
 	set_fifo(op, false);
 	nth_close(&s.nth);
 	reply_int(r, "ids", i);

@@ -24,6 +24,7 @@ struct op_sweep {
 	struct steps before, during, after;
 	const char *thread;
 	long long stuck;
+	struct buf begun;
 };
 
 /* Lines "VERB<TAB>key=value...", values percent-encoded. */
@@ -107,34 +108,47 @@ static void sweep_all(const struct op *op, struct op_sweep *s, struct reply *r)
 {
 	long long budget = arg_int(op, "timeout_ms", 60000) * 1000, start = now_us(), max = arg_int(op, "max", 1 << 20);
 	int k = arg_int(op, "from", 1), to = arg_int(op, "to", 1 << 20), missed = 0, misses = arg_int(op, "misses", 3);
+	struct reply late = {};
+	int unready = 0;
 
 	for (; missed < misses && s->nth.runs < max && k <= to && now_us() - start < budget; k++) {
 		int ready = do_steps(&s->before, false);
 
 		if (ready) {
-			reply_error(r, ready < 0 ? -ready : EINVAL, "before run %lld: answer %d", s->nth.runs + 1, ready);
-			return;
+			unready = ready;
+			break;
 		}
-		if (!find_target(s, r))
-			return;
+		if (!find_target(s, s->nth.runs ? &late : r)) {
+			if (!s->nth.runs)
+				return;
+			unready = -late.err;
+			break;
+		}
+		buf_printf(&s->begun, "%s%lld", s->begun.len ? "," : "", now_us());
 		missed = sweep_run(s, k) ? 0 : missed + 1;
 		if (s->stuck)
 			break;
 	}
+	free(late.body.data);
 	reply_int(r, "next", k);
+	reply_int(r, "unready", unready);
 	reply_int(r, "done", missed >= misses || k > to);
 	reply_int(r, "stuck", s->stuck);
 	reply_int(r, "sweep_us", now_us() - start);
+	buf_printf(&r->body, ",\"begun\":[%s]", s->begun.data ?: "");
 	nth_reply(&s->nth, r);
 }
 
 /*
  * sweep-ops: for n = 1, 2, ... until "misses" in a row fired nothing: the operations "before", then with the n-th
  * allocation of the thread called "thread" (none: this one) failing the operations "during", then all of "after",
- * whatever came before; or, with "every", all that the knobs in debugfs let fail. A run's answer is the first that is not 0 among those of "during". "observer" and "ledger" are
- * tracing objects; what the ledger holds at the end is asked for by "left", once all is quiescent. "fine" is what a run
- * without a fault answers. A timeout among the operations (ETIMEDOUT) is a hang and ends the sweep. "outcomes" are
- * [site, answer, 0, n, times], "loud" [site, n, first, last] with the sequence numbers of the kernel's log.
+ * whatever came before; or, with "every", all that the knobs in debugfs let fail. A run's answer is the first that is not
+ * 0 among those of "during". "observer" and "ledger" are tracing objects; what the ledger holds at the end is asked for by
+ * "left", once all is quiescent. "fine" is what a run without a fault answers. A timeout among the operations (ETIMEDOUT)
+ * is a hang and ends the sweep. "unready" is what "before", or the look for the thread, answered if it was not 0: then the
+ * last run did not leave the state that it found, and the sweep ends. "outcomes" are [site, answer, 0, n, times], "loud"
+ * [site, n, first, last] with the sequence numbers of the kernel's log; "begun" is when each run began, in microseconds as
+ * "at" of every answer.
  */
 void do_sweep_ops(const struct op *op, struct reply *r)
 {
@@ -152,4 +166,5 @@ void do_sweep_ops(const struct op *op, struct reply *r)
 	free(s.before.text);
 	free(s.during.text);
 	free(s.after.text);
+	free(s.begun.data);
 }

@@ -235,7 +235,7 @@ static void tell(void)
 		return;
 	pr_emerg("kharness: fault type %u\n", now->type);
 	for (i = 0; i < now->depth && i < TOLD_DEPTH; i++)
-		pr_emerg("kharness: fault at %pS\n", (void *)now->stack[i]);
+		pr_emerg("kharness: fault at %pB\n", (void *)now->stack[i]);
 }
 
 static int told_died(struct notifier_block *nb, unsigned long why, void *data)

@@ -64,7 +64,7 @@ def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, feature
     seen = scheduler.get("created", "first_error")
     assert dsq.last == ended_with(ENOMEM), f"alloc_percpu never failed: {seen['created']} DSQs were created"
     assert ledger.get("percpu_failed")["percpu_failed"] > 0, "ops.init failed, but no alloc_percpu() came back empty"
-    faults.seen("attach", (features.init,), handled=1)
+    faults.seen("attach", CREATE, handled=1)
     assert seen["first_error"] == ENOMEM
     assert 0 < seen["created"] < count
     dsq.detach(scheduler)

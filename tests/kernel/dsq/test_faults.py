@@ -12,10 +12,14 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.features import need
 from harness.suite.operations import CREATE, FIRST, Action, action
+from harness.suite.outcome import Inconclusive
 from harness.suite.sweep import Faults
 
 PERCPU = ("pcpu_alloc_noprof",)
 OWN_KTHREAD = "enabling in a kthread of its own"
+
+NOTHING_TO_FAIL = ("destroy",)
+"""Operations that allocate nothing themselves."""
 
 REPORTED = (r"failed \(-12\)", r"error -12")
 """What the kernel says when enabling fails for want of memory."""
@@ -70,7 +74,10 @@ def test_cgroup(dsq: Dsqs, faults: Faults, bench: Bench) -> None:
 def swept(dsq: Dsqs, faults: Faults, name: str) -> Action:
     """Sweeps an operation in each of its threads, and does it once more without a fault."""
     what = action(name, dsq)
-    need(faults.sweep(what) is not None, OWN_KTHREAD)
+    summary = faults.sweep(what)
+    need(summary is not None, OWN_KTHREAD)
+    if summary and not summary.injected and name not in NOTHING_TO_FAIL:
+        raise Inconclusive(f"{name} was swept, and nothing was made to fail under {', '.join(what.under)}")
     answer = faults.once(what)
     assert answer == what.allowed.fine, f"{name} answers {errno.errorcode.get(-answer, answer)} after its faults"
     return what

@@ -124,13 +124,13 @@ def test_fork_and_cgroup(dsq: Dsqs, percpu_faults: PercpuFaults, bench: Bench, f
     callers = percpu_faults.callers(dsq)
     bench.must_inject = (callers.function, *CREATE)
     bench.guest.write(f"{CGROUP_ROOT}/cgroup.subtree_control", "+cpu")
-    cases: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("dsq_per_task", "fork", {}),
-        ("dsq_per_cgroup", "mkdir", {"path": f"{CGROUP_ROOT}/one"}),
+    cases: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+        ("fork", "dsq_per_task", "fork", {}),
+        ("cgroup-create", "dsq_per_cgroup", "mkdir", {"path": f"{CGROUP_ROOT}/one"}),
     )
-    for program, verb, args in cases:
+    for name, program, verb, args in cases:
         scheduler = dsq.attach(program)
-        with percpu_faults.failing(verb, callers, 1, thread="self", under=CREATE) as trials:
+        with percpu_faults.failing(name, callers, 1, thread="self", under=CREATE) as trials:
             answer = bench.guest.agent.call(verb, check=False, **args)
         assert trials[0].fired, f"{verb} made no DSQ"
         percpu_faults.book(trials[0], -answer.get("errno", 0), AT_ATTACH, CREATE)

@@ -191,6 +191,14 @@ def test_ranges(symbols: Symbols) -> None:
     assert all(start < end for several in ranges.values() for start, end in several)
 
 
+def test_every_function_by_the_name_that_the_source_gives_it(symbols: Symbols) -> None:
+    text = symbols.text()
+    assert {"main", "outer", "other", "twin", "clone"} <= text.keys()
+    assert "inner" not in text and "clone.isra.0" not in text
+    assert text["outer"] == symbols.ranges(["outer"])["outer"][0]
+    assert text["twin"] == symbols.ranges(["twin"])["twin"][0], "of namesakes the first"
+
+
 def test_chain_of_raw_addresses(symbols: Symbols) -> None:
     twin, _ = place(symbols, "twin")
     outer, _ = place(symbols, "outer")
@@ -216,3 +224,11 @@ def test_missing_vmlinux_is_one_clear_line(tools: Local, tmp_path: Path) -> None
     with pytest.raises(HarnessError, match="is gone") as caught:
         Symbols(tmp_path / "vmlinux", tools).ranges(["x"])
     assert caught.value.step
+
+
+def test_the_address_of_a_variable(symbols: Symbols, binary: Path) -> None:
+    listed = subprocess.run(["nm", str(binary)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"^([0-9a-f]+) [bBdD] sink$", listed, re.MULTILINE)
+    assert found and symbols.data("sink") == int(found[1], 16)
+    with pytest.raises(HarnessError, match="no variables outer"):
+        symbols.data("outer")  # a function is none

@@ -245,6 +245,7 @@ def test_an_unknown_function_suggests_near_names() -> None:
         (Fault(probability=101), "probability 101"),
         (Fault(probability=5, seed=1), "seeded"),
         (Fault(task="me", nth=1), "no such task"),
+        (Fault("function", caller="init_dsq", nth=1), "does not tell callers apart"),
         (Fault(task="all", nth=1), "sites of one task"),
         (Fault(within=("a", "b"), nth=1), "one range"),
         (Fault(within=("zero",), nth=1), "no usable text range"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults.sites import RawSite, base_name, is_under, normalise, outcome, summarise, total
-from harness.records import FaultSite, FaultSummary, HarnessError
+from harness.faults.sites import Ended, RawSite, base_name, blame, is_under, key, normalise, summarise, total
+from harness.records import FaultSite, FaultSummary, Frame, HarnessError
 
 HASH = "0123456789abcdef"
 X86 = (
@@ -118,51 +118,86 @@ def test_is_under() -> None:
     assert not is_under(X86, [])
 
 
+def frames(*stack: str) -> tuple[Frame, ...]:
+    return tuple(Frame(function) for function in stack)
+
+
+HANDLED, ABSORBED = Ended("handled", "-ENOMEM"), Ended("absorbed", "0")
+
+
+def raw(*endings: Ended, stack: tuple[str, ...] = X86, kind: str = "failslab", reached: int = 9) -> RawSite:
+    injected = sum(ended.times for ended in endings)
+    return RawSite(kind, frames(*stack), reached=reached, injected=injected, endings=endings)
+
+
 @pytest.mark.parametrize(
-    ("injected", "errors", "ok", "how"),
+    ("endings", "how", "outcomes", "answers"),
     [
-        (0, 0, 0, "none"),
-        (3, 3, 0, "handled"),
-        (3, 0, 3, "absorbed"),
-        (3, 1, 2, "mixed"),
-        (3, 2, 0, "mixed"),
-        (3, 0, 2, "mixed"),
-        (3, 0, 0, "none"),
+        ([], "none", {}, {}),
+        ([("handled", "-ENOMEM", 3)], "handled", {"handled": 3}, {"-ENOMEM": 3}),
+        ([("absorbed", "0", 3)], "absorbed", {"absorbed": 3}, {"0": 3}),
+        (
+            [("handled", "-ENOMEM", 1), ("absorbed", "0", 2), ("handled", "exit -ENOMEM", 1)],
+            "absorbed", {"handled": 2, "absorbed": 2}, {"-ENOMEM": 1, "0": 2, "exit -ENOMEM": 1},
+        ),
+        ([("handled", "-ENOMEM", 9), ("leaked", "-ENOMEM", 1)], "leaked", {"handled": 9, "leaked": 1}, {"-ENOMEM": 10}),
+        ([("wrong errno", "-EINVAL", 1), ("hang", "no end", 1)], "hang", {"wrong errno": 1, "hang": 1}, {"-EINVAL": 1, "no end": 1}),
     ],
-)
-def test_outcome(injected: int, errors: int, ok: int, how: str) -> None:
-    assert outcome(injected, errors, ok) == how
+)  # fmt: skip
+def test_endings_are_counted_by_outcome_and_by_answer_and_the_worst_is_told(
+    endings: list[tuple[str, str, int]], how: str, outcomes: dict[str, int], answers: dict[str, int]
+) -> None:
+    row = raw(*(Ended(*ended) for ended in endings))
+    (site,) = summarise("create", [row], DSQ).sites
+    assert (site.outcome, site.outcomes, site.answers) == (how, outcomes, answers)
+
+
+def test_what_was_made_to_fail_and_is_not_booked_has_no_outcome() -> None:
+    """Several faults in one operation: only the last of them ended it."""
+    rows = [RawSite("failslab", frames(*X86), reached=3, injected=3, endings=(HANDLED,))]
+    (site,) = summarise("create", rows, DSQ).sites
+    assert (site.injected, site.outcomes) == (3, {"handled": 1})
 
 
 def test_summarise_counts_only_what_is_under_the_functions() -> None:
     rows = [
-        RawSite("failslab", X86, size=512, gfp=0xCC0, reached=10, injected=2, ret_errors=2),
         RawSite(
-            "failslab", ("should_failslab", "memdup_user", "__sys_bpf"), reached=99, injected=9, ret_errors=9
+            "failslab", frames(*X86), size=512, gfp=0xCC0, reached=10, injected=2,
+            endings=(Ended("handled", "-ENOMEM", 2),), flags="GFP_KERNEL",
         ),
-    ]
-    assert summarise("create", rows, DSQ) == FaultSummary(
-        reached=10,
-        injected=2,
-        handled=2,
-        sites=(FaultSite("create", "failslab", CHAIN, 512, 0xCC0, 10, 2, "handled"),),
-    )
+        raw(Ended("handled", "-ENOMEM", 9), stack=("should_failslab", "memdup_user", "__sys_bpf"), reached=99),
+    ]  # fmt: skip
+    site = FaultSite(
+        "create", "failslab", CHAIN, 512, 0xCC0, 10, 2, "handled", frames(*X86), {"handled": 2}, {"-ENOMEM": 2},
+        flags="GFP_KERNEL",
+    )  # fmt: skip
+    assert summarise("create", rows, DSQ) == FaultSummary(reached=10, injected=2, handled=2, sites=(site,))
 
 
 def test_summarise_adds_up_what_has_one_key_and_parts_what_has_not() -> None:
     reloaded = tuple(n.replace(HASH, "a" * 16) for n in X86)
-    rows = [
-        RawSite("failslab", X86, size=64, gfp=1, reached=1, injected=1, ret_errors=1),
-        RawSite("failslab", reloaded, size=128, gfp=2, reached=5, injected=1, ret_ok=1),
-        RawSite("page", X86, size=0, reached=7),
-    ]
-    summary = summarise("create", rows, DSQ)
-    assert summary.sites == (
-        FaultSite("create", "failslab", CHAIN, 128, 2, 6, 2, "mixed"),
-        FaultSite("create", "page", ("__kmalloc_noprof", *CHAIN[1:]), 0, 0, 7, 0, "none"),
-    )
+    small = RawSite("failslab", frames(*X86), 64, 1, 1, 1, (HANDLED,), "small")
+    large = RawSite("failslab", frames(*reloaded), 128, 2, 5, 1, (ABSORBED,), "large")
+    page = RawSite("page", frames(*X86), reached=7)
+    summary = summarise("create", [small, large, page], DSQ)
+    first, second = summary.sites
+    assert (first.type, first.stack, first.reached, first.injected) == ("failslab", CHAIN, 6, 2)
+    assert (first.size, first.gfp, first.flags, first.frames) == (128, 2, "large", frames(*reloaded)), "the largest"
+    assert (first.outcome, first.outcomes, first.answers) == (
+        "absorbed", {"handled": 1, "absorbed": 1}, {"-ENOMEM": 1, "0": 1},
+    )  # fmt: skip
+    assert second == FaultSite("create", "page", CHAIN, 0, 0, 7, 0, "none", frames(*X86))
     assert (summary.reached, summary.injected, summary.handled) == (13, 2, 1)
-    assert summarise("create", reversed(rows), DSQ) == summary
+    assert summarise("create", [page, large, small], DSQ) == summary
+
+
+def test_summarise_asks_of_each_site_whether_it_is_optional() -> None:
+    def optional(site: FaultSite) -> str:
+        return "pages are a cache" if (site.operation, site.type, site.stack) == ("create", "page", CHAIN) else ""
+
+    sites = summarise("create", [raw(HANDLED), raw(ABSORBED, kind="page")], DSQ, optional).sites
+    assert [(site.type, site.optional) for site in sites] == [("failslab", ""), ("page", "pages are a cache")]
+    assert summarise("destroy", [raw(ABSORBED, kind="page")], DSQ, optional).sites[0].optional == ""
 
 
 def test_summarise_nothing() -> None:
@@ -170,15 +205,52 @@ def test_summarise_nothing() -> None:
 
 
 def test_summarise_refuses_more_results_than_injections() -> None:
+    row = RawSite("failslab", frames(*X86), reached=3, injected=1, endings=(HANDLED, ABSORBED))
     with pytest.raises(HarnessError, match="made to fail 1 times but 2 results"):
-        summarise("create", [RawSite("failslab", X86, reached=3, injected=1, ret_errors=1, ret_ok=1)], DSQ)
+        summarise("create", [row], DSQ)
 
 
-def test_total() -> None:
-    row = RawSite("failslab", X86, reached=3, injected=1, ret_errors=1)
-    both = total([summarise("destroy", [row], DSQ), summarise("create", [row], DSQ)])
-    assert (both.reached, both.injected, both.handled) == (6, 2, 2)
-    assert [s.operation for s in both.sites] == ["create", "destroy"]
-    assert total([]) == FaultSummary()
-    with pytest.raises(HarnessError, match="twice"):
-        total([summarise("create", [row], DSQ)] * 2)
+LEAKED = Ended("leaked", "-ENOMEM")
+
+
+@pytest.mark.parametrize(
+    ("endings", "how", "outcomes"),
+    [
+        ([LEAKED, ABSORBED, HANDLED], "splat", {"leaked": 1, "absorbed": 1, "splat": 1}),
+        ([HANDLED, ABSORBED, LEAKED], "splat", {"leaked": 1, "absorbed": 1, "splat": 1}),
+        ([ABSORBED, LEAKED], "splat", {"leaked": 1, "splat": 1}),
+        ([LEAKED], "splat", {"splat": 1}),
+        ([LEAKED], "wrong errno", {"leaked": 1}),
+        ([Ended("handled", "-ENOMEM", 3)], "leaked", {"handled": 2, "leaked": 1}),
+        ([], "leaked", {}),
+    ],
+)
+def test_a_finding_turns_the_best_outcome_that_is_better_than_it(
+    endings: list[Ended], how: str, outcomes: dict[str, int]
+) -> None:
+    summary = summarise("create", [raw(*endings), raw(HANDLED, kind="page")], DSQ)
+    first, second = blame(summary, key(summary.sites[0]), how, "the finding").sites
+    assert (first.outcomes, first.findings) == (outcomes, ("the finding",))
+    assert second == summary.sites[1], "another type at the same place is another site"
+
+
+def test_what_was_found_out_is_handled_no_more() -> None:
+    summary = summarise("create", [raw(Ended("handled", "-ENOMEM", 3)), raw(HANDLED, kind="page")], DSQ)
+    assert summary.handled == 4
+    site = key(summary.sites[0])
+    first = blame(summary, site, "leaked", "a leak")
+    assert (first.handled, first.injected) == (3, 4)
+    assert blame(first, site, "leaked", "a leak") == first, "told again it is the same run"
+    second = blame(first, site, "splat", "a warning")
+    assert (second.handled, second.sites[0].outcome) == (2, "splat")
+    assert second.sites[0].outcomes == {"handled": 1, "leaked": 1, "splat": 1}
+
+
+def test_rounds_in_total_tell_of_each_site_once() -> None:
+    rounds = [summarise("create", [raw(HANDLED)], DSQ), summarise("create", [raw(ABSORBED), raw(kind="page")], DSQ)]
+    whole = total(rounds)
+    assert [(site.type, site.reached, site.outcomes) for site in whole.sites] == [
+        ("failslab", 18, {"handled": 1, "absorbed": 1}), ("page", 9, {}),
+    ]  # fmt: skip
+    assert (whole.reached, whole.injected, whole.handled) == (27, 2, 1)
+    assert blame(whole, key(whole.sites[0]), "leaked", "a leak").sites[0].outcomes == {"absorbed": 1, "leaked": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import cast
 from urllib.parse import unquote_to_bytes
 
@@ -12,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.guest.agent import Agent, AgentError, encode_value
+from harness.guest.agent import Agent, AgentError, encode_fields, encode_steps, encode_value
+from harness.guest.guest import BpfObject, Guest, Tracers
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import Ended, GuestError, How, MachineEnded
+from harness.records import Ended, GuestError, How, MachineEnded, Operation
+from tests.unit.guest.lines import parse_op, parse_steps, plain
 
 Reply = Callable[[int, str], list[bytes]]
 
@@ -34,7 +37,7 @@ class Line:
         number, _, rest = data.decode("latin-1").rstrip("\n").partition("\t")
         self.waiting += self.reply(int(number), rest)
 
-    def receive(self, deadline: Deadline) -> bytes:
+    def receive(self, deadline: Deadline, fatal: object = None, grace: float = 0.0) -> bytes:
         self.deadlines.append(deadline)
         if not self.waiting:
             raise MachineEnded(str(deadline), Ended(How.RUNNING), [], True)
@@ -73,6 +76,24 @@ def test_any_byte_survives_the_encoding(text: str) -> None:
     coded = encode_value(text)
     assert not set(coded) & set("\t\n")
     assert unquote_to_bytes(coded.encode("latin-1")) == text.encode("latin-1")
+
+
+def test_operations_for_the_agent_to_do_by_itself_are_one_a_line() -> None:
+    operations = (Operation("clear", {"name": "x", "on": True}), Operation("fork"), Operation("write", {"data": "a\tb\n50%"}))
+    assert encode_steps(operations) == "clear\tname=x\ton=1\nfork\nwrite\tdata=a%09b%0A50%25"
+    assert encode_steps(()) == ""
+
+
+words = st.from_regex(r"[a-z][a-z._-]{0,8}", fullmatch=True)
+values = st.one_of(st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=20), st.integers(), st.booleans())
+
+
+@given(st.lists(st.builds(Operation, words, st.dictionaries(words, values, max_size=4)), max_size=12))
+def test_steps_survive_being_an_argument_themselves(operations: list[Operation]) -> None:
+    line = encode_fields("sweep-ops", {"before": encode_steps(operations), "max": 3})
+    assert "\n" not in line and line.count("\t") == 2
+    assert parse_op(line).args["max"] == "3"
+    assert parse_steps(parse_op(line).args["before"]) == tuple(map(plain, operations))
 
 
 def test_an_answer_in_pieces_and_two_in_one() -> None:
@@ -160,3 +181,16 @@ def test_deadlines_scale_with_the_machine() -> None:
     guest.call("run", seconds=20)
     assert line.deadlines[0].seconds == 60
     assert "the guest to answer 'run'" in str(line.deadlines[0])
+
+
+def test_a_sweep_s_budget_scales_with_the_machine_and_the_answer_is_awaited_longer() -> None:
+    guest, line = agent(fine, scale=3.0)
+    one = BpfObject(guest, "api1")
+    tracers = Tracers(one, None, "create")
+    one.sweep("create", "destroy", "", b"", tracers, budget_ms=20_000, repeat=5)
+    swept = SimpleNamespace(agent=guest, pristine=SimpleNamespace(scale=3.0))
+    Guest.sweep(cast(Guest, swept), [Operation("fork")], (), (), tracers, "", budget_ms=20_000)
+    for sent, deadline in zip(line.sent, line.deadlines, strict=True):
+        args = parse_op(sent.decode().rstrip("\n").partition("\t")[2]).args
+        assert args["timeout_ms"] == "60000" and "budget_ms" not in args
+        assert deadline.seconds > 60, "the agent ends by itself before"

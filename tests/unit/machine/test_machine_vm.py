@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,17 @@ def test_silence_expires_while_qemu_runs(channel: str) -> None:
         assert raised.value.ended == Ended(How.RUNNING)
         assert raised.value.expired
         assert any("Linux version" in line for line in raised.value.lines)
+
+
+def test_a_console_that_shows_the_end_is_not_waited_for_long() -> None:
+    with machine("silent") as fake:
+        fake.resume()
+        wait = Deadline(30, "a word")
+        with pytest.raises(MachineEnded, match="for a word") as raised:
+            fake.receive(wait, re.compile("Linux version"), 0.2)
+        assert raised.value.expired and wait.left > 20
+        with pytest.raises(MachineEnded):
+            fake.receive(Deadline(0.2, "a word"), re.compile("never shown"), 30)
 
 
 def test_qemu_that_does_not_start_is_no_fault_of_the_kernels() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import replay
+from harness.plan import FaultPlan
 from harness.records import SCHEMA, Fault, HarnessError, Operation, Outcome, Scenario, UsageError
 from harness.report import results
 from harness.verdict import judge
@@ -113,8 +114,9 @@ def test_a_replay_file_is_read_back_as_it_was(tmp_path: Path) -> None:
     operation = Operation("run", {"prog": "create", "ids": [1, 2]}, Fault("failslab", ("init_dsq",), nth=3))
     scenario = Scenario("default", (operation,), 42)
     made = replay.Replay(
-        SCHEMA, kernel(), CREATE, "default", 42, (LEAK.signature,), scenario, ("kharness", "run")
-    )
+        SCHEMA, kernel(), CREATE, "default", 42, (LEAK.signature,), scenario, ("kharness", "run"),
+        faults=(FaultPlan("create", Fault("function", nth=1, caller="init_dsq")),),
+    )  # fmt: skip
     path = replay.write(tmp_path / "a file.json", made)
     assert replay.read(path) == made
     assert replay.one_line(path) == f"kharness replay '{path}'"

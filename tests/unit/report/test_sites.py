@@ -205,6 +205,7 @@ def test_the_fault_alone_can_be_made_again() -> None:
     assert line.startswith("printf '%s\\n' '- {operation: create, what: page, nth: 3}' > fault.yaml; kharness run ")
     assert shlex.split(line.partition("; ")[2]) == [
         "kharness", "run", "--tree", "a b", "--arch", "x86_64", "--machine", "default", "--faults", "fault.yaml",
+        "-k", "plan",
     ]  # fmt: skip
     assert line in terminal.render(results)
     assert line in Page(results).text

@@ -65,6 +65,7 @@ class FakeGuest:
         self.dies: BaseException | None = None
         self.asked: list[str] = []
         self.agent = Agent(cast(Vm, self), 1.0)
+        self.vm: Any = None
         self._line = b""
 
     def send(self, data: bytes) -> None:
@@ -73,7 +74,7 @@ class FakeGuest:
         answer = self.call(verb, **{key: unquote(value) for key, value in given.items()})
         self._line = json.dumps({"id": int(number), **answer}).encode() + b"\n"
 
-    def receive(self, deadline: Deadline) -> bytes:
+    def receive(self, deadline: Deadline, fatal: object = None, grace: float = 0.0) -> bytes:
         return self._line
 
     def log(self) -> list[str]:

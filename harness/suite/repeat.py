@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns doing again what tests did: their operations in another guest, whole or with some of their faults only."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from harness.guest.agent import Agent
+from harness.guest.guest import Answer
+from harness.machine.deadline import Deadline
+from harness.records import Operation
+from harness.suite.bench import Bench
+
+SWEEPS = ("sweep-ops", "sweep")
+"""Verbs that make one allocation after the other fail."""
+
+REPEAT = {"sweep": 300, "run": 3000}
+"""An operation over thousands of ids is repeated for so many: a leak that each makes shows with fewer."""
+
+CALL_SECONDS = 120.0
+APART = 1 << 24
+"""Between the ids of two parts of one sweep over ids: what the first made is still there."""
+
+ALONE = 8
+"""A single run is done so often in a row."""
+
+TIMERS = "/proc/timer_list"
+_NOW = re.compile(r"^now at (\d+) nsecs$.*^jiffies: (\d+)$", re.MULTILINE | re.DOTALL)
+
+
+class Run(NamedTuple):
+    """One run of a sweep: its place among the operations, and which allocation fails. What is no sweep, or is one as a
+    whole, is run 0."""
+
+    place: int
+    nth: int
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What one test did. `highest` is, by the place of each sweep, the last allocation that failed in it."""
+
+    test: str
+    operations: tuple[Operation, ...]
+    faulty: bool = False
+    highest: Mapping[int, int] = field(default_factory=dict)
+
+    def runs(self) -> tuple[Run, ...]:
+        """Each run of its sweeps."""
+        return tuple(Run(place, nth) for place, last in self.highest.items() for nth in range(1, last + 1))
+
+    def steps(self, runs: Iterable[Run] | None = None) -> Iterator[tuple[Run, Operation]]:
+        """What is to be done: all of it as the test did it, or of its sweeps these runs only."""
+        chosen: dict[int, list[int]] = {}
+        for run in runs or ():
+            chosen.setdefault(run.place, []).append(run.nth)
+        for place, operation in enumerate(self.operations):
+            if runs is None or place not in self.highest:
+                yield Run(place, 0), operation
+            elif place in chosen:
+                for nth, part in _parts(operation, sorted(chosen[place]), list(chosen) == [place]):
+                    yield Run(place, nth), part
+
+
+def _parts(operation: Operation, nths: Sequence[int], alone: bool) -> Iterator[tuple[int, Operation]]:
+    """A sweep with these allocations only, each part with its first."""
+    spans = [(nth, nth) for nth in nths]
+    if operation.verb == "sweep-ops":
+        starts = [nth for nth in nths if nth - 1 not in nths]
+        spans = list(zip(starts, [nth for nth in nths if nth + 1 not in nths], strict=True))
+        spans *= ALONE if alone and len(nths) == 1 else 1
+    for number, (first, last) in enumerate(spans):
+        args = dict(operation.args) | {"from": str(first), "to": str(last)}
+        if operation.verb == "sweep":
+            context = bytes.fromhex(args["ctx"])
+            (start,) = struct.unpack_from("<Q", context)
+            args["ctx"] = (struct.pack("<Q", start + number * APART) + context[8:]).hex()
+        yield first, replace(operation, args=args)
+
+
+def deed(bench: Bench) -> Deed:
+    """What the test on this bench did, as it is to be done again."""
+    operations: list[Operation] = []
+    highest: dict[int, int] = {}
+    for done in bench.guest.agent.history:
+        operation = done.operation
+        if operation.verb == "sweep-ops":  # its rounds differ only by what happens to be there
+            if operation in operations or operation.args.get("every"):
+                continue
+        args = dict(operation.args)
+        if operation.verb in REPEAT and "repeat" in args:
+            args["repeat"] = str(min(int(args["repeat"]), REPEAT[operation.verb]))
+        if operation.verb in SWEEPS and done.value.get("highest_n"):
+            highest[len(operations)] = int(done.value["highest_n"])
+        operations.append(replace(operation, args=args))
+    return Deed(bench.test_id, tuple(operations), bool(bench.must_inject), highest)
+
+
+class Clock:
+    """When each run of each test began. What the kernel dates in jiffies was then during one of them."""
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[int, tuple[str, Run]]] = []
+        self._set: list[tuple[int, int]] = []
+
+    def set(self, agent: Agent) -> None:
+        """Compares microseconds with jiffies; wanted once before and once after. A kernel may not tell them."""
+        answer = agent.call("read", check=False, record=False, path=TIMERS)
+        found = _NOW.search(answer["data"]) if answer["ok"] else None
+        if found:
+            self.compare(int(found[1]) // 1000, int(found[2]))
+
+    def compare(self, us: int, jiffies: int) -> None:
+        """These were the same moment."""
+        self._set.append((us, jiffies))
+
+    def begun(self, us: int, test: str, run: Run) -> None:
+        """The run began then."""
+        self._begun.append((us, (test, run)))
+
+    def note(self, test: str, run: Run, answer: Answer) -> None:
+        """An operation, with the agent's answer; of a sweep each run is told."""
+        self.begun(int(answer.get("at", 0)), test, run)
+        for number, us in enumerate(answer.get("begun", ())):
+            self.begun(int(us), test, Run(run.place, max(run.nth, 1) + number))
+
+    def during(self, jiffies: int) -> list[tuple[str, Run]]:
+        """What was under way then, the likeliest first: a jiffy is long, and no two clocks are read at once."""
+        if len(self._set) < 2 or self._set[-1][1] == self._set[0][1]:
+            return []
+        jiffy = (self._set[-1][0] - self._set[0][0]) / (self._set[-1][1] - self._set[0][1])
+        us, known = min(self._set, key=lambda both: abs(both[1] - jiffies))
+        start = us + (jiffies - known) * jiffy
+        middle, end = start + jiffy / 2, start + 2 * jiffy
+        order = sorted(self._begun, key=lambda entry: entry[0])
+        ends = [*(begun for begun, _ in order[1:]), math.inf]
+        near = [(begun, until, what) for (begun, what), until in zip(order, ends, strict=True)]
+        near = [entry for entry in near if entry[0] <= end and entry[1] >= start - jiffy]
+        near.sort(key=lambda entry: max(entry[0] - middle, middle - entry[1], 0.0))
+        return list(dict.fromkeys(what for _, _, what in near))
+
+
+def once(
+    agent: Agent, test: str, steps: Iterable[tuple[Run, Operation]], clock: Clock
+) -> Iterator[tuple[Run, Operation, Answer]]:
+    """Does these operations and undoes everything; gives each with its answer, before the next is done."""
+    for run, operation in steps:
+        answer = agent.call(operation.verb, seconds=CALL_SECONDS, check=False, **operation.args)
+        clock.note(test, run, answer)
+        yield run, operation, answer
+    agent.call("reset", seconds=60.0)
+
+
+def again(agent: Agent, deeds: Sequence[Deed], passes: int, seconds: float, clock: Clock) -> None:
+    """All of it once; then what failed on purpose, up to so many times in all and for as long as `seconds`."""
+    clock.set(agent)
+    _each(agent, deeds, clock)
+    deadline = Deadline(seconds, "what failed on purpose to be done again")
+    faulty = [one for one in deeds if one.faulty]
+    for one in faulty * (passes - 1):
+        if deadline.expired:
+            break
+        _each(agent, [one], clock)
+    clock.set(agent)
+
+
+def _each(agent: Agent, deeds: Sequence[Deed], clock: Clock) -> None:
+    for one in deeds:
+        for _ in once(agent, one.test, one.steps(), clock):
+            continue

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Faults that are drawn from a seed or counted are the same ones each time: what a fault plan (--faults) stands on."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from harness.plan import FaultPlan
+from harness.records import Fault
+from harness.suite.bench import Bench
+from harness.suite.dsq import Dsqs
+from harness.suite.features import need
+from harness.suite.operations import ENABLER, action
+from harness.suite.policy import Policy, Shot
+
+Sites = dict[tuple[str, ...], int]
+
+
+def test_the_same_seed_fails_the_same_allocations(dsq: Dsqs, bench: Bench, policy: Policy) -> None:
+    """Slab allocations only: pages are asked for when a slab happens to be full."""
+    bench.expect(r"failed \(-12\)", r"error -12")
+    attach = action("attach", dsq)
+    need(bench.guest.thread(ENABLER) > 0, "enabling in a kthread of its own")
+
+    def under(**fault: Any) -> tuple[Shot, Sites]:
+        known = len(bench.summaries)
+        shot = policy.carry_out(FaultPlan("attach", Fault("failslab", task=ENABLER, **fault)), attach)
+        sites = itertools.chain.from_iterable(part.sites for part in bench.summaries[known:])
+        return shot, {site.stack: site.injected for site in sites if site.injected}
+
+    first, second = under(probability=10, seed=7), under(probability=10, seed=7)
+    assert first == second
+    assert first[0].fired
+    assert under(probability=10, seed=8) != first
+    counted = under(every=2)
+    assert counted == under(every=2)
+    assert counted[0].fired == counted[0].calls // 2 > 0
+    assert under(nth=1) == (Shot(1, 1), under(nth=1)[1]), "the first is there, and nothing comes after it"
