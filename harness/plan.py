@@ -84,7 +84,7 @@ PROFILE = Profile(
         "scx_root_enable_workfn", "scx_root_disable", "scx_disable_workfn", "scx_ops_disable_workfn",
         "bpf_scx_reg", "bpf_scx_unreg", "alloc_kick_syncs", "scx_link_sched", "scx_set_cmask_scratch_alloc",
         "scx_cgroup_init", "scx_tg_online", "__scx_init_task", "scx_init_task", "scx_pre_fork", "scx_fork",
-        "scx_arena_pool_init", "scx_cid_init",
+        "scx_arena_pool_init", "scx_cid_init", "scx_cid_arrays_alloc",
     ),
     fallible=("init_dsq", "scx_init_dsq"),
 )  # fmt: skip
