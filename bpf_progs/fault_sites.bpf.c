@@ -41,6 +41,38 @@ struct {
 	__type(value, struct site);
 } scratch SEC(".maps");
 
+/*
+ * Which stack goes with which return addresses on it: unwinding costs as much as all the rest of a create that fails, and
+ * a sweep sees the same few stacks again and again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SITES);
+	__type(key, u64);
+	__type(value, u64);
+} known SEC(".maps");
+
+#define MAX_WORDS 256
+#define STACK_SIZE 16384 /* the least THREAD_SIZE, to which stacks are aligned */
+
+struct words {
+	u64 at[MAX_WORDS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SITE_PAGE + 1);
+	__type(key, u32);
+	__type(value, struct words);
+} raw SEC(".maps");
+
+/* Where the kernel's text lies, [start, end); 0: every stack is unwound. */
+u64 text_start;
+u64 text_end;
+
+/* Records of the kernel log since this was attached: as long as it stands still nobody need read the log. */
+u64 printed;
+
 /* The thread id to watch; 0 watches nobody, below 0 everybody. */
 s32 watch_tid;
 
@@ -95,6 +127,37 @@ static __always_inline struct site *find_site(u64 hash, const struct site *fresh
 	return site;
 }
 
+/*
+ * FNV-1a over what looks like a return address on the stack from `ctx` on, which lies on it, or on its uppermost part; 0 if
+ * it cannot be read. Without a branch in the loop, each of which the verifier would follow.
+ */
+static __always_inline u64 fingerprint(const void *ctx, u32 type, u32 size, u32 gfp)
+{
+	u64 hash = 0xcbf29ce484222325ULL ^ type ^ (u64)size << 8 ^ (u64)gfp << 32;
+	struct words *words = bpf_map_lookup_elem(&raw, &type);
+	u64 from, uppermost;
+
+	if (!words || !text_start)
+		return 0;
+	/* By way of memory, for no bit may be cut off a pointer. */
+	*(volatile u64 *)words->at = (u64)ctx;
+	from = *(volatile u64 *)words->at;
+	uppermost = (from | (STACK_SIZE - 1)) + 1 - sizeof(*words);
+	if (from > uppermost)
+		from = uppermost;
+	if (bpf_probe_read_kernel(words, sizeof(*words), (void *)from))
+		return 0;
+	for (u32 i = 0; i < MAX_WORDS; i++) {
+		/* arm64 may keep a signature in the upper bits. */
+		u64 word = words->at[i] | 0xffffULL << 48;
+		u64 inside = (~(word - text_start) & (word - text_end)) >> 63;
+
+		hash = (hash ^ (word & -inside)) * 0x100000001b3ULL;
+		hash ^= hash >> 29;
+	}
+	return hash ?: 1;
+}
+
 static __always_inline void tell(const struct site *site, u64 hash)
 {
 	__builtin_memcpy(told.stack, site->stack, sizeof(told.stack));
@@ -103,26 +166,8 @@ static __always_inline void tell(const struct site *site, u64 hash)
 	told.site = hash;
 }
 
-static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool injected)
+static __always_inline void count(struct site *site, const struct site *stack, u64 hash, bool injected)
 {
-	struct site *fresh, *site;
-	long bytes;
-	u64 hash;
-
-	if (only_injected && !injected)
-		return;
-	if (!watch_tid || (watch_tid > 0 && (s32)bpf_get_current_pid_tgid() != watch_tid))
-		return;
-	fresh = bpf_map_lookup_elem(&scratch, &type);
-	if (!fresh)
-		return;
-	bytes = bpf_get_stack(ctx, fresh->stack, sizeof(fresh->stack), 0);
-	fresh->type = type;
-	fresh->size = size;
-	fresh->gfp = gfp;
-	fresh->depth = bytes > 0 ? bytes / sizeof(u64) : 0;
-	hash = hash_site(fresh);
-	site = find_site(hash, fresh);
 	if (site) {
 		__sync_fetch_and_add(&site->reached, 1);
 		if (injected)
@@ -132,9 +177,51 @@ static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool
 	}
 	if (injected) {
 		last_site = hash;
-		tell(fresh, hash);
+		tell(stack, hash);
 		__sync_fetch_and_add(&fired, 1);
 	}
+}
+
+static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool injected)
+{
+	struct site *fresh, *site;
+	u64 hash, print = 0, *before;
+	long bytes;
+
+	if (only_injected && !injected)
+		return;
+	if (!watch_tid || (watch_tid > 0 && (s32)bpf_get_current_pid_tgid() != watch_tid))
+		return;
+	/* All that a thread allocates is unwound each time: it is told once for each operation, and nothing is left out. */
+	if (only_injected)
+		print = fingerprint(ctx, type, size, gfp);
+	before = print ? bpf_map_lookup_elem(&known, &print) : NULL;
+	hash = before ? *before : 0;
+	site = hash ? bpf_map_lookup_elem(&sites, &hash) : NULL;
+	if (site) {
+		count(site, site, hash, injected);
+		return;
+	}
+	fresh = bpf_map_lookup_elem(&scratch, &type);
+	if (!fresh)
+		return;
+	bytes = bpf_get_stack(ctx, fresh->stack, sizeof(fresh->stack), 0);
+	fresh->type = type;
+	fresh->size = size;
+	fresh->gfp = gfp;
+	fresh->depth = bytes > 0 ? bytes / sizeof(u64) : 0;
+	hash = hash_site(fresh);
+	count(find_site(hash, fresh), fresh, hash, injected);
+	if (print)
+		bpf_map_update_elem(&known, &print, &hash, BPF_ANY);
+}
+
+/* Called for each record as it is stored, whatever its level and whoever reads it (printk_sprint(), kernel/printk/printk.c). */
+SEC("tp_btf/console")
+int BPF_PROG(record_printed)
+{
+	__sync_fetch_and_add(&printed, 1);
+	return 0;
 }
 
 SEC("fexit/should_failslab")

@@ -110,6 +110,11 @@ class Symbols:
         """The first text range of every function, by the name that the source gives it."""
         return {name: min(self._ranges_of(name)) for name in self._clones}
 
+    def extent(self) -> tuple[int, int]:
+        """The addresses [start, end) between which all functions lie."""
+        last = self._by_start[self._starts[-1]]
+        return self._starts[0], last.start + last.room
+
     def chain(self, addresses: Sequence[int]) -> tuple[Frame, ...]:
         """Raw stack addresses, innermost first, as frames with their inlined functions (BPF stack maps).
 

@@ -69,6 +69,10 @@ class Faults:
             self._observer = self._guest.load("fault_sites")
             self._observer.attach("slab_site")
             self._observer.attach("page_site")
+            self._observer.attach("record_printed")
+            start, end = self._bench.ready.symbols.extent()
+            self._observer.set("text_start", start)
+            self._observer.set("text_end", end)
         return self._observer
 
     def ledger(self, under: Sequence[str], *, deep: bool) -> BpfObject:

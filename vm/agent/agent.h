@@ -109,6 +109,8 @@ struct nth {
 	bool every; /* not the k-th, but all that the knobs in debugfs let fail */
 	volatile uint64_t *site, *fired; /* the observer: which site failed last, how many did */
 	volatile int32_t *watch_tid;
+	volatile uint64_t *printed; /* records that the kernel log got; NULL: nobody counts */
+	uint64_t read; /* of them, when the log was read last */
 	struct told *told;
 	struct object *ledger; /* NULL: there is none, nor what follows */
 	volatile uint64_t *run;

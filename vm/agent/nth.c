@@ -51,6 +51,10 @@ static bool open_observer(const struct op *op, struct nth *n, struct reply *r)
 		reply_error(r, EINVAL, "not an observer of faults");
 		return false;
 	}
+	if (!find_number(object_bpf(o), "printed", &n->printed, 8))
+		n->printed = NULL;
+	else
+		n->read = *n->printed - 1; /* the log is read after the first run, whatever came before */
 	if (find_var(object_bpf(o), "told", &told) != ENOENT && told.at && told.size == sizeof(*n->told))
 		n->told = told.at;
 	return true;
@@ -214,6 +218,10 @@ static void note_loud(struct nth *n, const struct ending *e)
 	struct loud *loud = NULL;
 	ssize_t len;
 
+	if (n->printed && *n->printed == n->read)
+		return;
+	if (n->printed)
+		n->read = *n->printed;
 	while ((len = read(n->log_fd, record, sizeof(record) - 1)) > 0 || (len < 0 && errno == EPIPE)) {
 		unsigned long long seq = 0;
 		unsigned int priority = 7;

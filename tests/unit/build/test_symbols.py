@@ -191,6 +191,13 @@ def test_ranges(symbols: Symbols) -> None:
     assert all(start < end for several in ranges.values() for start, end in several)
 
 
+def test_all_functions_lie_between_two_addresses(symbols: Symbols) -> None:
+    start, end = symbols.extent()
+    spans = symbols.text().values()
+    assert start == min(first for first, _ in spans)
+    assert end >= max(last for _, last in spans)
+
+
 def test_every_function_by_the_name_that_the_source_gives_it(symbols: Symbols) -> None:
     text = symbols.text()
     assert {"main", "outer", "other", "twin", "clone"} <= text.keys()

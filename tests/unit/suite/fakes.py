@@ -48,6 +48,9 @@ class FakeSymbols:
             found += FUNCTIONS.get(address, (Frame(f"{address:#x}", reliable=False),))
         return tuple(found)
 
+    def extent(self) -> tuple[int, int]:
+        return min(FUNCTIONS), max(FUNCTIONS) + 1
+
     def ranges(self, functions: Iterable[str]) -> dict[str, tuple[tuple[int, int], ...]]:
         return {name: self.spans.get(name, ()) for name in functions}
 

@@ -131,7 +131,7 @@ def test_what_is_asked_of_the_agent() -> None:
     assert (asked["observer"], asked["ledger"]) == ("fault_sites1", "ledger1")
     assert (asked["misses"], asked["timeout_ms"], asked["fine"], asked["all"]) == (3, SCALE * BUDGET_MS, 0, 1)
     assert not {"every", "budget_ms"} & set(asked)
-    assert guest.observer.attached == ["slab_site", "page_site"]
+    assert guest.observer.attached == ["slab_site", "page_site", "record_printed"]
     assert guest.ledger.attached == list(LEDGER_DEEP)
     assert set(PROVOKED) <= set(bench.expected)
 
