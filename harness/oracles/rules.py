@@ -169,10 +169,12 @@ SECTION = re.compile(
 TRACE_ENDS = re.compile(r"^Call [Tt]race:")
 
 PLAIN = re.compile(
+    # With what our module tells of a dying kernel, on arm64 before its registers (vm/module/kharness.c).
     r"^\s*$|^(?:CPU: |Hardware name|Modules linked|Tainted: |Call [Tt]race|RIP: |RSP: |Code: |[A-Z]{2,3}: +[0-9a-f]{4}"
     r"|R\w\w: |CR\d: |DR\d: |PKRU: |Workqueue: |Sched_ext: |pstate: |pc : |lr : |sp : |pmr: |x\d+ ?: |irq event stamp"
     r"|(?:hard|soft)irqs last|\s*</?[A-Z_]+>|---\[|#PF: |PGD |Mem abort|Data abort|ESR|FAR|\[[0-9a-f]{16}\]"
-    r"|Oops: |Internal error|Kernel Offset|Disabling lock debugging|note: )|^\s{2}\S.* = |^={10,}|^-{10,}"
+    r"|Oops: |Internal error|Kernel Offset|Disabling lock debugging|note: "
+    r"|kharness: (?:died during|fault ))|^\s{2}\S.* = |^={10,}|^-{10,}"
     r"|^ ?ra : |^ ?(?:\w{2,8} ?: [0-9a-f]{16}(?: |$))+|^Current \S+ pgtable: "
 )
 """Lines that make up a report besides its frames."""

@@ -171,6 +171,18 @@ def test_consequent_panic_is_part_of_its_cause_and_another_panic_is_not() -> Non
     assert [f.kind for f in found] == ["null deref", "panic"]
 
 
+def test_what_our_module_tells_of_a_dying_kernel_does_not_end_the_report() -> None:
+    lines = (GOLDEN / "oops_arm64" / "kmsg.txt").read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if "Internal error" in line) + 1
+    sequence, caller = lines[at - 1].split(",")[1], "caller=T77"
+    said = ["died during: create, allocation 5", "fault type 1", *[f"fault at function_{n}+0x10/0x20" for n in range(16)]]
+    told = [f"0,{sequence},1200109,-,{caller};kharness: {text}" for text in said]
+    [plain] = dmesg.findings(parse_kmsg("\n".join(lines)))
+    [dying] = dmesg.findings(parse_kmsg("\n".join([*lines[:at], *told, *lines[at:]])))
+    assert (dying.function, dying.signature, dying.frames) == (plain.function, plain.signature, plain.frames)
+    assert dying.function is not None and all(line in "\n".join(dying.log) for line in said)
+
+
 def test_own_trace_of_a_stall_is_blamed_before_another_cpu() -> None:
     log = console("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [a:1]", "RIP: 0010:mine+0x1/0x2", "Call Trace:",
                   " mine_too+0x1/0x2", "NMI backtrace for cpu 1", "RIP: 0010:other+0x1/0x2")
