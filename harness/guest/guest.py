@@ -207,6 +207,10 @@ class Guest:
         """The id of the process or kthread of this whole name; 0 if there is none."""
         return int(self.agent.call("thread", record=False, name=name)["tid"])
 
+    def tid(self) -> int:
+        """The thread id of the agent, which does the operations."""
+        return int(self.agent.call("ping", record=False)["tid"])
+
     def read(self, path: str) -> str:
         """A file of the guest, as Latin-1 (any byte survives)."""
         return str(self.agent.call("read", record=False, path=path)["data"])

@@ -81,7 +81,7 @@ class PercpuFaults:
         self.shim.set("learn", 1)
         scheduler = dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
         every = self._seen()
-        self.shim.set("only_tid", int(self._guest.agent.call("ping", record=False)["tid"]))
+        self.shim.set("only_tid", self._guest.tid())
         dsq.create(1)
         mine = self._seen()
         self.shim.set("learn", 0)
@@ -135,7 +135,7 @@ class PercpuFaults:
     def _arm(self, callers: Callers, thread: str) -> None:
         for number, address in enumerate(callers.addresses[:MAX_CALLERS]):
             self.shim.set("callers", address, number)
-        asking = int(self._guest.agent.call("ping", record=False)["tid"])
+        asking = self._guest.tid()
         only = asking if thread == "self" else self._guest.thread(thread) if thread else 0
         if thread and not only:
             raise GuestError(f"there is no thread {thread}")

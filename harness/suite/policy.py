@@ -198,7 +198,7 @@ class Policy:
     def _thread(self, plan: FaultPlan) -> int:
         task = plan.fault.task
         if task == "self":
-            return int(self._guest.agent.call("ping", record=False)["tid"])
+            return self._guest.tid()
         tid = self._guest.thread(task)
         if not tid:
             what = f"{plans.line(plan)}: there is no thread {task} when {plan.operation} is done"

@@ -122,7 +122,7 @@ class Faults:
     def watch(self, *, everybody: bool = False, tid: int = 0) -> None:
         """Observes from now on the agent's thread, or the one named; of `everybody` only injected sites."""
         self.observer.set("only_injected", int(everybody))
-        tid = tid or int(self._guest.agent.call("ping", record=False)["tid"])
+        tid = tid or self._guest.tid()
         self.observer.set("watch_tid", -1 if everybody else tid)
 
     def stop_watching(self) -> None:

@@ -36,7 +36,7 @@ class Trials:
         """
         guest = self._bench.guest
         self._ledger = self._faults.ledger(under, deep=True)
-        self._ledger.set("tid", int(guest.agent.call("ping", record=False)["tid"]))
+        self._ledger.set("tid", guest.tid())
         self._ledger.set("other_tid", guest.thread(ENABLER))
         self._causes.append(cause)
         number = len(self._causes)

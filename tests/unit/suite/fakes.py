@@ -123,6 +123,9 @@ class FakeGuest:
         found.variables |= variables
         return found
 
+    def tid(self) -> int:
+        return int(self.agent.call("ping")["tid"])
+
     def thread(self, name: str) -> int:
         return self.threads.get(name, 0)
 

@@ -113,7 +113,7 @@ class Stage:
         self.whole: list[str | None] = []
         agent = SimpleNamespace(call=lambda verb, **args: {"tid": 77, "left": []}, kmsg=[])
         guest = SimpleNamespace(
-            agent=agent, load=lambda name: self.program, sweep=self.sweep, settle=lambda: "",
+            agent=agent, tid=lambda: 77, load=lambda name: self.program, sweep=self.sweep, settle=lambda: "",
             log=lambda: agent.kmsg.append(f"6,{500 + len(agent.kmsg)},1,-;read"), thread=lambda name: (threads or {}).get(name, 0),
         )  # fmt: skip
         self.ready = SimpleNamespace(
