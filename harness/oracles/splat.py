@@ -15,14 +15,16 @@ from harness.records import LogRecord
 _PATIENCE = 12  # lines that are none of a report's before it counts as over
 _MESSAGE = 6  # lines between "cut here" and WARNING that can be the WARN's own message
 _LOG = 400  # lines of one report that are kept
+_NAME = 120  # letters of what a report says of a further stack
 _STOP_KINDS = frozenset({"sched_ext", "allocation failure"})  # these have no end line and no registers
 
 
 @dataclass
 class Section:
-    """One stack of a report. `main`: the defect's own, not who allocated or freed the object."""
+    """One stack of a report. `main`: the defect's own; what else it shows, as who allocated the object, has a `name`."""
 
     main: bool
+    name: str = ""
     raws: list[Raw] = field(default_factory=list)
     traced: bool = False
 
@@ -54,8 +56,13 @@ class Splat:
                 return section.raws
         return next((s.raws for s in self.sections if s.main and s.raws), [])
 
+    def further(self) -> list[Section]:
+        """The stacks that are not the defect's own and say whose they are."""
+        return [s for s in self.sections if s.name and any(r.frame.reliable for r in s.raws)]
+
     def raws(self) -> list[Raw]:
-        return [r for s in self.sections for r in s.raws]
+        """All frames that a finding tells of."""
+        return [*self.main(), *(r for s in self.further() for r in s.raws)]
 
     def log(self) -> tuple[str, ...]:
         return tuple(self.lines[: self.known])
@@ -141,16 +148,16 @@ class _Stream:
 
     @staticmethod
     def _section(now: Splat, text: str) -> bool:
-        if now.waiting_main:
-            if now.rule.main is None or not now.rule.main.match(text):
-                return False
+        if now.waiting_main and now.rule.main is not None and now.rule.main.match(text):
             now.waiting_main = False
             now.sections.append(Section(main=True))
             return True
-        last = now.sections[-1]
         if rules.AUXILIARY.match(text):
-            now.sections.append(Section(main=False))
+            now.sections.append(Section(main=False, name=text.strip().removesuffix(":")[:_NAME]))
             return True
+        if now.waiting_main:
+            return False
+        last = now.sections[-1]
         if rules.TRACE_ENDS.match(text):
             if last.traced:
                 now.sections.append(Section(main=last.main))

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.oracles.coverage import Call, Coverage, Covered, Line
-from harness.records import SCHEMA, Event, EventKind, Outcome, Role, Verdict, encode
+from harness.oracles.coverage import Call, Coverage, Covered
+from harness.records import SCHEMA, Event, EventKind, Line, Outcome, Role, Verdict, encode
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, Log, kernel, result
 
