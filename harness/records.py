@@ -395,8 +395,8 @@ class Finding:
     `signature` is stable between runs and builds: no addresses, offsets, pids or CPUs. `expected` tells
     that the test itself provoked it; `allowed_by` names the allow-list entry. `operation`, `site` and `fault` tell
     under which injected fault it came: what was done, the chain of functions whose allocation failed, innermost first
-    and joined by `` < ``, and a fault plan of one line that fails it again. `frames` are the defect's own stack, `stacks`
-    what else the report shows. `excerpt` are a few lines of source around `line`, where the source was at hand.
+    and joined by `` < ``, and a fault plan of one line that fails it again. `frames` are the defect's own stack,
+    `stacks` what else the report shows. `excerpt` are a few lines of source around `line`, where it was at hand.
     """
 
     oracle: str

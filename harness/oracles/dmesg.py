@@ -68,9 +68,12 @@ def _place(it: Splat, frames: Sequence[Frame], symbolize: Symbolize | None) -> P
         if function is None or not is_wrapper(function) or guilty is None or is_helper(guilty.function):
             return function, file, line
         return base_name(guilty.function), guilty.file, guilty.line
-    if guilty is None:
-        if _group(it.detail, "func") and it.detail is not None:  # lockdep: where the lock was taken
+    if guilty is None or is_helper(guilty.function):
+        if it.detail is not None and _group(it.detail, "func"):  # lockdep: where the lock was taken
             return _from_header(Raw(symbol(it.detail)), None, None, symbolize)
+        if it.early():
+            return _from_header(it.early()[0], None, None, symbolize)
+    if guilty is None:
         return None, file, line
     own = next(iter(it.main()), None)
     if file is None or (own is not None and own.exact and is_wrapper(own.frame.function)):

@@ -153,6 +153,16 @@ RULES: tuple[Rule, ...] = (
     _rule("warning", r"^WARNING: "),
 )
 
+_ANY = re.compile("|".join(re.sub(r"\(\?P<\w+>", "(?:", rule.begin.pattern) for rule in RULES))
+
+
+def begins(text: str) -> tuple[Rule, re.Match[str]] | None:
+    """The first rule whose report a line begins. Most lines begin none, which one pattern tells at once."""
+    if not _ANY.match(text):
+        return None
+    return next((rule, match) for rule in RULES if (match := rule.begin.match(text)))
+
+
 EXIT_KINDS = {
     "runtime error": "SCX_EXIT_ERROR",
     "scx_bpf_error": "SCX_EXIT_ERROR_BPF",
