@@ -4,24 +4,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.oracles import dmesg
-from harness.oracles.log import parse_console, parse_kmsg
-from harness.records import Finding, LogRecord
-
-GOLDEN = Path(__file__).parent / "golden"
-NAMES = sorted(p.parent.name for p in GOLDEN.glob("*/expected.json"))
-
-
-def records(name: str) -> list[LogRecord]:
-    kmsg = GOLDEN / name / "kmsg.txt"
-    if kmsg.exists():
-        return parse_kmsg(kmsg.read_text())
-    return parse_console((GOLDEN / name / "console.txt").read_text())
+from harness.oracles.log import parse_console
+from harness.records import Finding
+from tests.unit.oracles.logs import GOLDEN, NAMES, records
 
 
 def wanted(name: str) -> list[dict[str, Any]]:
