@@ -155,7 +155,7 @@ class Conductor:
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep, coverage=self.plan.coverage,
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
             kconfig=self.plan.kconfig, suite=self.plan.suite, machines=self.plan.machines,
-            patches=patches, bpf=self.plan.bpf, faults=self.plan.faults,
+            patches=patches, bpf=self.plan.bpf, faults=self.plan.faults, allow=self.plan.allow,
         )  # fmt: skip
         plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))

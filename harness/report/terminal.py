@@ -15,6 +15,7 @@ from rich.text import Text
 from harness.records import Outcome, Role, Verdict
 from harness.report import coverage, sites
 from harness.report.text import (
+    allowed_lines,
     callers,
     clean,
     distinct,
@@ -157,6 +158,8 @@ def _facts(results: Results) -> Iterator[str]:
         counts = f"{sums.reached} reached, {sums.injected} injected, {sums.handled} handled"
         yield from _entry("faults", f"{plural(sums.sites, 'site')}: {counts}")
     yield from _sites(results)
+    for number, line in enumerate(allowed_lines(results)):
+        yield from _entry("" if number else "allowed", line)
     for line in coverage.lines(results):
         yield from _entry("coverage", line)
     if sums.operations:

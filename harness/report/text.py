@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harness.host.progress import duration as rough
 from harness.oracles.blame import is_helper
 from harness.records import Finding, Line, MachineSpec, Outcome, Stack
-from harness.verdict import KernelRow, MachineRow, Results, TestRow
+from harness.verdict import KernelRow, MachineRow, Results, TestRow, allowed
 
 # Not printable on a terminal and not allowed in XML 1.0: C0 but tab and newline, DEL, C1, surrogates, FFFE/F.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -43,6 +43,13 @@ def place(finding: Finding) -> str:
     if finding.function and where:
         return f"{finding.function} ({where})"
     return finding.function or where
+
+
+def allowed_lines(results: Results) -> list[str]:
+    """What the allow-list spared, and what is to be mended in it."""
+    used = [row for row in results.allowed if row.findings and not row.expired]
+    spared = [f"{plural(row.findings, 'finding')} until {row.expires}: {row.reason} ({row.place})" for row in used]
+    return [*spared, *allowed.notes(results.allowed)]
 
 
 def stack_line(stack: Stack) -> str:

@@ -143,6 +143,24 @@ class SiteRow(FaultSite):
 
 
 @dataclass(frozen=True)
+class AllowedRow:
+    """One entry of the allow-list; `place` is FILE:LINE, `expires` its last day.
+
+    `findings` is how many it allowed or, if it is `expired`, would have. It is used at all only where it `could` be:
+    tests ran on an architecture of its.
+    """
+
+    signature: str
+    reason: str
+    expires: str
+    arch: tuple[str, ...] = ()
+    place: str = ""
+    expired: bool = False
+    findings: int = 0
+    could: bool = True
+
+
+@dataclass(frozen=True)
 class Results:
     """OUT/results.json. `why` are one-line reasons, the verdict's own first; `next` is a command.
 
@@ -162,6 +180,7 @@ class Results:
     sites: tuple[SiteRow, ...] = ()
     remarks: tuple[str, ...] = ()
     coverage: tuple[Coverage, ...] = ()
+    allowed: tuple[AllowedRow, ...] = ()
 
     def role(self, row: TestRow | SiteRow) -> Role:
         """The role of the kernel a test ran on; one the log does not describe counts as the tree."""

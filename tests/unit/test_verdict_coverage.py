@@ -25,7 +25,7 @@ def covered(*calls: Call, of: str = TREE.id, arch: str = "x86_64", why: str = ""
 
 
 def judged(log: Log, *found: Coverage, **plan: object) -> Results:
-    log.plan = {"suite": "dsq", "coverage": True, **plan}  # type: ignore[dict-item]
+    log.plan = {"suite": "dsq", "coverage": True, **plan}
     events = log.events()
     at = len(events) - 1
     events[at:at] = [
