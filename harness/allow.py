@@ -22,7 +22,7 @@ import yaml
 
 from harness.definition import load
 from harness.plan import Allowed
-from harness.planfile import CHECKOUT, compose, convert, entries
+from harness.planfile import CHECKOUT, compose, convert_some, entries
 from harness.records import Finding, UsageError
 
 FILE = "allow.yaml"
@@ -111,11 +111,7 @@ def _entry(node: yaml.Node, path: Path, today: datetime.date) -> Allowed:
 
 
 def _value(node: yaml.Node, name: str, where: str) -> Any:
-    listed = KEYS[name] == tuple[str, ...] and isinstance(node, yaml.ScalarNode)  # one needs no brackets
-    if listed:
-        value: Any = (convert(node, str, f"{where}: {name}", STEP),)
-    else:
-        value = convert(node, KEYS[name], f"{where}: {name}", STEP)
+    value = convert_some(node, KEYS[name], f"{where}: {name}", STEP)
     if name == "expires" and not _is_date(value):
         raise UsageError(f"{where}: expires: {value!r} is no date", step="write the last day as 2027-01-31")
     if name == "signature":

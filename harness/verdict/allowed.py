@@ -38,9 +38,7 @@ def _row(entry: Allowed, tests: list[TestRow], reasons: Collection[str], ran: Co
         and allow.fits(entry, finding.signature, test.arch)
     ]
     could = bool(ran) and (not entry.arch or bool({*entry.arch} & {*ran}))
-    return AllowedRow(
-        entry.signature, entry.reason, entry.expires, entry.arch, entry.place, entry.expired, len(used), could
-    )
+    return AllowedRow(**vars(entry), findings=len(used), could=could)
 
 
 def notes(rows: Collection[AllowedRow]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.oracles.coverage import Coverage
+from harness.plan import Allowed
 from harness.records import (
     Canary,
     Comparison,
@@ -143,19 +144,13 @@ class SiteRow(FaultSite):
 
 
 @dataclass(frozen=True)
-class AllowedRow:
-    """One entry of the allow-list; `place` is FILE:LINE, `expires` its last day.
+class AllowedRow(Allowed):
+    """One entry of the allow-list, and its use.
 
     `findings` is how many it allowed or, if it is `expired`, would have. It is used at all only where it `could` be:
     tests ran on an architecture of its.
     """
 
-    signature: str
-    reason: str
-    expires: str
-    arch: tuple[str, ...] = ()
-    place: str = ""
-    expired: bool = False
     findings: int = 0
     could: bool = True
 
