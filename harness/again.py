@@ -27,6 +27,7 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
         machines=(wanted.machine,), toolchain=toolchain, argv=("kharness", "replay", str(path)),
         test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
         suite=wanted.suite or DEFAULT_SUITE, bpf=wanted.bpf, faults=wanted.faults, coverage=wanted.coverage,
+        allow=wanted.allow,
     )  # fmt: skip
     cache = Cache.default(CACHE_CAP_GIB << 30)
     progress = Progress(cache.folder("durations"))

@@ -7,11 +7,13 @@ import signal
 import sys
 import traceback
 from dataclasses import fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from harness import allow as allowlist
 from harness import plan as defaults
 from harness import planfile
 from harness.plan import Visit, Wishes
@@ -88,6 +90,10 @@ def run(
     faults: Annotated[
         str, typer.Option(metavar="FILE", help="A fault plan of yours, YAML, to be carried out too; -k plan: alone.")
     ] = "",
+    allow: Annotated[
+        list[str],
+        typer.Option(metavar="FILE", help="An allow-list of yours, YAML: findings that do not count; repeatable."),
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,
@@ -111,6 +117,7 @@ def run(
 
     wishes = planfile.gather(plan, given(context))
     asked = planfile.request(wishes, ("kharness", *sys.argv[1:]))
+    asked = replace(asked, allow=allowlist.gather(asked.suite, wishes.allow, date.today()))
     if wishes.faults:
         from harness.faults import plans
         from harness.suite.operations import ACTIONS

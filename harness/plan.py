@@ -51,6 +51,7 @@ class Wishes:
     kconfig: tuple[str, ...] = field(default=(), metadata=PATH)
     bpf: tuple[str, ...] = field(default=(), metadata=PATH)
     faults: str = field(default="", metadata=PATH)
+    allow: tuple[str, ...] = field(default=(), metadata=PATH)
     seed: int = 0
     out: str = field(default="", metadata=PATH)
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
@@ -177,6 +178,22 @@ class FaultPlan:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """One entry of an allow-list: findings of this signature do not count until the day `expires` (ISO) is over.
+
+    `arch` are the architectures that it is about, all if empty. `place` is FILE:LINE; `expired` was found when the
+    list was read.
+    """
+
+    signature: str
+    reason: str
+    expires: str
+    arch: tuple[str, ...] = ()
+    place: str = ""
+    expired: bool = False
+
+
+@dataclass(frozen=True)
 class Scheduler:
     """A BPF scheduler of the user's as it is in a target's guest.
 
@@ -211,6 +228,7 @@ class Plan:
     kconfig: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
     faults: tuple[FaultPlan, ...] = ()
+    allow: tuple[Allowed, ...] = ()
     toolchain: str = "root"
     jobs: int = DEFAULT_JOBS
     guests: int = 0
@@ -272,6 +290,7 @@ class Session:
     kconfig: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
     faults: tuple[FaultPlan, ...] = ()
+    allow: tuple[Allowed, ...] = ()
     patches: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
     schema: int = SCHEMA

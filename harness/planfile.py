@@ -130,6 +130,13 @@ def convert(node: yaml.Node, hint: Any, where: str, step: str) -> Any:
         raise UsageError(f"{where}: {str(error).replace('`', '')}", step=step) from error
 
 
+def convert_some(node: yaml.Node, hint: Any, where: str, step: str) -> Any:
+    """As :func:`convert`; where a list of texts is wanted, one of them needs no brackets."""
+    if hint == tuple[str, ...] and isinstance(node, yaml.ScalarNode):
+        return (convert(node, str, where, step),)
+    return convert(node, hint, where, step)
+
+
 def _scalar(node: yaml.Node, text: bool) -> object:
     """A value; where text is wanted it stays as it is written: YAML takes 7.10 for 7.1 and on for true."""
     kind = node.tag.rpartition(":")[2]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness import allow
 from harness.build import image, kbuild, unbuilt
 from harness.build.btf import Btf
 from harness.build.scheduler import Compiler
@@ -244,7 +245,7 @@ class Workbench:
             self._pseudo("boot", kernel, launch.spec.name, start, (self._failed(failure),))
             return None
         records = [record for text in saved.log for record in parse_kmsg(text)]
-        found = dmesg.findings(records, symbols)
+        found = allow.applied(dmesg.findings(records, symbols), self._plan.allow, kernel.arch)
         evidence = replace(dmesg.watched(records, 0), payload=len(records))
         self._pseudo("boot", kernel, launch.spec.name, start, tuple(found), evidence)
         return saved

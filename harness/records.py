@@ -362,6 +362,22 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of a source file; lines are counted from 1."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A further stack of a report, in the report's words: who allocated the object, who freed it."""
+
+    name: str
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What an oracle looked at. `watched` is False when the watch itself broke; `lost` counts lost records."""
 
@@ -379,7 +395,8 @@ class Finding:
     `signature` is stable between runs and builds: no addresses, offsets, pids or CPUs. `expected` tells
     that the test itself provoked it; `allowed_by` names the allow-list entry. `operation`, `site` and `fault` tell
     under which injected fault it came: what was done, the chain of functions whose allocation failed, innermost first
-    and joined by `` < ``, and a fault plan of one line that fails it again.
+    and joined by `` < ``, and a fault plan of one line that fails it again. `frames` are the defect's own stack,
+    `stacks` what else the report shows. `excerpt` are a few lines of source around `line`, where it was at hand.
     """
 
     oracle: str
@@ -397,6 +414,8 @@ class Finding:
     allowed_by: str | None = None
     count: int = 1
     log: tuple[str, ...] = ()
+    stacks: tuple[Stack, ...] = ()
+    excerpt: tuple[Line, ...] = ()
 
     @property
     def counts(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host.cache import write_atomically
-from harness.plan import BpfRequest, FaultPlan
+from harness.plan import Allowed, BpfRequest, FaultPlan
 from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
 
 
@@ -17,8 +17,9 @@ from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
 class Replay:
     """One test to do again. A replay fails only if it shows one of `signatures` again.
 
-    `suite` is where the test lies; `kconfig`, `cmdline`, `bpf` and `faults` are what the user added; `patches` are
-    files that bring the kernel's source about; with `coverage` it counts its branches. `argv`: how the run was called.
+    `suite` is where the test lies; `kconfig`, `cmdline`, `bpf` and `faults` are what the user added, `allow` is the
+    allow-list as it was; `patches` are files that bring the kernel's source about; with `coverage` it counts its
+    branches. `argv`: how the run was called.
     """
 
     schema: int
@@ -35,6 +36,7 @@ class Replay:
     patches: tuple[str, ...] = ()
     bpf: tuple[BpfRequest, ...] = ()
     faults: tuple[FaultPlan, ...] = ()
+    allow: tuple[Allowed, ...] = ()
     coverage: bool = False
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import children, collect, coverage, prepare
@@ -31,7 +31,7 @@ from harness.records import (
     UsageError,
     encode,
 )
-from harness.report import html, junit, results, terminal
+from harness.report import excerpt, html, junit, results, terminal
 from harness.sources import Sources
 from harness.verdict import Results, judge
 
@@ -48,6 +48,8 @@ class Conductor:
         self.run_id = self.out.path.resolve().name
         self.journal = Journal(self.out.path / "events.jsonl", self.run_id)
         self.judged: Results | None = None
+        self._trees: dict[tuple[str, Role], Path] = {}
+        """The sources, as they were built, by architecture and role."""
         self._tested = False
 
     def run(self) -> Exit:
@@ -117,21 +119,22 @@ class Conductor:
             return
         sources = Sources(self.plan, toolchains[0], self.cache, self.progress, self.out.path)
         sources.take()
+        self._trees = {(r.arch, r.role): sources.tree(r).path for r in self.plan.kernels}
         for number, (name, toolchain) in enumerate(zip(names, toolchains, strict=True), 1):
             workbench = prepare.Workbench(self.plan, toolchain, self.cache, self.progress, self.journal, sources)
             requests = [request for request in self.plan.kernels if request.arch == name]
             targets = workbench.targets(requests, tuple(needed[name]))
             if targets:
                 self._pytest(toolchain, targets, needed[name].total(), sources.patches())
-                self._coverage(toolchain, targets, {r.role: sources.tree(r).path for r in requests})
+                self._coverage(toolchain, targets)
             if number < len(names):
                 self._so_far(name, names[number:])
 
-    def _coverage(self, toolchain: Toolchain, targets: Sequence[Target], trees: Mapping[Role, Path]) -> None:
+    def _coverage(self, toolchain: Toolchain, targets: Sequence[Target]) -> None:
         """With --coverage, what the tests took on each kernel."""
         kernels = {target.kernel.id: target.kernel for target in targets} if self.plan.coverage else {}
         for kernel in kernels.values():
-            coverage.measure(kernel, trees[kernel.role], toolchain, self.journal)
+            coverage.measure(kernel, self._trees[kernel.arch, kernel.role], toolchain, self.journal)
 
     def _so_far(self, done: str, left: Sequence[str]) -> None:
         """What would be the verdict if the run ended here."""
@@ -152,7 +155,7 @@ class Conductor:
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep, coverage=self.plan.coverage,
             cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv, test_id=self.plan.test_id,
             kconfig=self.plan.kconfig, suite=self.plan.suite, machines=self.plan.machines,
-            patches=patches, bpf=self.plan.bpf, faults=self.plan.faults,
+            patches=patches, bpf=self.plan.bpf, faults=self.plan.faults, allow=self.plan.allow,
         )  # fmt: skip
         plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"
         plan_file.write_text(json.dumps(encode(session), indent=1))
@@ -175,6 +178,8 @@ class Conductor:
     def report(self, *, quiet: bool) -> Results:
         """Judges the event log and writes results.json, junit.xml and report.html; shows the summary unless `quiet`."""
         judged = judge(read(self.out.path / "events.jsonl"))
+        trees = {k.id: self._trees[k.arch, k.role] for k in judged.kernels if (k.arch, k.role) in self._trees}
+        judged = excerpt.excerpts(judged, trees)
         results.write(judged, self.out.path)
         junit.write(judged, self.out.path / "junit.xml")
         html.write(judged, self.out.path / "report.html")

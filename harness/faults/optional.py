@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from harness.definition import load
-from harness.planfile import compose, convert, entries
+from harness.planfile import compose, convert_some, entries
 from harness.records import FaultSite, UsageError
 
 FILE = "optional.yaml"
@@ -122,11 +122,7 @@ def _entry(node: yaml.Node, path: Path) -> Declared:
 
 
 def _value(node: yaml.Node, name: str, where: str) -> Any:
-    listed = KEYS[name] == tuple[str, ...] and isinstance(node, yaml.ScalarNode)  # one needs no brackets
-    if listed:
-        value: Any = (convert(node, str, f"{where}: {name}", STEP),)
-    else:
-        value = convert(node, KEYS[name], f"{where}: {name}", STEP)
+    value = convert_some(node, KEYS[name], f"{where}: {name}", STEP)
     if name == "since" and not re.fullmatch(r"\d+(\.\d+)+", value):
         raise UsageError(f"{where}: since: {value!r} is no release", step="write it as 7.2")
     if name == "arch":

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.oracles.csource import Arm, Function, Source
+from harness.records import Line
 
 _ASSERTION = re.compile(r"\b(?:VM_)?(?:WARN|BUG)(?:_ON)?(?:_ONCE|_RATELIMIT)?\s*\(")
 _FAILED = re.compile(r"(?:unlikely\()?\s*(?:ret|err|error|rc)(?:\s*(?:<|!=)\s*0)?\s*\)?|.*\bIS_ERR\w*\(.*")
@@ -23,14 +24,6 @@ _LEAVES = re.compile(
 )
 _ASSIGNED = re.compile(r"([\w>.\[\]-]+)\s*=$")
 _TEXT = 100
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a source file."""
-
-    line: int
-    text: str
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from harness.oracles import log, splat
+from harness.oracles import log, rules, splat
 from harness.oracles.blame import base_name, is_helper, is_wrapper
 from harness.oracles.frames import (
     Raw,
@@ -22,7 +22,7 @@ from harness.oracles.frames import (
     symbol,
 )
 from harness.oracles.splat import Splat
-from harness.records import Evidence, Finding, Frame, LogRecord
+from harness.records import Evidence, Finding, Frame, LogRecord, Stack
 
 ORACLE = "dmesg"
 
@@ -68,9 +68,12 @@ def _place(it: Splat, frames: Sequence[Frame], symbolize: Symbolize | None) -> P
         if function is None or not is_wrapper(function) or guilty is None or is_helper(guilty.function):
             return function, file, line
         return base_name(guilty.function), guilty.file, guilty.line
-    if guilty is None:
-        if _group(it.detail, "func") and it.detail is not None:  # lockdep: where the lock was taken
+    if guilty is None or is_helper(guilty.function):
+        if it.detail is not None and _group(it.detail, "func"):  # lockdep: where the lock was taken
             return _from_header(Raw(symbol(it.detail)), None, None, symbolize)
+        if it.early():
+            return _from_header(it.early()[0], None, None, symbolize)
+    if guilty is None:
         return None, file, line
     own = next(iter(it.main()), None)
     if file is None or (own is not None and own.exact and is_wrapper(own.frame.function)):
@@ -94,8 +97,10 @@ def _title(it: Splat, place: Place) -> str:
         return f"kernel BUG{where}{inside}" + (f": {it.message}" if it.message else "")
     first = _clean(it.header.string)
     detail = _group(it.detail, "detail")
-    if it.kind == "sched_ext" and detail and _group(it.detail, "ops") == _group(it.header, "ops"):
-        return f"{first}: {detail}"
+    if it.kind == "sched_ext":
+        kind = rules.EXIT_KINDS.get(_group(it.header, "reason") or "")
+        said = detail if detail and _group(it.detail, "ops") == _group(it.header, "ops") else ""
+        return first + (f": {said}" if said else "") + (f" [{kind}]" if kind else "")
     return f"{first} ({detail.strip()})" if detail else first
 
 
@@ -133,6 +138,7 @@ def finding(it: Splat, symbolize: Symbolize | None, oracle: str = ORACLE) -> Fin
         line=place[2],
         frames=frames,
         log=it.log(),
+        stacks=tuple(Stack(s.name, decode(s.raws, symbolize)) for s in it.further()),
     )
 
 
@@ -174,7 +180,7 @@ def findings(
     """
     splats = splat.split(records)
     heads = [head for it in splats if (head := _header(it)[0]) is not None]
-    prefetch([*heads, *(r for it in splats for r in it.main())], symbolize)
+    prefetch([*heads, *(r for it in splats for r in it.raws())], symbolize)
     wanted = [re.compile(e) for e in expect]
     every = [finding(it, symbolize) for it in splats]
     return merge(replace(f, expected=any(w.search(f.title) for w in wanted)) for f in every)

@@ -61,13 +61,16 @@ CUT_HERE = re.compile(r"^-+\[ cut here \]-+$")
 
 _BAR = r"^={20,}\s*$"
 _STACK = r"^stack backtrace:"
-_LOCK = rf"^[0-9a-f]{{8,16}} \((?P<detail>.{{1,120}}?)\)\{{.{{1,40}}\}}(?:, at: {SYMBOL})?"
+_LOCK = (
+    r"^(?:[0-9a-f]{8,16} |.{1,40} is trying to (?:release|contend) lock )\((?P<detail>.{1,120}?)\)"
+    rf"(?: at:|\{{.{{1,40}}\}}(?:, at: {SYMBOL})?)"
+)
 _LOCKDEP_TITLES = (
     r"possible (?:circular locking|recursive locking|irq lock inversion)\b.*|.{1,24}-safe -> .{1,24}-unsafe lock .*"
     r"|inconsistent lock state|chain_key collision|Nested lock was not taken|bad unlock balance detected.*"
     r"|bad contention detected.*|held lock freed.*|.{1,40} still has locks held!|lock held when returning to .*"
 )
-_CAUSES = "null deref|page fault|bug|list corruption|general protection fault|oops|stack overflow|usercopy"
+_CAUSES = "null deref|page fault|bug|list corruption|general protection fault|oops|stack overflow|usercopy|ubsan"
 
 RULES: tuple[Rule, ...] = (
     # What is not a finding but has a trace of its own.
@@ -89,6 +92,7 @@ RULES: tuple[Rule, ...] = (
     _rule("kmsan", rf"^BUG: KMSAN: [\w-]{{1,60}} in {SYMBOL}", end=_BAR),
     _rule("ubsan", rf"^UBSAN: .{{1,80}} in {_AT}(?::\d{{1,7}})?$", end=r"^---\[ end trace|^={20,}\s*$"),
     _rule("ubsan", rf"^(?:Internal error: )?UBSAN: .{{1,80}} at {SYMBOL}"),
+    _rule("ubsan", r"^Internal error: UBSAN: .{1,80}: [0-9a-f]{16} \[#\d+\]"),
     _rule("slab", r"^BUG (?!at |on )\S+ \(.{1,80}\): .+"),
     _rule("list corruption", r"^list_(?:add|del) (?:corruption|double add)"),
     _rule("usercopy", r"^usercopy: Kernel memory (?:exposure|overwrite) attempt"),
@@ -104,13 +108,16 @@ RULES: tuple[Rule, ...] = (
     _rule("hard lockup", r"^(?:[\w ]{1,20}: )*(?:CPU\d+: )?Watchdog detected hard LOCKUP"),
     _rule("rcu stall", r"^(?:rcu: )?INFO: \S+ (?:self-)?detected (?:expedited )?stalls? on\b"),
     _rule("rcu stall", r"^rcu: \S+ kthread starved for \d+ jiffies", follows="rcu stall"),
-    _rule("hung task", r"^INFO: task .{1,40}:\d+ blocked(?: in I/O wait)? for more than \d+ seconds"),
+    _rule(
+        "hung task", r"^INFO: task .{1,40}:\d+ blocked(?: in I/O wait)? for more than \d+ seconds",
+        detail=r"^INFO: task .{1,60} blocked on an? (?P<detail>.{1,100}?)\.?$",
+    ),
     _rule("workqueue lockup", r"^BUG: workqueue lockup - pool"),
     # sched_ext.
     _rule(
         "sched_ext",
         r'^sched_ext: BPF (?P<what>\S{1,20}) "(?P<ops>.{0,128})" disabled '
-        r"\((?!unregistered from|disabled by sysrq|parent exiting).+\)$",
+        r"\((?!unregistered from|disabled by sysrq|parent exiting)(?P<reason>.+)\)$",
         detail=r"^sched_ext: (?P<ops>[\w.-]{1,128}): (?P<detail>.+)$",
     ),
     _rule("", r"^sched_ext: BPF \S+ .* disabled \("),
@@ -146,6 +153,23 @@ RULES: tuple[Rule, ...] = (
     _rule("warning", r"^WARNING: "),
 )
 
+_ANY = re.compile("|".join(re.sub(r"\(\?P<\w+>", "(?:", rule.begin.pattern) for rule in RULES))
+
+
+def begins(text: str) -> tuple[Rule, re.Match[str]] | None:
+    """The first rule whose report a line begins. Most lines begin none, which one pattern tells at once."""
+    if not _ANY.match(text):
+        return None
+    return next((rule, match) for rule in RULES if (match := rule.begin.match(text)))
+
+
+EXIT_KINDS = {
+    "runtime error": "SCX_EXIT_ERROR",
+    "scx_bpf_error": "SCX_EXIT_ERROR_BPF",
+    "runnable task stall": "SCX_EXIT_ERROR_STALL",
+}
+"""The kind of a scheduler's exit by the reason that is printed for it (scx_exit_reason)."""
+
 CONSEQUENCES = re.compile(
     r"^Kernel panic - not syncing: (?:.*Fatal exception|.*panic_on_warn set|softlockup: hung tasks"
     r"|hung_task: blocked tasks|RCU Stall|.*[Hh]ard LOCKUP|stack-protector|UBSAN|KASAN|kernel: )"
@@ -153,10 +177,10 @@ CONSEQUENCES = re.compile(
 """Panics that only execute what an earlier report has announced."""
 
 AUXILIARY = re.compile(
-    r"^\s*(?:Allocated by task|Freed by task|Allocated in |Freed in |Last potentially related|Second to last"
+    r"^\s*(?:[Aa]llocated by task|[Ff]reed by task|Allocated in |Freed in |Last potentially related|Second to last"
     r"|-> #\d+|the existing dependency chain|the dependencies between|\{IN-|\{[A-Z-]+ON|to a \S+-irq-\S+ lock"
     r"|Preemption disabled at|RCU grace-period kthread stack dump|rcu: RCU grace-period kthread stack dump"
-    r"|Uninit was|The buggy address|-> \(|\.{3} (?:acquired|key))"
+    r"|Uninit was|The buggy address|-> \(|\.{3} (?:acquired|key|which became))"
 )
 """Lines after which the frames that follow are not those of the defect."""
 

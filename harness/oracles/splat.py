@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from harness.oracles import rules
@@ -15,14 +15,20 @@ from harness.records import LogRecord
 _PATIENCE = 12  # lines that are none of a report's before it counts as over
 _MESSAGE = 6  # lines between "cut here" and WARNING that can be the WARN's own message
 _LOG = 400  # lines of one report that are kept
+_NAME = 120  # letters of what a report says of a further stack
+_CPUS = 8192
+_ASKS = re.compile(r"^Sending NMI from CPU \d+ to CPUs ([\d,-]{1,200}):")
+_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_TASK = re.compile(r"CPU#\d+: .{1,40}/(\d{1,10})$|^WARNING: CPU: \d+ PID: (\d{1,10}) at ")
 _STOP_KINDS = frozenset({"sched_ext", "allocation failure"})  # these have no end line and no registers
 
 
 @dataclass
 class Section:
-    """One stack of a report. `main`: the defect's own, not who allocated or freed the object."""
+    """One stack of a report. `main`: the defect's own. What else it shows, as who freed the object, has a `name`."""
 
     main: bool
+    name: str = ""
     raws: list[Raw] = field(default_factory=list)
     traced: bool = False
 
@@ -54,24 +60,52 @@ class Splat:
                 return section.raws
         return next((s.raws for s in self.sections if s.main and s.raws), [])
 
+    def early(self) -> list[Raw]:
+        """Frames before the defect's own stack, where the report announces that: so a bad unlock names its place."""
+        return self.sections[0].raws if self.rule.main is not None else []
+
+    def further(self) -> list[Section]:
+        """The stacks that are not the defect's own and say whose they are."""
+        return [s for s in self.sections if s.name and any(r.frame.reliable for r in s.raws)]
+
     def raws(self) -> list[Raw]:
-        return [r for s in self.sections for r in s.raws]
+        """All frames that a finding tells of."""
+        return [*self.main(), *self.early(), *(r for s in self.further() for r in s.raws)]
 
     def log(self) -> tuple[str, ...]:
         return tuple(self.lines[: self.known])
 
 
+class _Log:
+    """The reports of all callers."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, _Stream] = {}
+        self.found: list[Splat] = []
+        self.latest: Splat | None = None
+        """The last one that is a finding of its own."""
+
+    def stream(self, caller: str) -> _Stream:
+        if caller not in self.streams:
+            self.streams[caller] = _Stream(self)
+        return self.streams[caller]
+
+    def add(self, splat: Splat) -> None:
+        self.found.append(splat)
+        if splat.kind and splat.kind != "nmi":
+            self.latest = splat
+
+
 class _Stream:
     """The reports of one caller id. Other callers' lines never reach it."""
 
-    def __init__(self, out: list[Splat]) -> None:
-        self.out = out
+    def __init__(self, log: _Log) -> None:
+        self.log = log
         self.now: Splat | None = None
         self.cut: list[str] | None = None
-        self.before: _Stream | None = None
 
     def feed(self, text: str, order: int) -> None:
-        found = next(((r, m) for r in rules.RULES if (m := r.begin.search(text))), None)
+        found = rules.begins(text)
         if found is not None and not self._continues(*found, text):
             self._open(*found, text, order)
             return
@@ -86,7 +120,7 @@ class _Stream:
         """Whether a header is only the next part of the report that stands open."""
         now = self.now
         if rule.kind == "panic" and rules.CONSEQUENCES.match(text):
-            now = now if now is not None and now.kind else self._latest()
+            now = now if now is not None and now.kind else self.log.latest
             if now is None:
                 return False
             self.now = now
@@ -103,16 +137,15 @@ class _Stream:
             now.place = match
         return True
 
-    def _latest(self) -> Splat | None:
-        return next((s for s in reversed(self.out) if s.kind and s.kind != "nmi"), None)
-
     def _open(self, rule: Rule, match: re.Match[str], text: str, order: int) -> None:
         named = any(match[g] for g in ("file", "func") if g in match.re.groupindex)
         place = match if named else None
         now = Splat(rule, match, order, place=place, waiting_main=rule.main is not None)
-        if self.cut is None and self.before is not None:
+        if self.cut is None and rule.kind == "warn" and (task := _TASK.search(text)):
             # On riscv a trap has its CPU as caller id, the message before it the task's.
-            self.cut, self.before.cut = self.before.cut, None
+            other = self.log.streams.get(f"T{task[1] or task[2]}")
+            if other is not None:
+                self.cut, other.cut = other.cut, None
         if rule.kind in ("warn", "bug") and self.cut:
             now.message = " ".join(line.strip() for line in self.cut if line.strip())
             now.lines += self.cut
@@ -121,7 +154,7 @@ class _Stream:
         now.known = len(now.lines)
         now.sections.append(Section(main=rule.main is None))
         self.now = now
-        self.out.append(now)
+        self.log.add(now)
 
     def _add(self, now: Splat, text: str, *, known: bool) -> None:
         if len(now.lines) < _LOG:
@@ -141,16 +174,16 @@ class _Stream:
 
     @staticmethod
     def _section(now: Splat, text: str) -> bool:
-        if now.waiting_main:
-            if now.rule.main is None or not now.rule.main.match(text):
-                return False
+        if now.waiting_main and now.rule.main is not None and now.rule.main.match(text):
             now.waiting_main = False
             now.sections.append(Section(main=True))
             return True
-        last = now.sections[-1]
         if rules.AUXILIARY.match(text):
-            now.sections.append(Section(main=False))
+            now.sections.append(Section(main=False, name=text.strip().removesuffix(":")[:_NAME]))
             return True
+        if now.waiting_main:
+            return False
+        last = now.sections[-1]
         if rules.TRACE_ENDS.match(text):
             if last.traced:
                 now.sections.append(Section(main=last.main))
@@ -198,24 +231,32 @@ def split(records: Iterable[LogRecord]) -> list[Splat]:
     """
     records = list(records)
     timed = any(r.time is not None for r in records)
-    out: list[Splat] = []
-    streams: dict[str, _Stream] = {}
-    last: _Stream | None = None
+    log = _Log()
     for order, record in enumerate(records):
         if timed and record.time is None:
             continue
-        stream = streams.setdefault(record.caller, _Stream(out))
-        stream.before = last if last is not stream else None
-        stream.feed(record.text, order)
-        last = stream
-    return _join(out)
+        log.stream(record.caller).feed(record.text, order)
+    return _join(log.found)
+
+
+def _asked(stall: Splat) -> Iterator[str]:
+    """The CPUs whose backtraces a stall asked for, as they are printed; no more of them than Linux has."""
+    for match in filter(None, map(_ASKS.match, stall.log())):
+        for first, last in _RANGE.findall(match[1]):
+            yield from map(str, range(int(first), min(int(last or first), int(first) + _CPUS) + 1))
 
 
 def _join(splats: list[Splat]) -> list[Splat]:
+    """Gives NMI backtraces to the last stall that asked for this CPU, or to the last at all; only those are kept."""
     kept: list[Splat] = []
+    asking: dict[str, Splat] = {}
+    latest: Splat | None = None
     for splat in splats:
+        if splat.kind in rules.STALLS:
+            latest = splat
+            asking |= dict.fromkeys(_asked(splat), splat)
         if splat.kind == "nmi":
-            asked = next((s for s in reversed(kept) if s.kind in rules.STALLS), None)
+            asked = asking.get(splat.header[0].rpartition(" ")[2], latest)
             if asked is not None:
                 asked.sections += splat.sections
                 asked.lines[asked.known :] = splat.log()

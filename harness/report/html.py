@@ -34,6 +34,7 @@ def render(results: Results) -> str:
     env.filters["frame"] = render_frame
     env.filters["callers"] = lambda finding: ", ".join(text.callers(finding)[:CALLERS])
     env.filters["place"] = text.place
+    env.filters["source"] = text.source_line
     env.filters["spec"] = text.spec_line
     env.filters["stack"] = lambda stack: " < ".join(stack)
     env.filters["named"] = sites.named

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.records import Finding, Outcome, Verdict, render_frame
 from harness.report.results import store
 from harness.report.sites import fault_line, under_fault
-from harness.report.text import clean, kept_line, machine_line, place, replay_line, verdict_line
+from harness.report.text import clean, kept_line, machine_line, place, replay_line, source_line, verdict_line
 from harness.verdict import KernelRow, Results, TestRow
 
 
@@ -105,7 +105,9 @@ def _finding(results: Results, test: TestRow, finding: Finding) -> str:
     frames = [f"  {render_frame(frame)}" for frame in finding.frames]
     under = [under_fault(finding), fault_line(results, test, finding)]
     told = [f"{finding.kind}: {finding.title}", place(finding), *(line for line in under if line)]
-    return "\n".join([*told, *frames, *finding.log])
+    source = [source_line(line, finding) for line in finding.excerpt]
+    stacks = [text for s in finding.stacks for text in (f"{s.name}:", *(f"  {render_frame(f)}" for f in s.frames))]
+    return "\n".join([*told, *source, *frames, *stacks, *finding.log])
 
 
 def _count(suite: ET.Element) -> ET.Element:

@@ -15,6 +15,7 @@ from rich.text import Text
 from harness.records import Outcome, Role, Verdict
 from harness.report import coverage, sites
 from harness.report.text import (
+    allowed_lines,
     callers,
     clean,
     distinct,
@@ -25,6 +26,8 @@ from harness.report.text import (
     place,
     plural,
     replay_line,
+    source_line,
+    stack_line,
     totals,
     verdict_line,
 )
@@ -37,6 +40,7 @@ _FINDINGS = 3
 _REASONS = 4
 _CALLERS = 3
 _OPERATIONS = 3
+_STACKS = 2
 _STYLES = {
     Verdict.PASS: "bold green",
     Verdict.FAIL: "bold red",
@@ -99,6 +103,10 @@ def _findings(results: Results, report: str) -> Iterator[str]:
         if place(finding):
             by = ", ".join(callers(finding)[:_CALLERS])
             yield from _entry("", f"at {place(finding)}" + (f", called by {by}" if by else ""))
+        for stack in finding.stacks[:_STACKS]:
+            yield from _entry("", stack_line(stack))
+        for line in finding.excerpt:
+            yield " " * _LABEL + clean(source_line(line, finding))
         if under := sites.under_fault(finding):
             yield from _entry("", under)
         others = f" and {plural(times - 1, 'more test')}" if times > 1 else ""
@@ -150,6 +158,8 @@ def _facts(results: Results) -> Iterator[str]:
         counts = f"{sums.reached} reached, {sums.injected} injected, {sums.handled} handled"
         yield from _entry("faults", f"{plural(sums.sites, 'site')}: {counts}")
     yield from _sites(results)
+    for number, line in enumerate(allowed_lines(results)):
+        yield from _entry("" if number else "allowed", line)
     for line in coverage.lines(results):
         yield from _entry("coverage", line)
     if sums.operations:

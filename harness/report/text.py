@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.host.progress import duration as rough
-from harness.records import Finding, MachineSpec, Outcome
-from harness.verdict import KernelRow, MachineRow, Results, TestRow
+from harness.oracles.blame import is_helper
+from harness.records import Finding, Line, MachineSpec, Outcome, Stack
+from harness.verdict import KernelRow, MachineRow, Results, TestRow, allowed
 
 # Not printable on a terminal and not allowed in XML 1.0: C0 but tab and newline, DEL, C1, surrogates, FFFE/F.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -42,6 +43,26 @@ def place(finding: Finding) -> str:
     if finding.function and where:
         return f"{finding.function} ({where})"
     return finding.function or where
+
+
+def allowed_lines(results: Results) -> list[str]:
+    """What the allow-list spared, and what is to be mended in it."""
+    used = [row for row in results.allowed if row.findings and not row.expired]
+    spared = [f"{plural(row.findings, 'finding')} until {row.expires}: {row.reason} ({row.place})" for row in used]
+    return [*spared, *allowed.notes(results.allowed)]
+
+
+def stack_line(stack: Stack) -> str:
+    """A further stack in one line: its name, and the first function that is no helper with the next ones."""
+    sure = [frame for frame in stack.frames if frame.reliable]
+    told = [frame for frame in sure if not is_helper(frame.function)] or sure
+    where = f" ({told[0].file}:{told[0].line})" if told and told[0].file else ""
+    return f"{stack.name}: {told[0].function}{where}" if told else stack.name
+
+
+def source_line(line: Line, finding: Finding) -> str:
+    """A line of a finding's source with its number, the one that is blamed with a mark."""
+    return f"{'>' if line.line == finding.line else ' '}{line.line:6} {line.text}"
 
 
 def kernel_line(kernel: KernelRow) -> str:

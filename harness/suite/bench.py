@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from harness import allow
 from harness.faults.cause import TOLD, Cause, Window, read_told, swept_cause, told
 from harness.faults.sites import blame, total
 from harness.guest import kmemleak
@@ -16,6 +17,7 @@ from harness.guest.guest import Guest
 from harness.oracles import dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
+from harness.plan import Allowed
 from harness.records import (
     Evidence,
     FaultSummary,
@@ -61,6 +63,8 @@ class Bench:
         self.must_inject: tuple[str, ...] = ()
         self.planted = 0
         """How many objects of each kind our module leaked on purpose."""
+        self.allow: tuple[Allowed, ...] = ()
+        """Known findings that do not count."""
         self.keeper: Keeper | None = None
         self.kept: Kept | None = None
         self.started = time.monotonic()
@@ -180,7 +184,7 @@ class Bench:
 
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""
-        ending = self._caused(ending_of(error, self.ready.symbols, self.expected), error)
+        ending = self._allowed(self._caused(ending_of(error, self.ready.symbols, self.expected), error))
         if ending.outcome in BAD:  # before it is quietened: as the test left it
             self._keep(ending.why)
         # Whatever else went wrong, what a living guest shows against its kernel must not be lost.
@@ -188,8 +192,9 @@ class Bench:
             try:
                 self.gather()
             except Exception as late:  # the guest may die of what the test did, only now
-                ending = _worse(ending, self._caused(ending_of(late, self.ready.symbols, self.expected), late))
-        self.findings = [*ending.findings, *self.findings]
+                late_end = self._caused(ending_of(late, self.ready.symbols, self.expected), late)
+                ending = _worse(ending, self._allowed(late_end))
+        self.findings = [*ending.findings, *allow.applied(self.findings, self.allow, self.ready.kernel.arch)]
         outcome, why = self._outcome(ending)
         if outcome in BAD:
             self._keep(why)
@@ -223,6 +228,14 @@ class Bench:
         findings = tuple(cause.of(finding) for finding in ending.findings)
         if outcome:
             self.summaries.append(cause.summary(outcome, findings))
+        return replace(ending, findings=findings)
+
+    def _allowed(self, ending: Ending) -> Ending:
+        """The ending; one that is all allowed does not fail the test, but cut it short, so that it cannot pass."""
+        findings = tuple(allow.applied(ending.findings, self.allow, self.ready.kernel.arch))
+        if ending.outcome is Outcome.FAIL and findings and all(finding.allowed_by for finding in findings):
+            why = f"cut short by what is allowed ({findings[0].allowed_by}): {ending.why}"
+            return Ending(Outcome.INCONCLUSIVE, why, findings)
         return replace(ending, findings=findings)
 
     def _last_words(self, error: MachineEnded) -> tuple[Cause, int] | None:
@@ -278,4 +291,5 @@ def _worse(first: Ending, second: Ending) -> Ending:
     """Both happened: a failure of the kernel outranks what could not be seen, which outranks a pass."""
     if first.outcome is Outcome.FAIL:
         return Ending(Outcome.FAIL, first.why, (*first.findings, *second.findings))
-    return first if second.outcome is first.outcome else second
+    worse = first if second.outcome is first.outcome else second
+    return replace(worse, findings=(*first.findings, *second.findings))

@@ -200,7 +200,7 @@ class LeakBatch(pytest.Item):
 
     def _judge(self, bench: Bench, done: Sequence[Bench], deeds: Sequence[Deed]) -> TestResult:
         """How the batch ended; where it leaks, with whose leaks they are."""
-        bench.keeper = self._workshop.keeper
+        bench.keeper, bench.allow = self._workshop.keeper, self._workshop.session.allow
         error: BaseException | None = None
         clock = Clock()
         with bench.guest:

@@ -224,7 +224,7 @@ def bench(request: pytest.FixtureRequest, ready: Ready, workshop: Workshop) -> I
     """A pristine guest and the record of what is done on it."""
     item = request.node
     bench = Bench(canonical(item.nodeid, ready), ready, workshop.session.seed)
-    bench.keeper = workshop.keeper
+    bench.keeper, bench.allow = workshop.keeper, workshop.session.allow
     item.stash[BENCH] = bench
     _started(workshop, ready, bench.test_id)
     for attempt in range(RETRY_LOST_MACHINE + 1):
@@ -369,7 +369,7 @@ def _journal(workshop: Workshop, bench: Bench, result: TestResult) -> TestResult
             cmdline=bench.ready.target.cmdline,
             patches=workshop.session.patches if bench.ready.kernel.role is Role.PATCHED else (),
             bpf=tuple(BpfRequest(found.path, found.sha256) for found in bench.ready.target.schedulers),
-            faults=workshop.session.faults,
+            faults=workshop.session.faults, allow=workshop.session.allow,
             coverage=workshop.session.coverage,
         )  # fmt: skip
         replay.write(path, again)

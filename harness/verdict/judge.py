@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness.records import SCHEMA, Event, Outcome, Role, Verdict
-from harness.verdict import coverage
+from harness.verdict import allowed, coverage
 from harness.verdict.compare import Compared, compare
 from harness.verdict.log import Log, Reason
 from harness.verdict.rows import PSEUDO, Results, RunRow, TestRow
@@ -36,6 +36,7 @@ def judge(events: Iterable[Event]) -> Results:
     reasons.sort(key=lambda reason: _WORST_FIRST.index(reason.verdict))  # stable: else in the log's order
     verdict = reasons[0].verdict if reasons else Verdict.PASS
     sites = table(log.rows())
+    listed = allowed.table(log)
     step = next((reason.step for reason in reasons if reason.step), "") or log.again()
     return Results(
         schema=SCHEMA,
@@ -50,7 +51,8 @@ def judge(events: Iterable[Event]) -> Results:
         next=step if verdict is Verdict.INCONCLUSIVE else "",
         sites=sites,
         coverage=tuple(log.coverage.values()),
-        remarks=remarks(log.declared, log.kernels.values(), sites),
+        remarks=(*remarks(log.declared, log.kernels.values(), sites), *allowed.notes(listed)),
+        allowed=listed,
     )
 
 
@@ -70,7 +72,7 @@ def _settled(test: TestRow) -> TestRow:
         return test
     if test.model.first_disagreement:
         return replace(test, outcome=Outcome.FAIL, why=test.model.first_disagreement)
-    against_it, objected = objection(test.faults.sites)
+    against_it, objected = objection(test.faults.sites, allowed.signatures(test))
     if against_it:
         return replace(test, outcome=Outcome.FAIL, why=objected)
     why = objected if test.evidence else "no oracle watched it"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.oracles.coverage import Coverage
+from harness.plan import Allowed
 from harness.records import (
     Canary,
     Comparison,
@@ -143,6 +144,18 @@ class SiteRow(FaultSite):
 
 
 @dataclass(frozen=True)
+class AllowedRow(Allowed):
+    """One entry of the allow-list, and its use.
+
+    `findings` is how many it allowed or, if it is `expired`, would have. It is used at all only where it `could` be:
+    tests ran on an architecture of its.
+    """
+
+    findings: int = 0
+    could: bool = True
+
+
+@dataclass(frozen=True)
 class Results:
     """OUT/results.json. `why` are one-line reasons, the verdict's own first; `next` is a command.
 
@@ -162,6 +175,7 @@ class Results:
     sites: tuple[SiteRow, ...] = ()
     remarks: tuple[str, ...] = ()
     coverage: tuple[Coverage, ...] = ()
+    allowed: tuple[AllowedRow, ...] = ()
 
     def role(self, row: TestRow | SiteRow) -> Role:
         """The role of the kernel a test ran on; one the log does not describe counts as the tree."""

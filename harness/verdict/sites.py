@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from harness.faults.optional import Declared, of_kernel, unmatched
 from harness.faults.sites import WORST, Key, key, merge
@@ -65,12 +65,14 @@ def is_bad(site: FaultSite) -> bool:
     return rank(site.outcome) < rank("absorbed") or (site.outcome == "absorbed" and not site.optional)
 
 
-def objection(sites: Iterable[FaultSite]) -> tuple[bool, str]:
+def objection(sites: Iterable[FaultSite], allowed: Collection[str] = ()) -> tuple[bool, str]:
     """Whether the worst of these sites speaks against the kernel, and what is wrong with it in one line, if anything.
 
     What is absorbed where nobody declared it may be a failure that is ignored, or a declaration that is missing.
+    A site whose findings are all among the `allowed` signatures is known already.
     """
-    bad = sorted((site for site in sites if is_bad(site)), key=lambda site: rank(site.outcome))
+    unknown = (site for site in sites if not (site.findings and set(site.findings) <= set(allowed)))
+    bad = sorted((site for site in unknown if is_bad(site)), key=lambda site: rank(site.outcome))
     if not bad:
         return False, ""
     worst, more = bad[0], f" (and {len(bad) - 1} more)" if bad[1:] else ""

@@ -103,6 +103,26 @@ def test_a_fault_plan_is_read_before_anything_is_done(
         invoke("run", "--faults", "faults.yaml", "--print-plan")
 
 
+def test_allow_lists_are_read_before_anything_is_done(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = "- {signature: 'dmesg:warn:f', reason: NAME, expires: 2999-12-31}\n"
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(known.replace("NAME", name))
+    monkeypatch.chdir(tmp_path)
+    invoke("run", "--allow", "one.yaml", "--allow", "two.yaml")
+    assert [(entry.reason, entry.place) for entry in asked.plans[0].allow] == [
+        ("one", "one.yaml:1"), ("two", "two.yaml:1"),
+    ]  # fmt: skip
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/plan.yaml").write_text("allow: [../two.yaml]\n")
+    invoke("run", "elsewhere/plan.yaml")
+    assert [entry.reason for entry in asked.plans[1].allow] == ["two"]
+    (tmp_path / "one.yaml").write_text("- signature: 'dmesg:warn:f'\n")
+    with pytest.raises(UsageError, match="one.yaml:1: an entry without reason"):
+        invoke("run", "--allow", "one.yaml", "--print-plan")
+
+
 def test_a_relative_tree_does_not_depend_on_where_we_stand(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.oracles.coverage import Call, Coverage, Covered, Line
-from harness.records import SCHEMA, Event, EventKind, Outcome, Role, Verdict, encode
+from harness.oracles.coverage import Call, Coverage, Covered
+from harness.records import SCHEMA, Event, EventKind, Line, Outcome, Role, Verdict, encode
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, Log, kernel, result
 
@@ -25,7 +25,7 @@ def covered(*calls: Call, of: str = TREE.id, arch: str = "x86_64", why: str = ""
 
 
 def judged(log: Log, *found: Coverage, **plan: object) -> Results:
-    log.plan = {"suite": "dsq", "coverage": True, **plan}  # type: ignore[dict-item]
+    log.plan = {"suite": "dsq", "coverage": True, **plan}
     events = log.events()
     at = len(events) - 1
     events[at:at] = [

@@ -95,7 +95,7 @@ class Log:
     def __init__(self, *kernels: Kernel, collected: list[Any] | None = None) -> None:
         self.kernels = kernels or (kernel(),)
         self.argv = ["kharness", "run", "--tree", "linux"]
-        self.plan = {"suite": "dsq"}
+        self.plan: dict[str, Any] = {"suite": "dsq"}
         self.collected = collected if collected is not None else [CREATE, DESTROY]
         self.canaries = [Canary(oracle, k.id, True, machine=MACHINE) for k in self.kernels for oracle in CANARIES]
         self.results = [result(k, test) for k in self.kernels for test in (CREATE, DESTROY)]

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the allow-list: findings that are known and do not count for a while, read from YAML and held against findings.
+
+A list of entries, of which signature, reason and expires are needed:
+
+    - signature: "dmesg:warn:init_dsq<scx_bpf_create_dsq*"   # as the report prints it; * and ? are wildcards
+      arch: arm64                                            # or a list; without it on all
+      reason: known upstream, to be mended with the next -rc
+      expires: 2027-01-31                                    # the last day
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.definition import load
+from harness.plan import Allowed
+from harness.planfile import CHECKOUT, compose, convert_some, entries
+from harness.records import Finding, UsageError
+
+FILE = "allow.yaml"
+"""The list of a suite: in its folder or the nearest one above."""
+
+KEYS: dict[str, Any] = {"signature": str, "arch": tuple[str, ...], "reason": str, "expires": str}
+NEEDED = ("signature", "reason", "expires")
+STEP = f"an entry has the keys {', '.join(KEYS)}; {', '.join(NEEDED)} are needed"
+
+_NAMED = re.compile(r"[a-z_]+:[^:*?]+:")
+
+
+# --- held against findings ------------------------------------------------------------------
+
+
+def fits(entry: Allowed, signature: str, arch: str) -> bool:
+    """Whether a finding of this signature on this architecture is one that the entry speaks of, expired or not.
+
+    Only ``*`` and ``?`` are wildcards: signatures have brackets of their own.
+    """
+    if entry.arch and arch not in entry.arch:
+        return False
+    pattern = re.escape(entry.signature).replace(r"\*", ".*").replace(r"\?", ".")
+    return entry.signature == signature or re.fullmatch(pattern, signature, re.DOTALL) is not None
+
+
+def applied(found: Iterable[Finding], listed: Sequence[Allowed], arch: str) -> list[Finding]:
+    """The findings; one that counts and that an entry fits has the first such entry's reason in `allowed_by`."""
+    live = [entry for entry in listed if not entry.expired]
+
+    def told(finding: Finding) -> Finding:
+        why = next((entry.reason for entry in live if fits(entry, finding.signature, arch)), None)
+        return replace(finding, allowed_by=why) if why is not None and finding.counts else finding
+
+    return [told(finding) for finding in found]
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+def gather(suite: str, files: Sequence[str], today: datetime.date) -> tuple[Allowed, ...]:
+    """What is allowed in a run of this suite: its own list, then those files.
+
+    Raises UsageError as :func:`read` does.
+    """
+    here = Path(suite)
+    here = (here if here.exists() else CHECKOUT / suite).resolve()
+    own = [folder / FILE for folder in (here, *here.parents) if (folder / FILE).is_file()][:1]
+    given = [Path(file).expanduser() for file in files]
+    return tuple(entry for path in (*own, *given) for entry in read(path, today))
+
+
+def read(path: Path, today: datetime.date) -> tuple[Allowed, ...]:
+    """The entries of a file; those whose last day is before `today` are marked as expired.
+
+    Raises UsageError, naming file, line and key, when it cannot be read or is no allow-list.
+    """
+    top = compose(path, "the allow-list")
+    if top is not None and not isinstance(top, yaml.SequenceNode):
+        raise UsageError(f"{path}: a list of entries ('- signature: ...') is wanted", step=STEP)
+    found: list[Allowed] = []
+    for node in top.value if top is not None else ():
+        entry = _entry(node, path, today)
+        for other in found:
+            if other.signature == entry.signature and (
+                not (other.arch and entry.arch) or {*other.arch} & {*entry.arch}
+            ):
+                raise UsageError(f"{entry.place}: this signature is there twice, as in {other.place}", step="keep one")
+        found.append(entry)
+    return tuple(found)
+
+
+def _entry(node: yaml.Node, path: Path, today: datetime.date) -> Allowed:
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{path}:{line}: no entry: lines of the form 'key: value' are wanted", step=STEP)
+    found = {name: _value(value, name, where) for name, value, where in entries(node, path, list(KEYS), STEP)}
+    for name in NEEDED:
+        if not found.get(name):
+            raise UsageError(f"{path}:{line}: an entry without {name}", step=STEP)
+    # Relative, for it goes to the report.
+    shown = path.resolve().relative_to(CHECKOUT) if path.resolve().is_relative_to(CHECKOUT) else path
+    found["reason"] = " ".join(found["reason"].split())
+    expired = datetime.date.fromisoformat(found["expires"]) < today
+    return Allowed(**found, place=f"{shown}:{line}", expired=expired)
+
+
+def _value(node: yaml.Node, name: str, where: str) -> Any:
+    value = convert_some(node, KEYS[name], f"{where}: {name}", STEP)
+    if name == "expires" and not _is_date(value):
+        raise UsageError(f"{where}: expires: {value!r} is no date", step="write the last day as 2027-01-31")
+    if name == "signature":
+        _check_signature(node, value, where)
+    if name == "arch":
+        for arch in value:
+            load(arch)
+    return value
+
+
+def _is_date(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+        return False
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_signature(node: yaml.Node, value: str, where: str) -> None:
+    """Raises UsageError for one that would allow all that an oracle sees, or that YAML has cut off."""
+    if value and not _NAMED.match(value):
+        raise UsageError(
+            f"{where}: signature: {value!r} does not name oracle and kind",
+            step="copy it from the report; * is for what follows, as in dmesg:warn:init_dsq*",
+        )
+    end = node.end_mark
+    rest = (end.buffer or "")[end.pointer :].partition("\n")[0]
+    # Signatures have # for numbers.
+    if isinstance(node, yaml.ScalarNode) and node.style is None and rest.lstrip().startswith("#"):
+        raise UsageError(f"{where}: signature: what follows ' #' is a comment to YAML", step="put it in quotes")
