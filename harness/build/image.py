@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,7 +192,7 @@ def initramfs(
 _ADD = r"""
 set -e
 mkdir -p /tmp/tree$TO
-cp /tmp/objects/*.o /tmp/tree$TO
+cp /tmp/files/* /tmp/tree$TO
 cd /tmp/tree
 find . -exec touch -h -d @0 {} +
 { cat /tmp/base; find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet | gzip -n -1; } > /out/initramfs
@@ -203,11 +203,22 @@ USER_FOLDER = "/user"
 
 def with_objects(base: Path, folder: Path, toolchain: Toolchain, cache: Cache, progress: Progress) -> Path:
     """The initramfs `base` and the BPF objects of `folder`, by their content."""
-    objects = sorted(folder.glob("*.bpf.o"))
-    key = _hash([toolchain.id, _ADD, USER_FOLDER], [base, *objects])
+    return with_files(base, sorted(folder.glob("*.bpf.o")), USER_FOLDER, toolchain, cache, progress)
+
+
+SELFTESTS_FOLDER = "/selftests"
+"""Where the runner of the tree's selftests lies in the guest."""
+
+
+def with_files(
+    base: Path, files: Sequence[Path], to: str, toolchain: Toolchain, cache: Cache, progress: Progress
+) -> Path:
+    """The initramfs `base` and these files in the folder `to`, with their permissions, by their content."""
+    key = _hash([toolchain.id, _ADD, to], [base, *files])
 
     def maker(out: Path) -> None:
-        binds = [Bind(base, "/tmp/base"), Bind(folder, "/tmp/objects"), Bind(out, "/out", writable=True)]
-        toolchain.run(["sh", "-c", _ADD], binds=binds, env={"TO": USER_FOLDER}, what="adding to the initramfs")
+        binds = [Bind(base, "/tmp/base"), Bind(out, "/out", writable=True)]
+        binds += [Bind(file, f"/tmp/files/{file.name}") for file in files]
+        toolchain.run(["sh", "-c", _ADD], binds=binds, env={"TO": to}, what="adding to the initramfs")
 
     return cache.produce("initramfs", key, maker, what="initramfs", say=progress.say)[0] / "initramfs"
