@@ -22,7 +22,7 @@ from harness.host.cache import Cache, remove
 from harness.host.progress import Phase, Progress
 from harness.host.toolchain import Bind, Toolchain
 from harness.plan import Selftest
-from harness.records import HarnessError, Kernel, KernelFailure
+from harness.records import HarnessError, Kernel
 from harness.source.tree import Tree
 
 FOLDER = "tools/testing/selftests/sched_ext"
@@ -205,7 +205,7 @@ def registered(dwarf: str, elf: bytes) -> tuple[str, ...]:
     """
     names: dict[str, None] = {}
     entries = list(_DIE.finditer(dwarf))
-    for entry, following in zip(entries, [*entries[1:], None], strict=True):
+    for entry, following in zip(entries, [*entries, None][1:], strict=True):
         if entry["tag"] != "DW_TAG_variable":
             continue
         said = dwarf[entry.start() : following.start() if following else len(dwarf)]
@@ -231,5 +231,3 @@ def offset(elf: bytes, address: int) -> int:
             return int(start + address - virtual)
     raise HarnessError(f"the runner of the selftests holds nothing at {address:#x}")
 
-
-__all__ = ["FOLDER", "Built", "KernelFailure", "NoSelftests", "Request", "build"]
