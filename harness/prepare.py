@@ -148,11 +148,13 @@ class Workbench:
     def _changes_something(
         self, requests: Sequence[KernelRequest], base: Kernel, new: Kernel, machine: str
     ) -> bool:
-        """Whether the patch changes what is built, journalled as the pseudo-test `patch`."""
+        """Whether the patch changes what is built, selftests too if the run is of them; the pseudo-test `patch`."""
         start = time.monotonic()
         paths = {request.role: self._sources.tree(request).path for request in requests}
         srcarch = load(new.arch).kernel.srcarch
-        same = unbuilt.unchanged(base, new, (paths[Role.BASE], paths[Role.PATCHED]), srcarch)
+        both = (paths[Role.BASE], paths[Role.PATCHED])
+        other = self._plan.selftests and selftests.differ(*both)
+        same = None if other else unbuilt.unchanged(base, new, both, srcarch)
         result = TestResult("patch", new.arch, new.id, machine, Outcome.PASS)
         if same is not None:
             symbols = tuple(dict.fromkeys(name for item in same for name in item.symbols))

@@ -26,6 +26,7 @@ from harness.records import HarnessError, Kernel
 from harness.source.tree import Tree
 
 FOLDER = "tools/testing/selftests/sched_ext"
+HEADERS = "tools/sched_ext/include"
 FORMAT = 1
 """Version of how they are built and of what is kept of them."""
 
@@ -97,6 +98,15 @@ def build(request: Request, toolchain: Toolchain, cache: Cache, progress: Progre
     entry, _ = cache.produce("selftests", request.key(toolchain), maker, what=request.what, say=progress.say)
     names = json.loads((entry / "tests.json").read_text())
     return Built(entry / "runner", tuple(Selftest(name) for name in names))
+
+
+def differ(one: Path, other: Path) -> bool:
+    """Whether two trees have other selftests, or other headers of sched_ext for them: a patch may be of these alone."""
+    return any(_content(one / name) != _content(other / name) for name in (FOLDER, HEADERS))
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # --- building -------------------------------------------------------------------------------

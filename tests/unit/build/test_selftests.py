@@ -21,6 +21,7 @@ from harness.build.selftests import (
     Request,
     arguments,
     build,
+    differ,
     offset,
     placed,
     registered,
@@ -184,6 +185,21 @@ def test_a_tree_without_any(request_: Request, tmp_path: Path) -> None:
         made(request_, toolchain, tmp_path)
     assert raised.value.what == f"linux-source-7.3 7.3.4-1 (7.3.4) has no {FOLDER}"
     assert not toolchain.calls
+
+
+def test_a_patch_may_be_of_the_selftests_alone(tmp_path: Path) -> None:
+    for tree in ("base", "patched"):
+        for name in (f"{FOLDER}/exit.c", "tools/sched_ext/include/scx/common.h", "kernel/fork.c"):
+            (tmp_path / tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / tree / name).write_text("int x;\n")
+    base, patched = tmp_path / "base", tmp_path / "patched"
+    (patched / "kernel/fork.c").write_text("int y;\n")
+    assert not differ(base, patched)
+    (patched / FOLDER / "exit.c").write_text("int y;\n")
+    assert differ(base, patched)
+    (patched / FOLDER / "exit.c").write_text("int x;\n")
+    (patched / "tools/sched_ext/include/scx/common.h").unlink()
+    assert differ(base, patched)
 
 
 def test_the_key_is_all_that_goes_in(request_: Request) -> None:
