@@ -78,7 +78,10 @@ def run(
     machine: Annotated[
         str, typer.Option(help="Machines of vm/ARCH.yaml, separated by commas: every test on each of them.")
     ] = "",
-    suite: Annotated[str, typer.Option(help="The tests to run: a file or folder.")] = defaults.DEFAULT_SUITE,
+    suite: Annotated[
+        str,
+        typer.Option(help="The tests to run: a file or folder, or 'selftests': the sched_ext selftests of the tree."),
+    ] = defaults.DEFAULT_SUITE,
     select: Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")] = "",
     full: Annotated[bool, typer.Option("--full/--no-full", help="The long tests too.")] = False,
     cmdline: Cmdline = "",

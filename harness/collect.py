@@ -26,6 +26,7 @@ USER_SUITE = ROOT / "tests/kernel/user"
 FAULTS_SUITE = ROOT / "tests/kernel/plan"
 """What carries out the user's fault plan, whatever suite is run with it."""
 
+SURVEY = "--kharness-survey"
 SECONDS = 120.0
 NO_TESTS, USAGE = 5, 4
 """Of pytest's ExitCode: NO_TESTS_COLLECTED, USAGE_ERROR."""
@@ -39,7 +40,7 @@ def argv(plan: Plan, *own: str) -> list[str]:
     ]  # fmt: skip
     if not plan.full and not plan.test_id:  # a replay names its test, long or not
         words += ["-m", "not full"]
-    if plan.select:
+    if plan.select and not (plan.selftests and SURVEY in own):  # their names are known once they are built
         words += ["-k", plan.select]
     suite = Path(plan.suite)
     here = (suite if suite.exists() else ROOT / suite).resolve()
@@ -81,7 +82,7 @@ def _survey(plan: Plan) -> tuple[Wanted, ...]:
         survey = Survey(str(answer), plan.kernels, plan.machines, plan.bpf, plan.faults)
         asked.write_text(json.dumps(encode(survey)))
         done = process.run(
-            argv(plan, "--kharness-survey", str(asked), "--collect-only"), what="collecting the tests",
+            argv(plan, SURVEY, str(asked), "--collect-only"), what="collecting the tests",
             env=environment(scratch), deadline=SECONDS, check=False,
         )  # fmt: skip
         found = decode(json.loads(answer.read_text()), Surveyed) if answer.exists() else None

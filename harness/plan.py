@@ -16,6 +16,12 @@ DEFAULT_SERIES = "7.2"
 
 DEFAULT_ARCHES = ("x86_64", "arm64")
 DEFAULT_SUITE = "tests/kernel"
+SELFTESTS = "selftests"
+"""What --suite calls the sched_ext selftests that the tree under test brings along."""
+
+SELFTESTS_SUITE = "tests/selftests"
+"""Where what runs them lies in the checkout."""
+
 DEFAULT_MACHINE = "default"
 """Where a test runs that names no machine; see the marker `machines` in docs/tests.md."""
 
@@ -209,6 +215,13 @@ class Scheduler:
 
 
 @dataclass(frozen=True)
+class Selftest:
+    """A selftest of the tree under test, by the name that its runner has for it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """One run, as the command line asked for it.
 
@@ -239,6 +252,11 @@ class Plan:
     test_id: str = ""
     tree: str = ""
 
+    @property
+    def selftests(self) -> bool:
+        """Whether the suite is that of the tree's own selftests, which then are built with each kernel."""
+        return f"/{SELFTESTS_SUITE}/" in f"/{self.suite}/"
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -257,7 +275,10 @@ class Visit:
 
 @dataclass(frozen=True)
 class Target:
-    """One kernel on one machine, built and saved: what the pytest child restores. Paths are host paths."""
+    """One kernel on one machine, built and saved: what the pytest child restores. Paths are host paths.
+
+    `schedulers` and `selftests` are in its guest.
+    """
 
     kernel: Kernel
     machine: Machine
@@ -265,6 +286,7 @@ class Target:
     facts: dict[str, str] = field(default_factory=dict)
     cmdline: str = ""
     schedulers: tuple[Scheduler, ...] = ()
+    selftests: tuple[Selftest, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def rooted(wishes: Wishes, folder: Path) -> Wishes:
 
 
 def _absolute(name: str, text: str, folder: Path) -> str:
-    if name == "suite" and (CHECKOUT / text).exists():
+    if name == "suite" and (text == defaults.SELFTESTS or (CHECKOUT / text).exists()):
         return text
     return os.path.normpath(folder.absolute() / Path(text).expanduser())
 
@@ -239,7 +239,12 @@ def arches(text: str) -> tuple[str, ...]:
 
 
 def suite_of(text: str) -> str:
-    """What --suite names: a path from here, made absolute so that a replay finds it, or one of the checkout's."""
+    """What --suite names: a path from here, made absolute so that a replay finds it, or one of the checkout's.
+
+    One word is no path: the selftests of the tree under test.
+    """
+    if text == defaults.SELFTESTS:
+        return defaults.SELFTESTS_SUITE
     if (CHECKOUT / text).exists():
         return text
     if not Path(text).exists():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Owns the way from a kernel request to a saved guest: source, build, image, accelerator, snapshot.
 
-What goes wrong with the kernel on the way is a result: the pseudo-tests `build` and `boot`.
+What goes wrong with the kernel on the way is a result: the pseudo-tests `build`, `selftests-build` and `boot`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import allow
-from harness.build import image, kbuild, unbuilt
+from harness.build import image, kbuild, selftests, unbuilt
 from harness.build.btf import Btf
 from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
@@ -69,6 +69,8 @@ class Workbench:
         self._journal = journal
         self._sources = sources
         self._told: set[str] = set()
+        self._selftests: dict[str, selftests.Built] = {}
+        """Of each kernel by its id, where the run is of them."""
 
     def targets(self, requests: Sequence[KernelRequest], machines: Sequence[str]) -> list[Target]:
         """One architecture's kernels, each on each of these machines; none when there is nothing to learn from them.
@@ -80,6 +82,8 @@ class Workbench:
         order = sorted(requests, key=lambda request: request.role is Role.BASE)
         built = {request.role: self._build(request, machines[0]) for request in order}
         self._know_functions([kernel for kernel in built.values() if kernel])
+        if self._plan.selftests:
+            built = {r.role: self._with_selftests(r, built[r.role], machines[0]) for r in order}
         under_test = [role for role in built if role is not Role.BASE]
         if not all(built[role] for role in under_test):
             return []
@@ -115,14 +119,43 @@ class Workbench:
         self._pseudo("build", kernel, machine, start, ())
         return kernel
 
+    def _with_selftests(self, request: KernelRequest, kernel: Kernel | None, machine: str) -> Kernel | None:
+        """The kernel again, its tree's selftests built for it, or None where there are none to run; journalled."""
+        if kernel is None:
+            return None
+        start = time.monotonic()
+        wanted = selftests.Request(self._sources.tree(request), kernel, self._guest(kernel.arch), self._plan.jobs)
+        try:
+            self._selftests[kernel.id] = selftests.build(wanted, self._toolchain, self._cache, self._progress)
+        except KernelFailure as failure:
+            self._pseudo("selftests-build", kernel, machine, start, (self._failed(failure),))
+            return None
+        except selftests.NoSelftests as none:
+            result = TestResult(
+                "selftests-build", kernel.arch, kernel.id, machine, Outcome.INCONCLUSIVE, why=none.what
+            )
+            self._journal.emit(EventKind.TEST_END, result, kernel=kernel.id, test=result.id)
+            return None
+        self._pseudo("selftests-build", kernel, machine, start, ())
+        return kernel
+
+    def _guest(self, arch: str) -> image.GuestBuild:
+        """What programs for guests of this architecture are made with."""
+        definition = load(arch)
+        return image.GuestBuild(
+            definition, guest_root(definition.userspace.debian, self._cache, self._progress)
+        )
+
     def _changes_something(
         self, requests: Sequence[KernelRequest], base: Kernel, new: Kernel, machine: str
     ) -> bool:
-        """Whether the patch changes what is built, journalled as the pseudo-test `patch`."""
+        """Whether the patch changes what is built, selftests too if the run is of them; the pseudo-test `patch`."""
         start = time.monotonic()
         paths = {request.role: self._sources.tree(request).path for request in requests}
         srcarch = load(new.arch).kernel.srcarch
-        same = unbuilt.unchanged(base, new, (paths[Role.BASE], paths[Role.PATCHED]), srcarch)
+        both = (paths[Role.BASE], paths[Role.PATCHED])
+        other = self._plan.selftests and selftests.differ(*both)
+        same = None if other else unbuilt.unchanged(base, new, both, srcarch)
         result = TestResult("patch", new.arch, new.id, machine, Outcome.PASS)
         if same is not None:
             symbols = tuple(dict.fromkeys(name for item in same for name in item.symbols))
@@ -147,12 +180,13 @@ class Workbench:
         If it does not boot on the first no other is tried.
         """
         launches, schedulers = self.launches(kernel, tree, machines)
+        tests = self._selftests[kernel.id].tests if kernel.id in self._selftests else ()
         targets: list[Target] = []
         for launch in launches:
             target = self._target(launch, kernel)
             if target is None and not targets:
                 break
-            targets += [replace(target, schedulers=schedulers)] if target else []
+            targets += [replace(target, schedulers=schedulers, selftests=tests)] if target else []
         return targets
 
     def _target(self, launch: Launch, kernel: Kernel) -> Target | None:
@@ -189,10 +223,7 @@ class Workbench:
         """
         definition = load(kernel.arch)
         specs = [definition.spec(name) for name in machines]
-        how = image.GuestBuild(
-            definition, guest_root(definition.userspace.debian, self._cache, self._progress)
-        )
-        initramfs, schedulers = self._image(how, kernel, tree)
+        initramfs, schedulers = self._image(self._guest(kernel.arch), kernel, tree)
         known = facts.gather(self._toolchain, self._cache)
         path, cmdline = Path(kernel.image), self._plan.cmdline
         return [Launch(definition, spec, "tcg", path, initramfs, known, cmdline) for spec in specs], schedulers
@@ -215,6 +246,9 @@ class Workbench:
     ) -> tuple[Path, tuple[Scheduler, ...]]:
         """The initramfs, and the user's schedulers that are in it. Raises UsageError for one that is no good."""
         base = image.initramfs(how, kernel, self._toolchain, self._cache, self._progress)
+        if kernel.id in self._selftests:
+            runner = self._selftests[kernel.id].runner
+            base = image.with_selftests(base, runner, kernel, self._toolchain, self._cache, self._progress)
         if not self._plan.bpf:
             return base, ()
         vmlinux = Path(kernel.vmlinux)
@@ -266,7 +300,7 @@ class Workbench:
         found: tuple[Finding, ...],
         *evidence: Evidence,
     ) -> None:
-        """A pseudo-test's end: `build` or `boot`."""
+        """A pseudo-test's end: `build`, `selftests-build` or `boot`."""
         counting = [finding for finding in found if finding.counts]
         result = TestResult(
             id=name, arch=kernel.arch, kernel=kernel.id, machine=machine,

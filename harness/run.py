@@ -125,7 +125,8 @@ class Conductor:
             requests = [request for request in self.plan.kernels if request.arch == name]
             targets = workbench.targets(requests, tuple(needed[name]))
             if targets:
-                self._pytest(toolchain, targets, needed[name].total(), sources.patches())
+                tests = max(needed[name].total(), sum(len(target.selftests) for target in targets))
+                self._pytest(toolchain, targets, tests, sources.patches())
                 self._coverage(toolchain, targets)
             if number < len(names):
                 self._so_far(name, names[number:])

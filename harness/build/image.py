@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,8 +191,7 @@ def initramfs(
 # The kernel unpacks archives that follow each other one after the other (Documentation/driver-api/early-userspace).
 _ADD = r"""
 set -e
-mkdir -p /tmp/tree$TO
-cp /tmp/objects/*.o /tmp/tree$TO
+cp -r /tmp/files /tmp/tree
 cd /tmp/tree
 find . -exec touch -h -d @0 {} +
 { cat /tmp/base; find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet | gzip -n -1; } > /out/initramfs
@@ -203,11 +202,35 @@ USER_FOLDER = "/user"
 
 def with_objects(base: Path, folder: Path, toolchain: Toolchain, cache: Cache, progress: Progress) -> Path:
     """The initramfs `base` and the BPF objects of `folder`, by their content."""
-    objects = sorted(folder.glob("*.bpf.o"))
-    key = _hash([toolchain.id, _ADD, USER_FOLDER], [base, *objects])
+    files = {f"{USER_FOLDER}/{path.name}": path for path in sorted(folder.glob("*.bpf.o"))}
+    return with_files(base, files, toolchain, cache, progress)
+
+
+SELFTESTS_RUNNER = "/selftests/runner"
+"""Where the runner of the tree's selftests lies in the guest."""
+
+
+def with_selftests(
+    base: Path, runner: Path, kernel: Kernel, toolchain: Toolchain, cache: Cache, progress: Progress
+) -> Path:
+    """The initramfs `base` and the runner of the tree's selftests.
+
+    And the kernel's configuration, where libbpf looks for what a BPF program asks of it (tools/lib/bpf/libbpf.c,
+    bpf_object__read_kconfig_file()): our kernels have no /proc/config.gz.
+    """
+    files = {SELFTESTS_RUNNER: runner, f"/boot/config-{kernel.release}": Path(kernel.config)}
+    return with_files(base, files, toolchain, cache, progress)
+
+
+def with_files(
+    base: Path, files: Mapping[str, Path], toolchain: Toolchain, cache: Cache, progress: Progress
+) -> Path:
+    """The initramfs `base` and these files, by their places in the guest, with their permissions."""
+    key = _hash([toolchain.id, _ADD, *files], [base, *files.values()])
 
     def maker(out: Path) -> None:
-        binds = [Bind(base, "/tmp/base"), Bind(folder, "/tmp/objects"), Bind(out, "/out", writable=True)]
-        toolchain.run(["sh", "-c", _ADD], binds=binds, env={"TO": USER_FOLDER}, what="adding to the initramfs")
+        binds = [Bind(base, "/tmp/base"), Bind(out, "/out", writable=True)]
+        binds += [Bind(file, f"/tmp/files{place}") for place, file in files.items()]
+        toolchain.run(["sh", "-c", _ADD], binds=binds, what="adding to the initramfs")
 
     return cache.produce("initramfs", key, maker, what="initramfs", say=progress.say)[0] / "initramfs"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from harness.plan import (
     BpfRequest,
     FaultPlan,
     Scheduler,
-    Session,
+    Selftest,
     Survey,
     Surveyed,
     Wanted,
@@ -34,6 +34,7 @@ from harness.suite.outcome import Inconclusive, KernelFinding
 from harness.suite.percpu import PercpuFaults
 from harness.suite.policy import Policy
 from harness.suite.session import Ready, Workshop, read_session, read_survey
+from harness.suite.supplied import SUPPLIED, Thing, canonical, has_selftest, supplied
 from harness.suite.sweep import Faults
 from harness.suite.trials import Trials
 
@@ -42,13 +43,6 @@ SURVEY = pytest.StashKey[Survey]()
 ERRORS = pytest.StashKey[list[str]]()
 BENCH = pytest.StashKey[Bench]()
 RESULT = pytest.StashKey[TestResult]()
-
-SUPPLIED: dict[str, Callable[[Survey | Session], tuple[BpfRequest | FaultPlan, ...]]] = {
-    "user_scheduler": lambda told: told.bpf,
-    "fault_plan": lambda told: told.faults,
-}
-"""Fixtures whose tests run once for each thing of the user's, by its name; without any they are no part of a run."""
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kharness-plan", help="plan.json of a run; written by 'kharness run'")
@@ -63,13 +57,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[WORKSHOP] = Workshop(read_session(Path(path)))
     if path := config.getoption("--kharness-survey"):
         config.stash[SURVEY], config.stash[ERRORS] = read_survey(Path(path)), []
-
-
-def canonical(nodeid: str, ready: Ready) -> str:
-    """The test's id without the target parameter, so that base and patched compare."""
-    return (
-        nodeid.replace(f"[{ready.name}]", "").replace(f"[{ready.name}-", "[").replace(f"-{ready.name}]", "]")
-    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -97,11 +84,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(fixture, names, indirect=True)
 
 
-def _supplied(config: pytest.Config, fixture: str) -> tuple[BpfRequest | FaultPlan, ...]:
-    """What the user gave for a fixture, in a session and in the pass before it."""
-    if SURVEY in config.stash:
-        return SUPPLIED[fixture](config.stash[SURVEY])
-    return SUPPLIED[fixture](config.stash[WORKSHOP].session) if WORKSHOP in config.stash else ()
+def _supplied(config: pytest.Config, fixture: str) -> tuple[Thing, ...]:
+    """What there is for a fixture, in a session and in the pass before it."""
+    told = config.stash[WORKSHOP].session if WORKSHOP in config.stash else None
+    return supplied(config.stash.get(SURVEY, told), fixture)
 
 
 def _places(item: pytest.Item, asked: Sequence[str]) -> tuple[Place, ...]:
@@ -139,6 +125,7 @@ def pytest_collection_modifyitems(
 ) -> None:
     wanting = {fixture for fixture in SUPPLIED if not _supplied(config, fixture)}
     items[:] = [item for item in items if not wanting & set(getattr(item, "fixturenames", ()))]  # and not skipped
+    items[:] = [item for item in items if has_selftest(_ready_of(item), getattr(item, "callspec", None))]
     survey = config.stash.get(SURVEY, None)
     if survey is not None:
         try:
@@ -274,6 +261,12 @@ def user_scheduler(request: pytest.FixtureRequest, ready: Ready) -> Scheduler:
 def fault_plan(request: pytest.FixtureRequest, workshop: Workshop) -> FaultPlan:
     """One entry of the user's fault plan (--faults)."""
     return next(found for found in workshop.session.faults if found.name == request.param)
+
+
+@pytest.fixture
+def selftest(request: pytest.FixtureRequest, ready: Ready) -> Selftest:
+    """One of the selftests of this target's tree."""
+    return next(found for found in ready.target.selftests if found.name == request.param)
 
 
 @pytest.fixture

@@ -150,7 +150,8 @@ def once(
 ) -> Iterator[tuple[Run, Operation, Answer]]:
     """Does these operations and undoes everything; gives each with its answer, before the next is done."""
     for run, operation in steps:
-        answer = agent.call(operation.verb, seconds=CALL_SECONDS, check=False, **operation.args)
+        own = float(operation.args.get("timeout_ms", 0)) / 1000 / agent.scale  # nominal, like every deadline
+        answer = agent.call(operation.verb, seconds=max(CALL_SECONDS, own + 5), check=False, **operation.args)
         clock.note(test, run, answer)
         yield run, operation, answer
     agent.call("reset", seconds=60.0)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from harness.faults.optional import Declared
 from harness.oracles.coverage import Coverage
 from harness.records import Canary, Event, EventKind, HarnessError, Outcome, Role, UsageError, Verdict, decode
-from harness.verdict.rows import PATCH, PSEUDO, KernelRow, MachineRow, RunRow, TestRow
+from harness.verdict.rows import PATCH, PSEUDO, SELFTESTS_BUILD, KernelRow, MachineRow, RunRow, TestRow
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS, Outcome.SKIP)
 
@@ -36,6 +36,11 @@ def _payload(event: Event, kind: type[T], part: Any = None) -> T:
             f"the event log holds a damaged {event.kind} event ({event.test or event.kernel}): {error.what}",
             step="run again; this log cannot be judged",
         ) from error
+
+
+def _without_selftests(test: TestRow) -> bool:
+    """Whether the run was to be of the tree's selftests, and it has none."""
+    return test.id == SELFTESTS_BUILD and test.outcome is Outcome.INCONCLUSIVE
 
 
 class Log:
@@ -117,8 +122,11 @@ class Log:
         return [t for t in self.rows() if t.kernel == kernel.id and t.id not in PSEUDO]
 
     def fell(self, kernel: KernelRow, machine: str = "") -> bool:
-        """Whether a kernel did not build, or came up on no machine or not on this one, which no test can follow."""
-        fallen = {t.machine for t in self._pseudo(kernel) if t.outcome is Outcome.FAIL}
+        """Whether a kernel did not build, or came up on no machine or not on this one, which no test can follow.
+
+        So it is with selftests that do not compile, or are not there.
+        """
+        fallen = {t.machine for t in self._pseudo(kernel) if t.outcome is Outcome.FAIL or _without_selftests(t)}
         made = any(row.kernel == kernel.id for row in self.machines)
         return machine in fallen or (bool(fallen) and not made)
 
@@ -151,7 +159,7 @@ class Log:
         if test.replay:
             return shlex.join(["kharness", "replay", test.replay])
         if test.id in PSEUDO:
-            return self.again()
+            return self.again(drop="--suite" if _without_selftests(test) else "")
         name = test.id.rpartition("::")[2].partition("[")[0]  # -k takes names, no paths and brackets
         return shlex.join([*shlex.split(self.again(drop="-k")), "-k", name])
 

@@ -33,7 +33,9 @@ PATCH = "patch"
 """Whether the patch changes what is built: passed, or skipped where it does not."""
 BATCH = "batch::"
 """Ids of the leak batch begin so."""
-PSEUDO = (BUILD, BOOT, PATCH)
+SELFTESTS_BUILD = "selftests-build"
+"""Whether the tree's own selftests compile; inconclusive where it has none."""
+PSEUDO = (BUILD, SELFTESTS_BUILD, BOOT, PATCH)
 
 
 @dataclass(frozen=True)

@@ -123,3 +123,12 @@ def test_they_are_tested_whatever_the_suite_is(needed: Needed) -> None:
     assert needed("", bpf=BPF) == {"x86_64": {"default": alone - 3}}
     plan = Plan((), seed=1, bpf=BPF)
     assert [word for word in collect.argv(plan) if "tests/kernel" in word] == [str(collect.ROOT / "tests/kernel")]
+
+
+def test_selftests_are_chosen_once_they_are_built(needed: Needed) -> None:
+    """Nobody knows their names before: one stands for all, whatever is selected."""
+    plan = Plan((KernelRequest(SourceRequest(), "x86_64"),), seed=1, suite="tests/selftests", select="exit")
+    assert collect.machines(plan)["x86_64"] == {"default": 2}, "and what compares their list with the runner's"
+    assert "-k" in collect.argv(plan)
+    assert "-k" not in collect.argv(plan, collect.SURVEY, "survey.json")
+    assert needed("def test_exit(guest): ...", select="numa") == {"x86_64": {"default": 0}}

@@ -103,6 +103,31 @@ def test_a_suite_is_the_checkouts_or_lies_beside_the_plan(tmp_path: Path) -> Non
     assert planfile.read(plan_file(tmp_path, "suite: ../mine\n")).suite == str(tmp_path.parent / "mine")
 
 
+def test_one_word_is_the_selftests_of_the_tree(tmp_path: Path) -> None:
+    """Also where a folder is called so: that one is ./selftests."""
+    wishes = planfile.read(plan_file(tmp_path, "suite: selftests\n"))
+    assert wishes.suite == "selftests"
+    plan = planfile.request(wishes, ())
+    assert plan.suite == "tests/selftests"
+    assert plan.selftests
+    assert planfile.read(plan_file(tmp_path, "suite: ./selftests\n")).suite == str(tmp_path / "selftests")
+
+
+@pytest.mark.parametrize(
+    ("suite", "wanted"),
+    [
+        ("tests/selftests", True),
+        ("tests/selftests/test_selftests.py", True),
+        (str(planfile.CHECKOUT / "tests/selftests"), True),
+        ("tests/kernel", False),
+        ("tests", False),
+        ("/home/me/selftests", False),
+    ],
+)
+def test_which_suites_need_the_trees_selftests(suite: str, wanted: bool) -> None:
+    assert Plan((), seed=1, suite=suite).selftests is wanted
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

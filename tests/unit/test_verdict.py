@@ -341,11 +341,21 @@ def test_one_bad_architecture_is_enough_and_is_named() -> None:
     assert "arm64" in results.why[0]
 
 
-@pytest.mark.parametrize("what", ["build", "boot"])
+@pytest.mark.parametrize("what", ["build", "boot", "selftests-build"])
 def test_a_tree_that_does_not_come_up_fails(what: str) -> None:
     results = judged(Log(TREE).fall(TREE, what))
     assert results.verdict is Verdict.FAIL
     assert results.why == (f"{what} [{TREE.id}]: it does not {what}",)
+
+
+def test_a_tree_without_selftests_is_one_reason_and_the_way_on_is_without_them() -> None:
+    log = Log(TREE).fall(TREE, "selftests-build")
+    log.argv += ["--suite", "selftests", "--full"]
+    log.put(result(TREE, "selftests-build", INCONCLUSIVE, evidence=(), why="it has none"))
+    results = judged(log)
+    assert_inconclusive(results)
+    assert results.why == (f"selftests-build [{TREE.id}]: it has none",)
+    assert results.next == "kharness run --tree linux --full"
 
 
 def test_the_next_step_replays_an_inconclusive_test_or_runs_it_alone() -> None:

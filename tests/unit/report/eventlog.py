@@ -132,7 +132,9 @@ class Log:
         self._events: list[Event] = []
         run = {"argv": self.argv, "seed": 42, "plan": self.plan, "version": "0.1"}
         self._emit(EventKind.RUN_START, run)
-        fallen = {r.kernel for r in self.results if r.id in ("build", "boot") and r.outcome is Outcome.FAIL}
+        early = ("build", "boot", "selftests-build")
+        bad = (Outcome.FAIL, Outcome.INCONCLUSIVE)
+        fallen = {r.kernel for r in self.results if r.id in early and r.outcome in bad}
         fallen |= self.spared
         for of in self.kernels:
             self._emit(EventKind.KERNEL, of, of.id)
@@ -143,7 +145,7 @@ class Log:
         for canary in self.canaries:
             self._emit(EventKind.CANARY, canary, canary.kernel)
         for done in self.results:
-            if done.id not in ("build", "boot", "patch"):
+            if done.id not in (*early, "patch"):
                 self._emit(EventKind.TEST_START, {"machine": done.machine}, done.kernel, done.id)
             self._emit(EventKind.TEST_END, done, done.kernel, done.id)
         if len(fallen) < len(self.kernels):

@@ -30,8 +30,8 @@ from harness.records import (
     TestResult,
 )
 from harness.suite.bench import Bench
-from harness.suite.plugin import canonical
 from harness.suite.session import Ready
+from harness.suite.supplied import canonical
 
 FIRST_SEQ = 500
 WARN = (
@@ -333,6 +333,8 @@ def test_the_first_disagreement_is_kept() -> None:
         ("tests/a.py::test_x[tree-x86_64-default-failslab]", "tests/a.py::test_x[failslab]"),
         ("tests/a.py::test_x[1-2-tree-x86_64-default]", "tests/a.py::test_x[1-2]"),
         ("tests/a.py::test_x[base-x86_64-default]", "tests/a.py::test_x[base-x86_64-default]"),
+        ("tests/selftests/test_selftests.py::test_selftest[tree-x86_64-default-exit]", "selftests::exit"),
+        ("tests/selftests/test_selftests.py::test_other[tree-x86_64-default]", "tests/selftests/test_selftests.py::test_other"),
     ],
 )
 def test_the_canonical_id_leaves_this_target_out_and_no_other(nodeid: str, wanted: str) -> None:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns running a selftest of the tree in a guest: by its own runner, whose word counts if it agrees with itself."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.build.image import SELFTESTS_RUNNER
+from harness.guest.agent import AgentError
+from harness.guest.guest import Guest
+from harness.oracles.ktap import Word, contradiction, parse
+from harness.replay import file_name
+from harness.suite.bench import Bench
+from harness.suite.outcome import Inconclusive
+
+OUTPUT = "/tmp/selftest"
+GROUP = "selftest"
+
+SECONDS = 300.0
+"""Nominal, for one test; the longest (reload_loop) takes 35 on x86_64 and 98 on arm64, both under TCG."""
+
+PATIENCE_SECONDS = 60.0
+"""Nominal: a scheduler that keeps the agent itself from running is ended by the kernel after 45 (tests/kernel/user)."""
+
+
+class Late(Exception):
+    """The runner did not end in time; `output` is what it had printed."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(output)
+        self.output = output
+
+
+def call(guest: Guest, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[str, int]:
+    """What the runner prints, errors included, and its exit status, or 128 + the signal that ended it.
+
+    `seconds` is nominal. Raises Late.
+    """
+    guest.agent.patience = PATIENCE_SECONDS
+    words = {f"a{number}": word for number, word in enumerate([SELFTESTS_RUNNER, *arguments])}
+    guest.agent.call("spawn", name=GROUP, out=OUTPUT, **words)  # type: ignore[arg-type]
+    wait = int(seconds * guest.pristine.scale * 1000)
+    ended = guest.agent.call("reap", seconds=seconds + 5, check=False, name=GROUP, timeout_ms=wait)
+    output = guest.read(OUTPUT).encode("latin-1").decode(errors="replace")
+    if ended["ok"]:
+        return output, int(ended["status"])
+    if ended["errno"] == errno.ETIMEDOUT:
+        raise Late(output)
+    raise AgentError("reap", ended)
+
+
+def listed(guest: Guest) -> list[str]:
+    """The tests that the runner itself lists. Raises Inconclusive when it does not end well."""
+    output, status = call(guest, ["-l"])
+    if status:
+        raise Inconclusive(f"the runner does not list its tests: it ended with status {status}")
+    return output.split()
+
+
+def carry_out(bench: Bench, name: str, kept: Path) -> None:
+    """Runs one selftest alone; what its runner prints is also written to `kept`, a folder.
+
+    Raises AssertionError if it is not ok or does not end, pytest's skip with its reason, Inconclusive when the runner
+    contradicts itself.
+    """
+    try:
+        output, status = call(bench.guest, ["-t", name])
+    except Late as late:
+        _keep(bench, name, kept, late.output)
+        lines = [line for line in late.output.splitlines() if line.strip()]
+        last = f"; it last said: {lines[-1]}" if lines else ""
+        raise AssertionError(f"{name} did not end within {SECONDS:.0f} s{last}") from late
+    _keep(bench, name, kept, output)
+    report = parse(output)
+    if why := contradiction(report, name, status):
+        raise Inconclusive(why)
+    (said,) = report.tests
+    if said.word is Word.SKIP:
+        bench.gather()  # what its setup did is judged all the same
+        pytest.skip(said.reason or "its runner gives no reason")
+    assert said.word is Word.OK, f"{name} {said.word or 'gave up'}: {said.reason or 'its runner gives no reason'}"
+
+
+def _keep(bench: Bench, name: str, folder: Path, output: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{file_name(name)}-{bench.ready.name}.txt").write_text(output)
