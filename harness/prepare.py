@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.build import image, kbuild, unbuilt
+from harness.build.addresses import Addresses
 from harness.build.btf import Btf
 from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
@@ -234,7 +235,7 @@ class Workbench:
                 launch, Path(kernel.path).name, self._toolchain, self._cache, self._progress
             )
         except MachineEnded as error:
-            found = crash.findings(error.lines, error.ended, error.expired, error.waiting, symbols)
+            found = crash.of(error, symbols, resolve=Addresses(symbols, ""))
             if not found:
                 lost = crash.classify(error.lines, error.ended, error.expired)
                 raise lost or error from error
