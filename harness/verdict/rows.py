@@ -14,6 +14,7 @@ from harness.oracles.coverage import Coverage
 from harness.records import (
     Canary,
     Comparison,
+    Dump,
     FaultSite,
     FaultSummary,
     Finding,
@@ -116,6 +117,7 @@ class TestRow:
     findings: tuple[Finding, ...] = ()
     excused: str = ""
     kept: Kept | None = None
+    dump: Dump | None = None
 
     @property
     def flaky(self) -> bool:
