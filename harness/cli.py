@@ -107,6 +107,9 @@ def run(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the guest of each test that does not pass: kharness shell --kept.")
     ] = False,
+    dump: Annotated[
+        bool, typer.Option("--dump", help="Write the memory of guests that crash or hang to OUT/dumps, for crash(8).")
+    ] = False,
     coverage: Annotated[
         bool,
         typer.Option("--coverage/--no-coverage", help="On a kernel that counts them: which branches were taken."),

@@ -64,6 +64,7 @@ class Wishes:
     guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     toolchain: str = "root"
     keep: bool = False
+    dump: bool = False
     coverage: bool = False
 
 
@@ -246,6 +247,7 @@ class Plan:
     jobs: int = DEFAULT_JOBS
     guests: int = 0
     keep: bool = False
+    dump: bool = False
     coverage: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB
@@ -304,6 +306,7 @@ class Session:
     targets: tuple[Target, ...]
     jobs: int = 1
     keep: bool = False
+    dump: bool = False
     coverage: bool = False
     cache_cap_gib: int = CACHE_CAP_GIB
     argv: tuple[str, ...] = ()

@@ -183,7 +183,7 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
         kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), bpf=programs(wishes.bpf),
         toolchain=wishes.toolchain, jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep,
-        coverage=wishes.coverage, argv=argv,
+        dump=wishes.dump, coverage=wishes.coverage, argv=argv,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness import allow
 from harness.build import image, kbuild, selftests, unbuilt
+from harness.build.addresses import Addresses
 from harness.build.btf import Btf
 from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
@@ -269,7 +270,7 @@ class Workbench:
                 launch, Path(kernel.path).name, self._toolchain, self._cache, self._progress
             )
         except MachineEnded as error:
-            found = crash.findings(error.lines, error.ended, error.expired, error.waiting, symbols)
+            found = crash.of(error, symbols, resolve=Addresses(symbols, ""))
             if not found:
                 lost = crash.classify(error.lines, error.ended, error.expired)
                 raise lost or error from error

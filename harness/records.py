@@ -446,6 +446,15 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Dump:
+    """The memory of a guest that crashed or hangs: `path` is the file, of `mib` MiB, or `why` there is none."""
+
+    path: str = ""
+    mib: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class TestResult:
     """One test on one kernel and machine; `id` is canonical (leaves kernel and machine out).
 
@@ -469,6 +478,7 @@ class TestResult:
     evidence: tuple[Evidence, ...] = ()
     findings: tuple[Finding, ...] = ()
     kept: Kept | None = None
+    dump: Dump | None = None
 
 
 class EventKind(enum.StrEnum):

@@ -127,10 +127,14 @@ class Workload:
 
 
 class Guest:
-    """A pristine guest, restored. Use as a context manager: leaving it ends QEMU."""
+    """A pristine guest, restored. Use as a context manager: leaving it ends QEMU.
 
-    def __init__(self, pristine: Pristine, toolchain: Toolchain) -> None:
+    With `linger` its memory is still there when it has crashed.
+    """
+
+    def __init__(self, pristine: Pristine, toolchain: Toolchain, *, linger: bool = False) -> None:
         self.pristine = pristine
+        self._linger = linger
         self.vm = Vm(pristine.launch, toolchain, pristine.state)
         self.agent = Agent(self.vm, pristine.scale)
         self.restore_seconds = 0.0
@@ -140,6 +144,8 @@ class Guest:
         start = time.monotonic()
         self.vm.__enter__()
         try:
+            if self._linger:
+                self.vm.linger()
             self.vm.resume()
             # What a snapshot must not hand to every test alike: the clock and the random pool.
             now = time.time_ns()

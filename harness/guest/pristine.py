@@ -18,14 +18,15 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
 from harness.machine.deadline import Deadline, scale_of
+from harness.machine.examine import look_into
 from harness.machine.qemu import Launch, command_line, hardware
 from harness.machine.vm import Vm
-from harness.records import GuestError, HarnessError, KernelFailure, UsageError
+from harness.records import GuestError, HarnessError, KernelFailure, MachineEnded, UsageError
 
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
-FORMAT = 6
+FORMAT = 7
 """Version of what a snapshot holds and how it was prepared."""
 
 BPF_FOLDER = "/bpf"
@@ -39,6 +40,7 @@ WATCHDOGS = (
 
 BARRIER = "/sys/kernel/debug/kharness/barrier"
 PERCPU_STATS = "/sys/kernel/debug/percpu_stats"
+OWN_SYMBOLS = "/sys/kernel/debug/kharness/symbols"
 SETTLE_SECONDS = 30.0
 
 READY = r"kharness: agent on /dev/\S+"
@@ -48,7 +50,8 @@ BROKEN = (r"kharness: module refused", r"kharness: agent on no port", r"kharness
 @dataclass(frozen=True)
 class Pristine:
     """A saved guest. `state` is QEMU's migration file; `log` the raw /dev/kmsg records of boot,
-    `percpu` what percpu_stats held, quiescent, when it was saved."""
+    `percpu` what percpu_stats held, quiescent, when it was saved; `own` where our module's functions lie, as
+    harness.build.addresses reads it."""
 
     launch: Launch
     state: Path
@@ -58,6 +61,7 @@ class Pristine:
     log: tuple[str, ...]
     percpu: str
     cached: bool
+    own: str = ""
 
 
 def key(launch: Launch, kernel: str, toolchain: Toolchain) -> str:
@@ -92,7 +96,7 @@ def load(launch: Launch, folder: Path, cached: bool) -> Pristine:
     meta = json.loads((folder / "meta.json").read_text())
     return Pristine(
         launch, folder / "state", meta["boot_seconds"], meta["scale"], meta["next_seq"], tuple(meta["log"]),
-        meta["percpu"], cached,
+        meta["percpu"], cached, meta["own"],
     )  # fmt: skip
 
 
@@ -111,36 +115,45 @@ def boot_seconds() -> float:
 def _boot(launch: Launch, toolchain: Toolchain, folder: Path, note: Callable[[str], None]) -> None:
     start = time.monotonic()
     with Vm(launch, toolchain) as vm:
-        vm.resume()
-        patterns = [READY, *BROKEN]
-        found = vm.expect(patterns, Deadline(boot_seconds(), "the kernel to boot"))
-        if found:
-            raise GuestError(f"the guest's userspace did not come up: {patterns[found]}", detail=_tail(vm))
-        took = time.monotonic() - start
-        agent = Agent(vm, scale_of(took))
-        agent.call("ping", record=False)
-        check_shape(agent, launch)
-        _stretch_watchdogs(agent)
-        # What does not load is left: the test that wants it will say why.
-        note("loading BPF objects")
-        agent.call("keep", seconds=KEEP_SECONDS, record=False, path=BPF_FOLDER)
-        note("kmemleak baseline")
-        kmemleak.baseline(agent)
-        agent.call("write", record=False, path="/sys/kernel/debug/clear_warn_once", data="1")
-        percpu = quiet(agent)
-        records = agent.call("kmsg", record=False)
-        if records["overruns"]:
-            raise HarnessError("the kernel log overflowed during boot", step="raise CONFIG_LOG_BUF_SHIFT")
-        meta: dict[str, Any] = {
-            "boot_seconds": took,
-            "scale": scale_of(took),
-            "next_seq": next_seq(records["records"]),
-            "log": records["records"],
-            "percpu": percpu,
-        }
-        note("saving")
-        vm.save(folder / "state")
-        (folder / "meta.json").write_text(json.dumps(meta))
+        try:
+            _prepare(vm, folder, note, start)
+        except MachineEnded as error:
+            raise look_into(vm, error, 1.0) from error
+
+
+def _prepare(vm: Vm, folder: Path, note: Callable[[str], None], start: float) -> None:
+    """From power-on, at the time `start`, to the file with its state."""
+    vm.resume()
+    patterns = [READY, *BROKEN]
+    found = vm.expect(patterns, Deadline(boot_seconds(), "the kernel to boot"))
+    if found:
+        raise GuestError(f"the guest's userspace did not come up: {patterns[found]}", detail=_tail(vm))
+    took = time.monotonic() - start
+    agent = Agent(vm, scale_of(took))
+    agent.call("ping", record=False)
+    check_shape(agent, vm.launch)
+    _stretch_watchdogs(agent)
+    # What does not load is left: the test that wants it will say why.
+    note("loading BPF objects")
+    agent.call("keep", seconds=KEEP_SECONDS, record=False, path=BPF_FOLDER)
+    note("kmemleak baseline")
+    kmemleak.baseline(agent)
+    agent.call("write", record=False, path="/sys/kernel/debug/clear_warn_once", data="1")
+    percpu = quiet(agent)
+    records = agent.call("kmsg", record=False)
+    if records["overruns"]:
+        raise HarnessError("the kernel log overflowed during boot", step="raise CONFIG_LOG_BUF_SHIFT")
+    meta: dict[str, Any] = {
+        "boot_seconds": took,
+        "scale": scale_of(took),
+        "next_seq": next_seq(records["records"]),
+        "log": records["records"],
+        "percpu": percpu,
+        "own": agent.call("read", record=False, path=OWN_SYMBOLS)["data"],
+    }
+    note("saving")
+    vm.save(folder / "state")
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def _stretch_watchdogs(agent: Agent) -> None:

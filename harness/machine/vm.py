@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any
 
 import pexpect
-import pexpect.socket_pexpect
 from qemu.qmp import ExecInterruptedError, QMPError, StateError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
@@ -25,6 +24,7 @@ from harness.host.process import end, spawn
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
 from harness.machine import gdb
+from harness.machine.console import Console
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch, Sockets, argv
 from harness.records import Ended, How, MachineEnded, MachineLost
@@ -32,9 +32,6 @@ from harness.records import Ended, How, MachineEnded, MachineLost
 STARTUP_SECONDS = 20.0
 """For QEMU to open its sockets; it needs a tenth of a second unless the host is drowning."""
 
-
-LINE = 200
-"""Characters of the console that are looked at again: a line may come in parts."""
 
 MAX_TMPDIR = 70
 """Bytes of a TMPDIR that leave room for /kharness-vm-XXXXXXXX/console.sock."""
@@ -57,10 +54,10 @@ class Vm:
         self._incoming = incoming
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QEMUMonitorProtocol | None = None
-        self._console: Any = None  # pexpect's SocketSpawn, which its stubs do not know
+        self._console: Console | None = None
         self._agent: socket.socket | None = None
-        self._console_text = ""
-        self._looked, self._fatal = 0, False
+        self._monitor: socket.socket | None = None
+        self._lingers, self._reset = False, False
         self._stderr = self.sockets.folder / "qemu.stderr"
 
     # --- life -------------------------------------------------------------------------
@@ -90,10 +87,10 @@ class Vm:
             self._process = spawn(command, stdout=subprocess.DEVNULL, stderr=stderr)
         deadline = Deadline(STARTUP_SECONDS, "QEMU to open its sockets")
         console = self._connect(self.sockets.console, deadline)
-        self._console = pexpect.socket_pexpect.SocketSpawn(console, timeout=None)
+        self._console = Console(console)
         self._agent = self._connect(self.sockets.agent, deadline)
         monitor = self._connect(self.sockets.qmp, deadline)
-        self._qmp = QEMUMonitorProtocol(monitor)
+        self._qmp, self._monitor = QEMUMonitorProtocol(monitor), monitor
         self._qmp.settimeout(STARTUP_SECONDS)
         self._greeted(monitor, deadline)
         try:
@@ -166,6 +163,30 @@ class Vm:
         """Lets the guest run."""
         self.qmp("cont")
 
+    def linger(self) -> None:
+        """From now on QEMU stays when the guest resets, for its memory is wanted. Raises what :meth:`qmp` does."""
+        self.qmp("set-action", reboot="shutdown", shutdown="pause")
+        self._lingers = True
+
+    def _has_reset(self) -> bool:
+        """Whether the guest of a QEMU that lingers has ended by itself."""
+        if self._lingers and not self._reset and self._qmp is not None:
+            try:
+                self._reset = any(event["event"] == "SHUTDOWN" for event in self._qmp.get_events())
+            except (EOFError, ConnectionError, QMPError):
+                return False  # QEMU went away: its sockets say so, too
+        return self._reset
+
+    def pass_file(self, name: str, file: int) -> None:
+        """Gives QEMU an open file, as ``fd:NAME``. Raises what :meth:`qmp` does."""
+        if self._qmp is None:
+            raise MachineLost("QEMU is not running")
+        try:
+            self._qmp.send_fd_scm(file)
+        except (OSError, QMPError) as error:
+            raise self.gone("passing a file") from error
+        self.qmp("getfd", fdname=name)
+
     def save(self, path: Path) -> None:
         """Stops the guest and writes its state to `path`, a file in a folder bound writable."""
         self.qmp("stop")
@@ -178,6 +199,19 @@ class Vm:
         """What lies in the guest's physical memory, also when nothing in it answers. Raises what :meth:`qmp` does."""
         inside = self.sockets.folder / "memory"
         self.qmp("pmemsave", val=address, size=size, filename=str(inside))
+        return inside.read_bytes()
+
+    def registers(self, cpu: int) -> str:
+        """One CPU's registers as QEMU prints them. Raises what :meth:`qmp` does."""
+        return str(self.qmp("human-monitor-command", **{"command-line": "info registers", "cpu-index": cpu}))
+
+    def peek(self, address: int, size: int, cpu: int) -> bytes:
+        """What lies at a virtual address of this CPU; nothing where it is not mapped. Raises MachineEnded as qmp()."""
+        inside = self.sockets.folder / "memory"
+        try:
+            self.qmp("memsave", val=address, size=size, filename=str(inside), **{"cpu-index": cpu})
+        except MachineLost:
+            return b""
         return inside.read_bytes()
 
     def _wait_migration(self, direction: str, deadline: Deadline) -> None:
@@ -204,18 +238,14 @@ class Vm:
     @property
     def console_lines(self) -> list[str]:
         """The console since the machine started."""
-        self._drain_console()
-        return self._console_text.splitlines()
+        self.console.drain()
+        return self.console.text.splitlines()
 
-    def _drain_console(self) -> bool:
-        """Takes what the console has; False when QEMU closed it."""
-        while True:
-            try:
-                self._console_text += _text(self._console.read_nonblocking(65536, timeout=0))
-            except (pexpect.TIMEOUT, BlockingIOError):
-                return True
-            except (pexpect.EOF, OSError):
-                return False
+    @property
+    def console(self) -> Console:
+        """The console of a machine that was started."""
+        assert self._console is not None
+        return self._console
 
     def expect(self, patterns: Sequence[str], deadline: Deadline) -> int:
         """Waits until the console shows one of `patterns` (regular expressions); returns which.
@@ -223,20 +253,16 @@ class Vm:
         Raises MachineEnded at the deadline and when QEMU is gone.
         """
         try:
-            found = int(self._console.expect([pattern.encode() for pattern in patterns], timeout=deadline.left))
+            return self.console.expect(patterns, deadline.left)
         except pexpect.TIMEOUT as error:
-            self._console_text += _text(self._console.before)
-            raise self._expired(deadline) from error
+            raise self.expired(deadline) from error
         except pexpect.EOF as error:
-            self._console_text += _text(self._console.before)
             raise self.gone(deadline.what) from error
-        self._console_text += _text(self._console.before + self._console.after)
-        return found
 
     def line(self, deadline: Deadline) -> str:
         """The console's next whole line. Raises what :meth:`expect` does."""
         self.expect([r"[^\n]*\n"], deadline)
-        return _text(self._console.after).rstrip("\r\n")
+        return self.console.matched().rstrip("\r\n")
 
     def send(self, data: bytes) -> None:
         """To the agent."""
@@ -254,11 +280,16 @@ class Vm:
         """
         assert self._agent is not None
         hurried = False
+        assert self._monitor is not None
+        agent, console = self._agent.fileno(), self.console.fileno()
+        channels = [agent, console, *([self._monitor.fileno()] if self._lingers else [])]
         while True:
-            if fatal and not hurried and self._shown(fatal):
+            if fatal and not hurried and self.console.ever(fatal):
                 hurried, deadline = True, Deadline(min(deadline.left, grace), deadline.what)
-            ready, _, _ = select.select([self._agent, self._console.fileno()], [], [], deadline.left)
-            if self._agent in ready:
+            if self._has_reset():
+                raise self.gone(deadline.what)
+            ready, _, _ = select.select(channels, [], [], deadline.left)
+            if agent in ready:
                 try:
                     data = self._agent.recv(1 << 20)
                 except ConnectionError as error:  # QEMU died with something of ours unread
@@ -266,16 +297,10 @@ class Vm:
                 if data:
                     return data
                 raise self.gone(deadline.what)
-            if self._console.fileno() in ready and not self._drain_console():
+            if console in ready and not self.console.drain():
                 raise self.gone(deadline.what)
             if not ready and deadline.expired:
-                raise self._expired(deadline)
-
-    def _shown(self, pattern: re.Pattern[str]) -> bool:
-        """Whether the console ever showed what this pattern, always the same, matches; looks at what is new only."""
-        start, self._looked = max(0, self._looked - LINE), len(self._console_text)
-        self._fatal = self._fatal or pattern.search(self._console_text, start) is not None
-        return self._fatal
+                raise self.expired(deadline)
 
     def attend(self, seconds: float, wake: int) -> None:
         """Drains the console for so long, or until the descriptor `wake` can be read.
@@ -284,16 +309,17 @@ class Vm:
         """
         deadline = Deadline(seconds, "nothing")
         while not deadline.expired:
-            ready, _, _ = select.select([self._console.fileno(), wake], [], [], deadline.left)
-            if self._console.fileno() in ready and not self._drain_console():
+            ready, _, _ = select.select([self.console.fileno(), wake], [], [], deadline.left)
+            if self.console.fileno() in ready and not self.console.drain():
                 raise self.gone("the session")
             if wake in ready:
                 return
 
-    def _expired(self, deadline: Deadline) -> MachineEnded:
+    def expired(self, deadline: Deadline) -> MachineEnded:
+        """The end of a wait for a machine whose QEMU runs."""
         return MachineEnded(
             f"{deadline}; last console line: {self._last_line()}",
-            Ended(How.RUNNING), self.console_lines, expired=True, waiting=deadline.what,
+            Ended(How.RUNNING), self.console_lines, expired=True, waiting=f"{deadline.what}, {deadline.seconds:.0f} s",
         )  # fmt: skip
 
     def _last_line(self) -> str:
@@ -303,7 +329,9 @@ class Vm:
     def gone(self, what: str) -> MachineEnded:
         """QEMU closed its side: waits for its exit status and says how it ended."""
         ended = Ended(How.SILENT)
-        if self._process is not None:
+        if self._has_reset():
+            ended = Ended(How.EXITED, status=0)  # what it does where it need not linger
+        elif self._process is not None:
             try:
                 status = self._process.wait(timeout=5.0)
                 ended = _ended(status)
@@ -325,11 +353,6 @@ def _short_folder() -> str:
     """Where sockets go: TMPDIR, unless a socket's path there would pass the 107 bytes of sun_path (unix(7))."""
     folder = tempfile.gettempdir()
     return folder if len(os.fsencode(folder)) < MAX_TMPDIR else "/tmp"
-
-
-def _text(data: bytes) -> str:
-    """Console bytes as text: Latin-1, so that no byte is lost or refused."""
-    return data.decode("latin-1")
 
 
 def _ended(status: int) -> Ended:

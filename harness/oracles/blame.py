@@ -52,7 +52,7 @@ _LOCKS = (
     r"|_*percpu_rwsem_\w+|virt_spin_lock|pv_\w+lock\w*|smp_call_function\w*|csd_lock_wait|cpu_relax"
 )
 _WAIT = (
-    r"_*schedule|schedule_\w+|io_schedule\w*|preempt_schedule\w*|context_switch|_*switch_to\w*"
+    r"_*schedule(?:_loop)?|schedule_\w+|io_schedule\w*|preempt_schedule\w*|context_switch|_*switch_to\w*"
     r"|_*cond_resched\w*|wait_for_completion\w*|(?:do_|_*)wait_for_common|_*wait_rcu_gp\w*|_*synchronize_rcu\w*"
 )
 _GENERIC = (
@@ -66,7 +66,7 @@ _GENERIC = (
 _TICK = (
     r"sched_show_task|dump_cpu_task|rcu_dump_cpu_stacks|_*print_(?:cpu|other_cpu)_stall\w*|check_cpu_stall"
     r"|rcu_pending|rcu_sched_clock_irq|update_process_times|tick_\w+|_*hrtimer_\w+|(?:asm_|_*)sysvec_\w+"
-    r"|nmi_(?:cpu|trigger)_\w+|arch_trigger_\w+|watchdog_\w+|el1h?_\w+|gic_\w+|call_on_irq_stack"
+    r"|nmi_(?:cpu|trigger)_\w+|arch_trigger_\w+|watchdog_\w+|el1h?_\w+|_*el1_irq|vectors|gic_\w+|call_on_irq_stack"
     r"|do_interrupt_handler|arch_timer_handler\w*|handle_percpu_devid\w*|generic_handle_\w+|irq_exit\w*"
     r"|handle_riscv_irq|riscv_(?:intc|timer)_\w+|do_irq|handle_irq_event\w*|_*irq_exit_rcu|local_apic_timer_interrupt|asm_common_interrupt|common_interrupt"
 )

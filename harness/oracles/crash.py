@@ -12,13 +12,16 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.oracles import dmesg
+from harness.machine.examine import Examination, Hung
+from harness.oracles import dmesg, hang
 from harness.oracles.frames import Symbolize, chain, neutral, signature
+from harness.oracles.hang import Resolve
 from harness.oracles.log import parse_console
 from harness.oracles.rules import STALLS
-from harness.records import Ended, Finding, How, KernelFailure, MachineLost
+from harness.records import Ended, Finding, How, KernelFailure, MachineEnded, MachineLost
 
 ORACLE = "crash"
+_SILENT = ", and nothing on the console says why"
 _TAIL = 30  # lines of console shown with a failure
 
 _PANIC = re.compile(r"^Kernel panic - not syncing: (?P<what>.*)$")
@@ -68,7 +71,7 @@ def _dead(lines: Sequence[str], found: Sequence[Finding], tail: str) -> KernelFa
 def _hung(found: Sequence[Finding], tail: str, waiting: str) -> KernelFailure:
     stalls = [f for f in found if f.kind in STALLS]
     waited = f": waited in vain for {waiting}" if waiting else ": no answer"
-    why = _cause(stalls) if stalls else f"{waited}, and nothing on the console says why"
+    why = _cause(stalls) if stalls else f"{waited}{_SILENT}"
     return KernelFailure("hang", f"the kernel hangs{why}", detail=tail)
 
 
@@ -135,4 +138,37 @@ def findings(
     ]
 
 
-__all__ = ["Ended", "How", "classify", "findings"]
+def of(
+    error: MachineEnded,
+    symbolize: Symbolize | None = None,
+    expect: Sequence[str] = (),
+    resolve: Resolve | None = None,
+) -> list[Finding]:
+    """:func:`findings` of an end that was raised. One that was examined says where the kernel hangs, and shows it.
+
+    `resolve` finds the functions of addresses in the guest.
+    """
+    found = findings(error.lines, error.ended, error.expired, error.waiting, symbolize, expect)
+    if not isinstance(error, Hung) or not found or found[0].kind != "hang":
+        return found
+    return [_placed(found[0], error.examined, symbolize, expect, resolve)]
+
+
+def _placed(
+    finding: Finding, seen: Examination, symbolize: Symbolize | None, expect: Sequence[str], resolve: Resolve | None
+) -> Finding:
+    """A hang, blamed on what was seen when it was examined: a report on the console may have been of something else."""
+    finding = replace(finding, log=(*finding.log, *hang.log(seen, resolve)))
+    blamed = hang.blame(seen, symbolize, resolve)
+    if blamed is None:
+        return finding
+    told = finding.title.removesuffix(_SILENT).removeprefix("the kernel hangs")
+    title = f"the kernel hangs: {blamed.what}{told}"
+    return replace(
+        finding, title=title, function=blamed.function, file=blamed.file, line=blamed.line, frames=blamed.frames,
+        signature=signature(ORACLE, finding.kind, blamed.names),
+        expected=finding.expected or any(re.search(e, title) for e in expect),
+    )  # fmt: skip
+
+
+__all__ = ["Ended", "How", "classify", "findings", "of"]

@@ -49,6 +49,7 @@ def render(results: Results) -> str:
     env.filters["again"] = lambda finding, test: sites.fault_line(results, test, finding)
     env.filters["covered"] = coverage.summary
     env.filters["kept"] = text.kept_line
+    env.filters["dump"] = text.dump_line
     env.filters["replay"] = text.replay_line
     env.filters["word"] = text.outcome_word
     env.filters["kind"] = _kind

@@ -11,7 +11,16 @@ from pathlib import Path
 from harness.records import Finding, Outcome, Verdict, render_frame
 from harness.report.results import store
 from harness.report.sites import fault_line, under_fault
-from harness.report.text import clean, kept_line, machine_line, place, replay_line, source_line, verdict_line
+from harness.report.text import (
+    clean,
+    dump_line,
+    kept_line,
+    machine_line,
+    place,
+    replay_line,
+    source_line,
+    verdict_line,
+)
 from harness.verdict import KernelRow, Results, TestRow
 
 
@@ -97,7 +106,7 @@ def _case(results: Results, test: TestRow, suite: str) -> ET.Element:
 
 def _details(results: Results, test: TestRow) -> str:
     found = (_finding(results, test, finding) for finding in test.findings if finding.counts)
-    parts = [test.why, *found, replay_line(test), kept_line(test)]
+    parts = [test.why, *found, replay_line(test), kept_line(test), dump_line(test)]
     return "\n\n".join(part for part in parts if part)
 
 

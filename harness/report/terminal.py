@@ -19,6 +19,7 @@ from harness.report.text import (
     callers,
     clean,
     distinct,
+    dump_line,
     duration,
     kept_line,
     kernel_line,
@@ -117,6 +118,8 @@ def _findings(results: Results, report: str) -> Iterator[str]:
             yield " " * _LABEL + clean(replay_line(test))
         if test.kept:
             yield " " * _LABEL + clean(kept_line(test))
+        if test.dump:
+            yield " " * _LABEL + clean(dump_line(test))
     if len(found) > _FINDINGS:
         yield " " * _LABEL + f"and {plural(len(found) - _FINDINGS, 'more finding')} in {report}"
 

@@ -111,6 +111,13 @@ def kept_line(test: TestRow) -> str:
     return shlex.join(["kharness", "shell", "--kept", test.kept.path])
 
 
+def dump_line(test: TestRow) -> str:
+    """Where the guest's memory lies, or why it was not written; nothing if nobody asked or the guest lived."""
+    if test.dump is None:
+        return ""
+    return f"guest memory: {test.dump.path} ({test.dump.mib} MiB)" if test.dump.path else f"no dump: {test.dump.why}"
+
+
 def outcome_word(test: TestRow) -> str:
     """A test's outcome as it counts: a failure that is excused is a known one."""
     if test.flaky:

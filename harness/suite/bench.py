@@ -14,11 +14,13 @@ from harness.faults.cause import TOLD, Cause, Window, read_told, swept_cause, to
 from harness.faults.sites import blame, total
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
+from harness.machine.examine import Hung, look_into
 from harness.oracles import dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
 from harness.plan import Allowed
 from harness.records import (
+    Dump,
     Evidence,
     FaultSummary,
     Finding,
@@ -35,6 +37,7 @@ from harness.records import (
     Scenario,
     TestResult,
 )
+from harness.suite.dump import Dumper
 from harness.suite.keep import Keeper
 from harness.suite.outcome import Ending, ending_of
 from harness.suite.session import Ready
@@ -67,6 +70,8 @@ class Bench:
         """Known findings that do not count."""
         self.keeper: Keeper | None = None
         self.kept: Kept | None = None
+        self.dumper: Dumper | None = None
+        self.dump: Dump | None = None
         self.started = time.monotonic()
         self.windows: list[Window] = []
         """Which part of the kernel log came under which injected fault."""
@@ -184,7 +189,7 @@ class Bench:
 
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""
-        ending = self._allowed(self._caused(ending_of(error, self.ready.symbols, self.expected), error))
+        error, ending = self._ending(error)
         if ending.outcome in BAD:  # before it is quietened: as the test left it
             self._keep(ending.why)
         # Whatever else went wrong, what a living guest shows against its kernel must not be lost.
@@ -192,8 +197,7 @@ class Bench:
             try:
                 self.gather()
             except Exception as late:  # the guest may die of what the test did, only now
-                late_end = self._caused(ending_of(late, self.ready.symbols, self.expected), late)
-                ending = _worse(ending, self._allowed(late_end))
+                ending = _worse(ending, self._ending(late)[1])
         self.findings = [*ending.findings, *allow.applied(self.findings, self.allow, self.ready.kernel.arch)]
         outcome, why = self._outcome(ending)
         if outcome in BAD:
@@ -211,7 +215,20 @@ class Bench:
             evidence=tuple(self.evidence),
             findings=tuple(self.findings),
             kept=self.kept,
+            dump=self.dump,
         )
+
+    def _ending(self, error: BaseException | None) -> tuple[BaseException | None, Ending]:
+        """What was raised, examined if the guest hangs, and what it means."""
+        if isinstance(error, MachineEnded):
+            error = look_into(self.guest.vm, error, self.guest.agent.scale)
+        resolve = self.ready.addresses if isinstance(error, Hung) else None
+        ending = self._caused(ending_of(error, self.ready.symbols, self.expected, resolve), error)
+        if isinstance(error, MachineEnded) and ending.outcome is Outcome.FAIL and self.dumper and not self.dump:
+            self.dump = self.dumper.dump(self.guest, self.ready, self.test_id)
+            told = f"guest memory: {self.dump.path or self.dump.why}"
+            ending = replace(ending, findings=tuple(replace(f, log=(told, *f.log)) for f in ending.findings))
+        return error, self._allowed(ending)
 
     def _caused(self, ending: Ending, error: BaseException | None) -> Ending:
         """The ending, its findings told under which fault they came; that of a guest that died is in its last words."""

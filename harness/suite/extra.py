@@ -13,6 +13,7 @@ import pytest
 
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
+from harness.machine.examine import look_into
 from harness.oracles import crash, dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
@@ -71,16 +72,17 @@ def _leaks(guest: Guest, ready: Ready) -> dict[str, bool]:
     return counted | _blamed(kmemleak_oracle.findings(kmemleak.report(guest.agent), ready.symbols), SEEN)
 
 
-def _dies(kind: str, provoke: str) -> Callable[[Guest, Ready], dict[str, bool]]:
-    """A canary that kills its guest: the crash oracle must say `kind`."""
+def _dies(kind: str, provoke: str, where: str = "") -> Callable[[Guest, Ready], dict[str, bool]]:
+    """A canary that kills its guest: the crash oracle must say `kind`, and of a hang also `where`."""
 
     def run(guest: Guest, ready: Ready) -> dict[str, bool]:
         try:
             guest.agent.call("write", seconds=HANG_SECONDS, path=CANARY, data=provoke)
             guest.agent.call("ping", seconds=HANG_SECONDS)
         except MachineEnded as error:
-            found = crash.findings(error.lines, error.ended, error.expired, error.waiting, ready.symbols)
-            return {kind: any(f.kind == kind for f in found)}
+            ended = look_into(guest.vm, error, ready.pristine.scale)
+            found = crash.of(ended, ready.symbols, resolve=ready.addresses)
+            return {kind: any(f.kind == kind and (not where or f.function == where) for f in found)}
         return {kind: False}
 
     return run
@@ -96,7 +98,7 @@ CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
     "warn": _warn,
     "leaks": _leaks,
     "panic": _dies("panic", "panic"),
-    "hang": _dies("hang", "hang"),
+    "hang": _dies("hang", "hang", "hang_here"),
     "shape": _shape,
 }
 
@@ -200,7 +202,8 @@ class LeakBatch(pytest.Item):
 
     def _judge(self, bench: Bench, done: Sequence[Bench], deeds: Sequence[Deed]) -> TestResult:
         """How the batch ended; where it leaks, with whose leaks they are."""
-        bench.keeper, bench.allow = self._workshop.keeper, self._workshop.session.allow
+        bench.keeper, bench.dumper = self._workshop.keeper, self._workshop.dumper
+        bench.allow = self._workshop.session.allow
         error: BaseException | None = None
         clock = Clock()
         with bench.guest:

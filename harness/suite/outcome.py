@@ -11,6 +11,7 @@ import pytest
 
 from harness.oracles import crash
 from harness.oracles.frames import Symbolize, neutral, signature
+from harness.oracles.hang import Resolve
 from harness.records import (
     Finding,
     GuestError,
@@ -47,15 +48,19 @@ def _finding(oracle: str, kind: str, title: str) -> Finding:
     return Finding(oracle, kind, title, signature(oracle, kind, (), neutral(title)))
 
 
-def _machine_ended(error: MachineEnded, symbolize: Symbolize, expect: Sequence[str]) -> Ending:
-    found = crash.findings(error.lines, error.ended, error.expired, error.waiting, symbolize, expect)
+def _machine_ended(
+    error: MachineEnded, symbolize: Symbolize, expect: Sequence[str], resolve: Resolve | None
+) -> Ending:
+    found = crash.of(error, symbolize, expect, resolve)
     if found:
         return Ending(Outcome.FAIL, found[0].title, tuple(found))
     lost = crash.classify(error.lines, error.ended, error.expired)
     return Ending(Outcome.INCONCLUSIVE, str(lost or error.what))
 
 
-def ending_of(error: BaseException | None, symbolize: Symbolize, expect: Sequence[str] = ()) -> Ending:
+def ending_of(
+    error: BaseException | None, symbolize: Symbolize, expect: Sequence[str] = (), resolve: Resolve | None = None
+) -> Ending:
     """What a test's exception says. Three failures are kept apart: kernel, guest, harness.
 
     An assertion is the kernel's failure; an exception nobody foresaw is ours, and never the kernel's.
@@ -65,7 +70,7 @@ def ending_of(error: BaseException | None, symbolize: Symbolize, expect: Sequenc
     if isinstance(error, pytest.skip.Exception):
         return Ending(Outcome.SKIP, str(error.msg))
     if isinstance(error, MachineEnded):
-        return _machine_ended(error, symbolize, expect)
+        return _machine_ended(error, symbolize, expect, resolve)
     if isinstance(error, Disagreed):
         return Ending(Outcome.FAIL, str(error), (_finding("model", "disagreement", str(error)),))
     if isinstance(error, AssertionError | pytest.fail.Exception):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import definition
+from harness.build.addresses import Addresses
 from harness.build.btf import Btf
 from harness.build.symbols import Symbols
 from harness.faults import gfp
@@ -23,6 +24,7 @@ from harness.model.state import Features
 from harness.plan import Session, Survey, Target
 from harness.records import HarnessError, decode
 from harness.suite.coverage import Counters
+from harness.suite.dump import Dumper
 from harness.suite.features import probe
 from harness.suite.keep import Keeper
 from harness.suite.machines import target_name
@@ -50,10 +52,14 @@ def read_survey(path: Path) -> Survey:
 class Ready:
     """One target, ready to be restored: a kernel on a machine.
 
-    `first` is another target of the same kernel: what is read from its vmlinux is read once.
+    `first` is another target of the same kernel: what is read from its vmlinux is read once. With `linger`
+    the memory of its guests outlives a crash.
     """
 
-    def __init__(self, target: Target, toolchain: Toolchain, first: Ready | None = None) -> None:
+    def __init__(
+        self, target: Target, toolchain: Toolchain, first: Ready | None = None, *, linger: bool = False
+    ) -> None:
+        self._linger = linger
         self.target = target
         self.kernel = target.kernel
         self.machine = target.machine
@@ -86,9 +92,14 @@ class Ready:
         )  # fmt: skip
         return load(launch, Path(self.machine.snapshot), cached=True)
 
+    @functools.cached_property
+    def addresses(self) -> Addresses:
+        """The functions of addresses in its guests."""
+        return Addresses(self.symbols, self.pristine.own)
+
     def restore(self) -> Guest:
         """A pristine guest, not yet entered."""
-        return Guest(self.pristine, self._toolchain)
+        return Guest(self.pristine, self._toolchain, linger=self._linger)
 
 
 class Workshop:
@@ -103,12 +114,13 @@ class Workshop:
         firsts: dict[str, Ready] = {}
         ready = []
         for target in session.targets:
-            ready.append(Ready(target, self.toolchain, firsts.get(target.kernel.id)))
+            ready.append(Ready(target, self.toolchain, firsts.get(target.kernel.id), linger=session.dump))
             firsts.setdefault(target.kernel.id, ready[-1])
         self.ready = tuple(ready)
         self.journal = Journal(self.out / "events.jsonl", session.run)
         self.counters = Counters(session) if session.coverage else None
         self.keeper = Keeper(session, self.toolchain) if session.keep else None
+        self.dumper = Dumper(session) if session.dump else None
         self._done: dict[str, list[Bench]] = {}
 
     def remember(self, bench: Bench) -> None:

@@ -15,6 +15,7 @@ from harness.plan import Allowed
 from harness.records import (
     Canary,
     Comparison,
+    Dump,
     FaultSite,
     FaultSummary,
     Finding,
@@ -119,6 +120,7 @@ class TestRow:
     findings: tuple[Finding, ...] = ()
     excused: str = ""
     kept: Kept | None = None
+    dump: Dump | None = None
 
     @property
     def flaky(self) -> bool:

@@ -206,6 +206,12 @@ def test_run_keeps_guests_only_when_asked(asked: Asked) -> None:
     assert [plan.keep for plan in asked.plans] == [False, True]
 
 
+def test_run_dumps_memory_only_when_asked(asked: Asked) -> None:
+    invoke("run")
+    invoke("run", "--dump")
+    assert [plan.dump for plan in asked.plans] == [False, True]
+
+
 def kharness(*args: str, cache: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
     return subprocess.run([sys.executable, "-m", "harness", *args], cwd=cache, env=env, capture_output=True, text=True)

@@ -3,6 +3,7 @@
  * The guest's helper module: deliberate defects that prove the oracles on this very kernel, barriers for
  * quiescence, and pcpu_alloc_noprof on the error-injection list. It changes nothing in the kernel under test.
  */
+#include <linux/ctype.h>
 #include <linux/debugfs.h>
 #include <linux/error-injection.h>
 #include <linux/fs.h>
@@ -17,9 +18,12 @@
 #include <linux/rcupdate.h>
 #include <linux/rcupdate_trace.h>
 #include <linux/rhashtable.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
+#include <linux/spinlock.h>
 #include <linux/uaccess.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 struct kharness_percpu {
@@ -67,6 +71,44 @@ static noinline void kharness_hang(void)
 	on_each_cpu(hang_here, NULL, 0);
 }
 
+/* This CPU alone spins with interrupts off: whether it can be asked for its stack depends on who gets the interrupts. */
+static noinline void kharness_hang_one(void)
+{
+	local_irq_disable();
+	hang_here(NULL);
+}
+
+/* A task that never leaves the kernel; interrupts come, and where the kernel may be preempted so do other tasks. */
+static noinline void kharness_spin(void)
+{
+	for (;;)
+		cpu_relax();
+}
+
+static DEFINE_SPINLOCK(never_given_back);
+
+/* A lock that is not given back: its holder spins with preemption off, interrupts on. */
+static noinline void kharness_spin_locked(void)
+{
+	spin_lock(&never_given_back);
+	kharness_spin();
+}
+
+static DECLARE_WAIT_QUEUE_HEAD(nobody_wakes);
+static bool woken;
+
+/* A lost wake-up: a task waits for what has no waker. */
+static noinline void kharness_sleep(void)
+{
+	wait_event(nobody_wakes, READ_ONCE(woken));
+}
+
+/* The same in a wait that does not count as blocked: the kernel's own detectors do not look at it. */
+static noinline void kharness_doze(void)
+{
+	wait_event_interruptible(nobody_wakes, READ_ONCE(woken));
+}
+
 static noinline void kharness_panic(void)
 {
 	panic("kharness: deliberate panic");
@@ -81,6 +123,11 @@ static const struct {
 	{ "percpu-leak", kharness_leak_percpu },
 	{ "panic", kharness_panic },
 	{ "hang", kharness_hang },
+	{ "hang-one", kharness_hang_one },
+	{ "spin", kharness_spin },
+	{ "spin-locked", kharness_spin_locked },
+	{ "sleep", kharness_sleep },
+	{ "doze", kharness_doze },
 };
 
 static ssize_t canary_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
@@ -329,6 +376,31 @@ static const struct file_operations hold_fops = {
 	.write = hold_write,
 };
 
+/*
+ * Our own functions, "address size name" a line, in hex: vmlinux does not hold them, and who looks at a CPU from outside
+ * finds it in one of them. kallsyms has them in a table of the module's (struct mod_kallsyms, linux/module.h).
+ */
+static int symbols_show(struct seq_file *out, void *unused)
+{
+#ifdef CONFIG_KALLSYMS
+	const struct mod_kallsyms *all;
+	unsigned int i;
+
+	rcu_read_lock();
+	all = rcu_dereference(THIS_MODULE->kallsyms);
+	for (i = 0; i < all->num_symtab; i++) {
+		const Elf_Sym *symbol = &all->symtab[i];
+
+		if (tolower(all->typetab[i]) == 't')
+			seq_printf(out, "%llx %llx %s\n", (u64)symbol->st_value, (u64)symbol->st_size,
+				   all->strtab + symbol->st_name);
+	}
+	rcu_read_unlock();
+#endif
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(symbols);
+
 static struct dentry *folder;
 
 static int __init kharness_init(void)
@@ -343,6 +415,7 @@ static int __init kharness_init(void)
 	debugfs_create_file("churn", 0200, folder, NULL, &churn_fops);
 	debugfs_create_file("told", 0600, folder, NULL, &told_fops);
 	debugfs_create_file("hold", 0200, folder, NULL, &hold_fops);
+	debugfs_create_file("symbols", 0400, folder, NULL, &symbols_fops);
 	register_die_notifier(&died_block);
 	atomic_notifier_chain_register(&panic_notifier_list, &panicked_block);
 	return 0;

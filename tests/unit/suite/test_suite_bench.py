@@ -111,6 +111,7 @@ def made() -> tuple[Bench, FakeGuest]:
     ready = SimpleNamespace(
         restore=lambda: guest,
         symbols=symbols,
+        addresses=lambda found: tuple(() for _ in found),
         kernel=SimpleNamespace(arch="x86_64", id="tree-x86_64-1"),
         machine=SimpleNamespace(spec=MachineSpec("x86_64")),
         pristine=SimpleNamespace(next_seq=FIRST_SEQ, percpu=percpu_stats(100)),

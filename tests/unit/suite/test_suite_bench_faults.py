@@ -11,7 +11,17 @@ from typing import Any, cast
 import pytest
 
 from harness.faults.cause import TOLD, Cause, Window
-from harness.records import Ended, FaultSite, FaultSummary, Finding, Frame, How, MachineEnded, Outcome
+from harness.records import (
+    Ended,
+    FaultSite,
+    FaultSummary,
+    Finding,
+    Frame,
+    How,
+    MachineEnded,
+    MachineLost,
+    Outcome,
+)
 from harness.suite.bench import Bench
 from tests.unit.suite.test_suite_bench import WARN, FakeGuest, conclude, made
 
@@ -184,7 +194,10 @@ def test_a_hanging_guest_s_memory_is_asked_what_it_was_at(told: int, operation: 
         return memory
 
     guest.agent.told = told
-    guest.vm = SimpleNamespace(memory=read)
+    def refused(command: str) -> None:
+        raise MachineLost(f"QMP {command}: refused")
+
+    guest.vm = SimpleNamespace(memory=read, qmp=refused)
     bench.ready.symbols = cast(Any, Named(names))
     result = bench.conclude(MachineEnded("no answer", Ended(How.RUNNING), (), True, "the guest to answer 'sweep-ops'"))
     assert [(found.kind, found.operation) for found in result.findings] == [("hang", operation)]

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns saying where a kernel hangs, from what was seen of it when it answered no more (harness.machine.examine).
+
+In this order: a CPU that was in the same function of the kernel before and after the kernel was asked; a task that is
+blocked (state D), its waker lost; a task of our agent's that sleeps where it does not wait for us, or that could run
+and does not. Idle CPUs and those in user space are never to blame, nor is what waits for another CPU or task, as long
+as there is anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from harness.machine.examine import Examination
+from harness.machine.registers import Cpu
+from harness.oracles import sysrq
+from harness.oracles.blame import base_name, is_helper
+from harness.oracles.frames import Raw, Symbolize, culprit, decode
+from harness.oracles.log import parse_console
+from harness.oracles.sysrq import Task, Told
+from harness.records import Frame
+
+Resolve = Callable[[Sequence[int]], tuple[tuple[Frame, ...], ...]]
+"""Addresses of instructions to frames, innermost first (harness.build.addresses)."""
+
+AGENT = "agent"
+"""The name of our agent's tasks (vm/agent)."""
+
+MOST_LINES = 400
+"""Lines of log in a finding: all blocked tasks and CPUs of a small machine, and the agent's own."""
+
+_IDLE = re.compile(r"do_idle|default_idle\w*|cpu_startup_entry|cpu_do_idle|arch_cpu_idle|play_dead\w*|cpuidle_\w+")
+_SERVES = re.compile(
+    r"port_fops_\w+|do_wait|do_poll\w*|do_sys_poll|ep_poll|\w*nanosleep\w*|pipe_read|do_sigtimedwait|ptrace_stop"
+)
+"""Where a task of the agent's may sleep: for us, for its children, for a time."""
+
+_ON_OTHERS = re.compile(
+    r"\w*flush_work\w*|\w*flush_workqueue|kthread_(?:flush|cancel|stop)\w*|kthread_flush_worker|_*mutex_lock\w*"
+    r"|rwsem_down_\w+|percpu_(?:down|rwsem)_\w+|down_(?:read|write)\w*|\w*synchronize_\w+|\w*rcu_barrier\w*|\w*wait_rcu_gp\w*"
+    r"|stop_(?:one_cpu|machine|cpus)\w*|cpu_stop_\w+"
+)
+"""What waits for another task or CPU, which is then the one that hangs."""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Where it hangs: `what` completes "the kernel hangs: ", `frames` are those of the CPU or task."""
+
+    what: str
+    function: str
+    file: str | None
+    line: int | None
+    frames: tuple[Frame, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """For the signature: how far a stack can be followed depends on who takes the console's interrupt."""
+        return [self.function]
+
+
+def blame(seen: Examination, symbolize: Symbolize | None, resolve: Resolve | None) -> Blame | None:
+    """Who hangs and where; None if nothing that was seen says so. Without `resolve` no CPU is to blame."""
+    told = sysrq.read(parse_console(seen.said))
+    return _of_cpus(seen, told, symbolize, resolve) or _of_tasks(told, symbolize)
+
+
+def log(seen: Examination, resolve: Resolve | None) -> tuple[str, ...]:
+    """What was seen, for people: each CPU's registers with its stack, what the kernel said, what could not be had."""
+    out = [f"not seen: {why}" for why in seen.why]
+    for cpu, frames in zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True):
+        mode = "user space" if cpu.user else "idle" if _idle(cpu, frames) else "kernel"
+        out.append(f"CPU {cpu.index}: in {mode}, interrupts {'off' if cpu.masked else 'on'}")
+        out += [f"  {'' if frame.reliable else '? '}{_shown(frame)}" for frame in frames]
+        out += [f"  {line.strip()}" for line in cpu.text.splitlines() if line.strip()]
+    told = sysrq.read(parse_console(seen.said))
+    for number in sorted(told.cpus):
+        out += told.cpus[number].lines
+    for task in sorted(told.tasks, key=lambda task: task.state != "D"):
+        if task.state == "D" or task.name == AGENT:
+            out += task.lines
+    return tuple(out[:MOST_LINES])
+
+
+def _shown(frame: Frame) -> str:
+    where = f" at {frame.file}:{frame.line}" if frame.file else ""
+    offset = f"+{frame.offset:#x}/{frame.size:#x}" if frame.offset is not None and frame.size is not None else ""
+    return f"{frame.function}{offset}{f' [{frame.module}]' if frame.module else ''}{where}"
+
+
+# --- CPUs ---------------------------------------------------------------------------------
+
+
+def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve: Resolve | None) -> Blame | None:
+    first = {cpu.index: (cpu, frames) for cpu, frames in zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True)}
+    found: list[tuple[bool, bool, str, Frame, tuple[Frame, ...]]] = []
+    for cpu, frames in zip(seen.later, _stacks(seen.later, resolve), strict=True):
+        before, earlier = first.get(cpu.index, (cpu, ()))
+        if cpu.user or before.user or _idle(cpu, frames) or _idle(before, earlier):
+            continue
+        shown = told.cpus.get(cpu.index)
+        spoken = decode(shown.interrupted(), symbolize) if shown and not shown.skipped else ()
+        stood = _stood(earlier, spoken or frames)
+        guilty = culprit(stood)
+        if guilty is not None:
+            masked = cpu.masked and before.masked
+            found.append((_waits(stood), not masked, base_name(guilty.function), guilty, stood))
+    if not found:
+        return None
+    _, taken, name, guilty, frames = min(found, key=lambda one: one[:3])  # by name: numbers of CPUs change
+    what = f"a CPU spins in {name}, interrupts {'on' if taken else 'off'}"
+    return Blame(what, name, guilty.file, guilty.line, frames)
+
+
+def _stood(before: Sequence[Frame], after: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The later stack from the innermost function on in which the CPU was before, too."""
+    names = {base_name(frame.function) for frame in before if frame.reliable}
+    start = next((n for n, frame in enumerate(after) if frame.reliable and base_name(frame.function) in names), None)
+    return tuple(after[start:]) if start is not None else ()
+
+
+def _waits(frames: Sequence[Frame]) -> bool:
+    """Whether a CPU only waits for a lock, or for another CPU."""
+    own = next((frame for frame in frames if frame.reliable and not frame.inlined), None)
+    return own is not None and is_helper(own.function)
+
+
+def _idle(cpu: Cpu, frames: Sequence[Frame]) -> bool:
+    return cpu.halted or any(_IDLE.fullmatch(base_name(f.function)) for f in frames if f.reliable)
+
+
+def _stacks(cpus: Sequence[Cpu], resolve: Resolve | None) -> list[tuple[Frame, ...]]:
+    """The stack of each CPU; none of one in user space, or whose registers were not understood."""
+    if resolve is None:
+        return [() for _ in cpus]
+    resolve([address for cpu in cpus for address in _addresses(cpu)])  # all at once: the answers are kept
+    return [_stack(cpu, resolve) for cpu in cpus]
+
+
+def _addresses(cpu: Cpu) -> list[int]:
+    if cpu.pc is None or cpu.user:
+        return []
+    callees = [back.callee for back in cpu.stack if back.callee is not None]
+    return [cpu.pc, *(back.address - 1 for back in cpu.stack), *callees]
+
+
+def _stack(cpu: Cpu, resolve: Resolve) -> tuple[Frame, ...]:
+    """A guess is believed when it is the return from a call of the very function whose frame came before."""
+    if cpu.pc is None or cpu.user:
+        return ()
+    out = list(resolve([cpu.pc])[0])
+    last = out[-1].function if out else ""
+    for back in cpu.stack:
+        (found,) = resolve([back.address - 1])
+        if not found:
+            continue
+        callee = resolve([back.callee])[0] if back.callee is not None else ()
+        sure = back.sure or (bool(callee) and callee[-1].function == last)
+        out += [_with(frame, reliable=sure) for frame in found]
+        last = found[-1].function if sure else last
+    return tuple(out)
+
+
+def _with(frame: Frame, *, reliable: bool) -> Frame:
+    return Frame(
+        frame.function, frame.offset, frame.size, frame.file, frame.line, frame.inlined, frame.module, reliable
+    )
+
+
+# --- tasks --------------------------------------------------------------------------------
+
+
+def _of_tasks(told: Told, symbolize: Symbolize | None) -> Blame | None:
+    blocked = [task for task in told.tasks if task.state == "D" and task.raws]
+    ours = [task for task in told.tasks if task.name == AGENT and task.raws]
+    asleep = [task for task in ours if task.state in ("S", "I", "K") and not _any(task, _SERVES)]
+    ready = [task for task in ours if task.state == "R"]
+    starved = "could run, but does not: it left the CPU"
+    for tasks, how in ((blocked, "is blocked"), (asleep, "sleeps"), (ready, starved)):
+        for task in sorted(tasks, key=lambda task: (_any(task, _ON_OTHERS), task.name != AGENT)):
+            frames = decode(_own(task.raws), symbolize)
+            guilty = culprit(frames)
+            if guilty is not None:
+                name = base_name(guilty.function)
+                return Blame(f"{task.name} {how} in {name}", name, guilty.file, guilty.line, frames)
+    return None
+
+
+def _own(raws: Sequence[Raw]) -> list[Raw]:
+    """A task's stack; arm64 begins it with the function that switched, a note of its own."""
+    return [raw for raw in raws if raw.frame.function != "__switch_to"]
+
+
+def _any(task: Task, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.fullmatch(base_name(raw.frame.function)) for raw in task.raws if raw.frame.reliable)
