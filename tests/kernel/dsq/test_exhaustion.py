@@ -24,7 +24,8 @@ MAPS = 8000
 """More of each size than fit into the chunks that there are."""
 
 MAKE = "pcpu_create_chunk"
-"""Makes a chunk (mm/percpu-vm.c)."""
+POPULATE = "pcpu_populate_chunk"
+"""Make a chunk, and give it pages (mm/percpu-vm.c)."""
 
 
 def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Bench, features: Features) -> None:
@@ -44,21 +45,24 @@ def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Ben
     dsq.create(1)
 
 
-@pytest.mark.parametrize("what", ["failslab", "page"])
-def test_percpu_memory_runs_out(dsq: Dsqs, faults: Faults, bench: Bench, features: Features, what: str) -> None:
-    """All allocations inside pcpu_alloc_noprof() fail while ops.init creates DSQs, until alloc_percpu() gives up.
+@pytest.mark.parametrize(("what", "within"), [("failslab", MAKE), ("page", POPULATE)], ids=["failslab", "page"])
+def test_percpu_memory_runs_out(
+    dsq: Dsqs, faults: Faults, bench: Bench, features: Features, what: str, within: str
+) -> None:
+    """No chunk can be made or populated while ops.init creates DSQs, until alloc_percpu() gives up.
 
-    ops.init runs in a real-time kthread, so the worker that would populate percpu pages ahead of need does
-    not come between, and the fault is inevitable.
+    The worker that does either ahead of need (pcpu_balance_workfn()) fails as well. ops.init runs in a real-time
+    kthread, but one that takes its time is throttled, and the worker comes between.
     """
     need(features.percpu_data, NO_DATA)
+    need(within in faults.ranges([within]), f"function {within}() of its own")
     bench.must_inject = (ALLOC,)
     bench.expect(r"ops\.init\(\) failed \(-12\)")
     count = 8000
     creates = [(FIRST + i, -1) for i in range(count)]
     ledger = faults.ledger(CREATE, deep=False)
     faults.watch(everybody=True)
-    with faults.armed(Fault(what=what, within=(ALLOC,), probability=100, task="all"), "attach"):
+    with faults.armed(Fault(what=what, within=(within,), probability=100, task="all"), "attach"):
         scheduler = dsq.attach("dsq_many", creates, fault=FaultAt.ANY, nr_dsqs=count, first_id=FIRST)
     faults.stop_watching()
     seen = scheduler.get("created", "first_error")

@@ -12,7 +12,10 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.features import need
 from harness.suite.operations import ENABLER, action
+from harness.suite.outcome import Inconclusive
 from harness.suite.policy import Policy, Shot
+
+TRIES = 6
 
 Sites = dict[tuple[str, ...], int]
 
@@ -29,11 +32,18 @@ def test_the_same_seed_fails_the_same_allocations(dsq: Dsqs, bench: Bench, polic
         sites = itertools.chain.from_iterable(part.sites for part in bench.summaries[known:])
         return shot, {site.stack: site.injected for site in sites if site.injected}
 
-    first, second = under(probability=10, seed=7), under(probability=10, seed=7)
-    assert first == second
+    def twice(**fault: Any) -> tuple[Shot, Sites]:
+        """The same again is the same, if the kernel asks for as many allocations: pools are filled when they are empty."""
+        for _ in range(TRIES):
+            first, second = under(**fault), under(**fault)
+            if first[0].calls == second[0].calls:
+                assert first == second
+                return first
+        raise Inconclusive(f"an attach made another number of allocations each time, {TRIES} times", step="run again")
+
+    first = twice(probability=10, seed=7)
     assert first[0].fired
     assert under(probability=10, seed=8) != first
-    counted = under(every=2)
-    assert counted == under(every=2)
+    counted = twice(every=2)
     assert counted[0].fired == counted[0].calls // 2 > 0
     assert under(nth=1) == (Shot(1, 1), under(nth=1)[1]), "the first is there, and nothing comes after it"
