@@ -22,7 +22,7 @@ STEP = f"an entry has the keys {', '.join(KEYS)}; all but accelerator are needed
 
 @dataclass(frozen=True)
 class Provoked:
-    """One report that the selftest `test` (a name or a pattern) brings about: `log` is a regular expression on its title.
+    """One report that the selftest `test` (name or pattern) brings about: `log` is a regular expression on its title.
 
     With `accelerator` it does so under that one only: not on purpose, but because the machine is slow, and what its
     runner says then is worth nothing either.
