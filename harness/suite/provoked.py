@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,17 +15,23 @@ from harness.planfile import compose, convert, entries
 from harness.records import UsageError
 
 FILE = "provoked.yaml"
-KEYS = ("test", "log", "reason")
-STEP = f"an entry has the keys {', '.join(KEYS)}, all of them"
+NEEDED = ("test", "log", "reason")
+KEYS = (*NEEDED, "accelerator")
+STEP = f"an entry has the keys {', '.join(KEYS)}; all but accelerator are needed"
 
 
 @dataclass(frozen=True)
 class Provoked:
-    """One report that the selftest `test` brings about: `log` is a regular expression over its title."""
+    """One report that the selftest `test` (name or pattern) brings about: `log` is a regular expression on its title.
+
+    With `accelerator` it does so under that one only: not on purpose, but because the machine is slow, and what its
+    runner says then is worth nothing either.
+    """
 
     test: str
     log: str
     reason: str
+    accelerator: str = ""
 
 
 def read(path: Path) -> tuple[Provoked, ...]:
@@ -41,7 +48,7 @@ def _entry(node: yaml.Node, path: Path) -> Provoked:
         raise UsageError(f"{place}: no entry: lines of the form 'key: value' are wanted", step=STEP)
     said = entries(node, path, KEYS, STEP)
     found = {name: convert(value, str, f"{where}: {name}", STEP) for name, value, where in said}
-    lacking = [name for name in KEYS if not found.get(name)]
+    lacking = [name for name in NEEDED if not found.get(name)]
     if lacking:
         raise UsageError(f"{place}: an entry without {lacking[0]}", step=STEP)
     try:
@@ -51,6 +58,10 @@ def _entry(node: yaml.Node, path: Path) -> Provoked:
     return Provoked(**found)
 
 
-def of(test: str, declared: Iterable[Provoked]) -> tuple[str, ...]:
-    """The regular expressions of what one selftest provokes."""
-    return tuple(entry.log for entry in declared if entry.test == test)
+def of(test: str, declared: Iterable[Provoked], accelerator: str) -> tuple[Provoked, ...]:
+    """What one selftest may provoke on a machine of this accelerator."""
+    return tuple(
+        entry
+        for entry in declared
+        if fnmatch.fnmatchcase(test, entry.test) and entry.accelerator in ("", accelerator)
+    )

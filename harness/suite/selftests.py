@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from harness.build.image import SELFTESTS_RUNNER
 from harness.guest.agent import AgentError
 from harness.guest.guest import Guest
+from harness.oracles import dmesg
 from harness.oracles.ktap import Word, contradiction, parse
 from harness.replay import file_name
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
+from harness.suite.provoked import Provoked
 
 OUTPUT = "/tmp/selftest"
 GROUP = "selftest"
@@ -61,12 +64,13 @@ def listed(guest: Guest) -> list[str]:
     return output.split()
 
 
-def carry_out(bench: Bench, name: str, kept: Path) -> None:
-    """Runs one selftest alone; what its runner prints is also written to `kept`, a folder.
+def carry_out(bench: Bench, name: str, kept: Path, provoked: Sequence[Provoked] = ()) -> None:
+    """Runs one selftest alone; what its runner prints is also written to `kept`, a folder. `provoked` does not count.
 
     Raises AssertionError if it is not ok or does not end, pytest's skip with its reason, Inconclusive when the runner
     contradicts itself.
     """
+    bench.expect(*(entry.log for entry in provoked))
     try:
         output, status = call(bench.guest, ["-t", name])
     except Late as late:
@@ -82,7 +86,18 @@ def carry_out(bench: Bench, name: str, kept: Path) -> None:
     if said.word is Word.SKIP:
         bench.gather()  # what its setup did is judged all the same
         pytest.skip(said.reason or "its runner gives no reason")
+    if said.word is not Word.OK:
+        _not_by_slowness(bench, [entry for entry in provoked if entry.accelerator])
     assert said.word is Word.OK, f"{name} {said.word or 'gave up'}: {said.reason or 'its runner gives no reason'}"
+
+
+def _not_by_slowness(bench: Bench, slow: Sequence[Provoked]) -> None:
+    """Raises Inconclusive where the log has a report that only a slow machine brings about."""
+    records, _ = bench.log()
+    for found in dmesg.findings(records):
+        for entry in slow:
+            if re.search(entry.log, found.title):
+                raise Inconclusive(f"{found.title}: {entry.reason}")
 
 
 def _keep(bench: Bench, name: str, folder: Path, output: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from harness.guest.agent import AgentError
 from harness.guest.guest import Guest
 from harness.plan import BpfRequest, Selftest, Session, Survey
-from harness.records import UsageError
+from harness.records import LogRecord, UsageError
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
 from harness.suite.provoked import Provoked, of, read
@@ -42,6 +42,14 @@ class FakeBench:
         )
         self.ready = SimpleNamespace(name="tree-x86_64-default")
         self.gathered = 0
+        self.expected: list[str] = []
+        self.records: list[LogRecord] = []
+
+    def expect(self, *patterns: str) -> None:
+        self.expected += patterns
+
+    def log(self) -> tuple[list[LogRecord], int]:
+        return self.records, 0
 
     def gather(self) -> None:
         self.gathered += 1
@@ -143,11 +151,27 @@ def test_a_target_runs_those_of_its_own_tree(name: str | None, wanted: bool) -> 
 
 
 def test_what_is_declared_is_by_test() -> None:
+    one, other, any_of = Provoked("a", "x", "r"), Provoked("b", "y", "r"), Provoked("*", "z", "r", "tcg")
+    assert of("a", [one, other, any_of], "kvm") == (one,)
+    assert of("a", [one, other, any_of], "tcg") == (one, any_of)
     declared = read(DECLARED)
-    assert of("minimal", declared) == ()
-    assert of("a", [Provoked("a", "x", "r"), Provoked("b", "y", "r"), Provoked("a", "z", "r")]) == ("x", "z")
+    assert of("minimal", declared, "kvm") == ()
     for entry in declared:
-        assert entry.test in entry.log, "an entry speaks of its own scheduler only"
+        assert entry.accelerator or entry.test in entry.log, "an entry speaks of its own scheduler only"
+
+
+def test_a_failure_beside_what_slowness_brings_about_is_inconclusive(tmp_path: Path) -> None:
+    """And only beside it; a watchdog that waited longer than the test's own second is no such thing."""
+    slow = [entry for entry in read(DECLARED) if entry.accelerator]
+    failed = told("not ok 1 exit # ", "ERR: exit.c:30\nno\n", failed=1)
+    head = 'sched_ext: BPF scheduler "select_cpu_dispatch" disabled (runnable task stall)'
+    for seconds, error in (("1.008", Inconclusive), ("31.008", AssertionError), ("", AssertionError)):
+        bench = FakeBench(failed, 1)
+        detail = f"sched_ext: select_cpu_dispatch: watchdog failed to check in for {seconds}s"
+        bench.records = [LogRecord(text, seq) for seq, text in enumerate((head, detail))] if seconds else []
+        with pytest.raises(error):
+            carry_out(cast(Bench, bench), "exit", tmp_path, slow)
+        assert bench.expected == [entry.log for entry in slow]
 
 
 @pytest.mark.parametrize(
