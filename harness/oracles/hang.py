@@ -120,21 +120,27 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
 
 
 def _stood(earlier: Sequence[Frame], spoken: Sequence[Frame], later: Sequence[Frame]) -> tuple[Frame, ...]:
-    """A CPU's stack from the innermost function on in which it was each time; the kernel's own, if it showed one.
+    """A CPU's stack from the innermost function on in which it was at least twice; the kernel's own, if it showed one.
 
-    Which function had just been interrupted nobody can see: such a stack speaks for its callers only, and it is left
-    out where two others are whole.
+    Twice is enough: what spins may have been put off the CPU for a moment. Which function had just been interrupted
+    nobody can see: such a stack speaks for its callers only, and is left out where another one is whole.
     """
     whole = [stack for stack in (earlier, spoken, later) if stack and stack[0].function not in _ENTRY]
-    best = next((stack for stack in (spoken, later, earlier) if stack in whole), later)
-    others = [stack for stack in whole if stack is not best]
-    if others:
-        names = {base_name(frame.function) for frame in others[0] if frame.reliable}
-        start = next((n for n, frame in enumerate(best) if frame.reliable and base_name(frame.function) in names), None)
-        return tuple(best[start:]) if start is not None else ()
+    for best, other in ((spoken, earlier), (later, earlier), (spoken, later)):
+        if best in whole and other in whole and (both := _common(best, other)):
+            return both
+    if len(whole) > 1:
+        return ()
+    best = whole[0] if whole else later
     callers = [_callers(stack) for stack in (earlier, later) if stack and stack is not best]
     ours = _callers(best)
     return tuple(best) if any(names and names == ours[len(ours) - len(names) :] for names in callers) else ()
+
+
+def _common(best: Sequence[Frame], other: Sequence[Frame]) -> tuple[Frame, ...]:
+    names = {base_name(frame.function) for frame in other if frame.reliable}
+    start = next((n for n, frame in enumerate(best) if frame.reliable and base_name(frame.function) in names), None)
+    return tuple(best[start:]) if start is not None else ()
 
 
 def _callers(stack: Sequence[Frame]) -> list[str]:
