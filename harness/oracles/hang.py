@@ -37,6 +37,11 @@ _SERVES = re.compile(
 )
 """Where a task of the agent's may sleep: for us, for its children, for a time."""
 
+_ENTRY = frozenset({"vectors"})
+"""Where the interrupted function is in no memory yet (arch/arm64/kernel/entry.S)."""
+
+_INTERRUPT = re.compile(r"vectors|el1_interrupt|(?:asm_)?sysvec_\w+|(?:asm_)?common_interrupt")
+
 _ON_OTHERS = re.compile(
     r"\w*flush_work\w*|\w*flush_workqueue|kthread_(?:flush|cancel|stop)\w*|kthread_flush_worker|_*mutex_lock\w*"
     r"|rwsem_down_\w+|percpu_(?:down|rwsem)_\w+|down_(?:read|write)\w*|\w*synchronize_\w+|\w*rcu_barrier\w*|\w*wait_rcu_gp\w*"
@@ -102,10 +107,10 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
             continue
         shown = told.cpus.get(cpu.index)
         spoken = decode(shown.interrupted(), symbolize) if shown and not shown.skipped else ()
-        stood = _stood(earlier, spoken or frames)
+        stood = _stood(earlier, spoken, frames)
         guilty = culprit(stood)
         if guilty is not None:
-            masked = cpu.masked and before.masked
+            masked = _masked(cpu, frames) and _masked(before, earlier)
             found.append((_waits(stood), not masked, base_name(guilty.function), guilty, stood))
     if not found:
         return None
@@ -114,11 +119,33 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
     return Blame(what, name, guilty.file, guilty.line, frames)
 
 
-def _stood(before: Sequence[Frame], after: Sequence[Frame]) -> tuple[Frame, ...]:
-    """The later stack from the innermost function on in which the CPU was before, too."""
-    names = {base_name(frame.function) for frame in before if frame.reliable}
-    start = next((n for n, frame in enumerate(after) if frame.reliable and base_name(frame.function) in names), None)
-    return tuple(after[start:]) if start is not None else ()
+def _stood(earlier: Sequence[Frame], spoken: Sequence[Frame], later: Sequence[Frame]) -> tuple[Frame, ...]:
+    """A CPU's stack from the innermost function on in which it was at least twice; the kernel's own, if it showed one.
+
+    Twice is enough: what spins may have been put off the CPU for a moment. Which function had just been interrupted
+    nobody can see: such a stack speaks for its callers only, and is left out where another one is whole.
+    """
+    whole = [stack for stack in (earlier, spoken, later) if stack and stack[0].function not in _ENTRY]
+    for best, other in ((spoken, earlier), (later, earlier), (spoken, later)):
+        if best in whole and other in whole and (both := _common(best, other)):
+            return both
+    if len(whole) > 1:
+        return ()
+    best = whole[0] if whole else later
+    callers = [_callers(stack) for stack in (earlier, later) if stack and stack is not best]
+    ours = _callers(best)
+    return tuple(best) if any(names and names == ours[len(ours) - len(names) :] for names in callers) else ()
+
+
+def _common(best: Sequence[Frame], other: Sequence[Frame]) -> tuple[Frame, ...]:
+    names = {base_name(frame.function) for frame in other if frame.reliable}
+    start = next((n for n, frame in enumerate(best) if frame.reliable and base_name(frame.function) in names), None)
+    return tuple(best[start:]) if start is not None else ()
+
+
+def _callers(stack: Sequence[Frame]) -> list[str]:
+    """Functions of a stack that are certain, without what was inlined and without the entry of an interrupt."""
+    return [f.function for f in stack if f.reliable and not f.inlined and f.function not in _ENTRY]
 
 
 def _waits(frames: Sequence[Frame]) -> bool:
@@ -129,6 +156,11 @@ def _waits(frames: Sequence[Frame]) -> bool:
 
 def _idle(cpu: Cpu, frames: Sequence[Frame]) -> bool:
     return cpu.halted or any(_IDLE.fullmatch(base_name(f.function)) for f in frames if f.reliable)
+
+
+def _masked(cpu: Cpu, frames: Sequence[Frame]) -> bool:
+    """Whether interrupts are off by what it does; in an interrupt they are off because they were on."""
+    return cpu.masked and not any(_INTERRUPT.fullmatch(f.function) for f in frames if f.reliable)
 
 
 def _stacks(cpus: Sequence[Cpu], resolve: Resolve | None) -> list[tuple[Frame, ...]]:

@@ -98,7 +98,7 @@ class Guest:
         answers: dict[str, object] = {
             "query-cpus-fast": [{"cpu-index": 0}, {"cpu-index": 1}],
             "human-monitor-command": REGISTERS,
-            "query-dump-guest-memory-capability": {"formats": ["elf", "kdump-zlib"]},
+            "query-dump-guest-memory-capability": {"formats": ["elf", "kdump-zlib", "kdump-raw-zlib"]},
             "query-dump": {"status": "failed" if self.mode == "full" else "completed"},
         }
         return answers.get(name, {"status": "running"})

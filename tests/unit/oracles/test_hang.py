@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of blaming a hang: which CPU or task, which function, and what of it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.machine.examine import Examination, Hung
+from harness.machine.registers import Cpu, Return
+from harness.oracles import crash, dmesg, hang, sysrq
+from harness.oracles.log import parse_console
+from harness.records import Ended, Frame, How, MachineEnded
+
+GOLDEN = Path(__file__).parent / "golden"
+
+NAMES = {
+    0x1000: "spins_here", 0x2000: "caller", 0x3000: "default_idle", 0x4000: "do_idle", 0x5000: "_raw_spin_lock",
+    0x6000: "wants_lock", 0x7000: "sysvec_apic_timer_interrupt", 0x8000: "another", 0x9000: "vectors",
+}  # fmt: skip
+
+
+def resolve(addresses: Sequence[int]) -> tuple[tuple[Frame, ...], ...]:
+    found = [NAMES.get(address & ~0xFFF) for address in addresses]
+    return tuple(
+        (Frame(name, address & 0xFFF, 0x100),) if name else () for name, address in zip(found, addresses, strict=True)
+    )
+
+
+def cpu(index: int, pc: int, *stack: int, masked: bool = True, user: bool = False, halted: bool = False) -> Cpu:
+    sure = tuple(Return(address + 5, sure=True) for address in stack)
+    return Cpu(index, pc, user, masked, halted, sure, f"RIP={pc:016x}")
+
+
+def blamed(cpus: Sequence[Cpu], later: Sequence[Cpu] | None = None, said: Sequence[str] = ()) -> str | None:
+    seen = Examination(tuple(cpus), tuple(cpus if later is None else later), tuple(said))
+    found = hang.blame(seen, None, resolve)
+    return found.what if found else None
+
+
+IDLE = cpu(0, 0x3000, 0x4000, masked=False)
+SPINS = cpu(1, 0x1000, 0x2000)
+
+
+def test_a_cpu_that_spins_is_to_blame_and_not_one_that_idles() -> None:
+    assert blamed([IDLE, SPINS]) == "a CPU spins in spins_here, interrupts off"
+    assert blamed([IDLE, cpu(1, 0x1000, 0x2000, masked=False)]) == "a CPU spins in spins_here, interrupts on"
+    assert blamed([IDLE, cpu(1, 0x1000, user=True)]) is None
+    assert blamed([IDLE, cpu(1, 0x1000, halted=True)]) is None
+    assert blamed([IDLE, IDLE]) is None
+
+
+def test_what_was_passing_is_not() -> None:
+    """Only the function in which it was both times; none if it was somewhere else."""
+    assert blamed([IDLE, SPINS], [IDLE, cpu(1, 0x8000, 0x2000)]) == "a CPU spins in caller, interrupts off"
+    assert blamed([IDLE, SPINS], [IDLE, cpu(1, 0x8000)]) is None
+    assert blamed([IDLE, SPINS], [IDLE, cpu(1, 0x3000, 0x4000)]) is None
+
+
+def test_what_was_put_off_its_cpu_for_a_moment_still_spins() -> None:
+    put_off = ("NMI backtrace for cpu 1", "RIP: 0010:finish_task_switch+0x7/0x9", " worker_thread+0x1/0x2")
+    spoken = [f"[   24.000000][    C1] {line}" for line in put_off]
+    assert blamed([SPINS], said=spoken) == "a CPU spins in spins_here, interrupts off"
+    assert blamed([SPINS], [IDLE], spoken) is None
+
+
+def test_interrupts_that_were_off_once_only_are_on() -> None:
+    """The sample fell into an interrupt's own code."""
+    timer = cpu(1, 0x7000, 0x1000, 0x2000)
+    assert blamed([cpu(1, 0x1000, 0x2000, masked=False)], [timer]) == "a CPU spins in spins_here, interrupts on"
+
+
+def test_a_stack_of_an_interrupt_s_entry_speaks_for_callers_only() -> None:
+    """arm64's vectors: the interrupted function is in a register that QEMU does not show."""
+    entry, whole = cpu(1, 0x9000, 0x2000), cpu(1, 0x1000, 0x2000, masked=False)
+    assert blamed([entry], [whole]) == blamed([whole], [entry]) == "a CPU spins in spins_here, interrupts on"
+    assert blamed([cpu(1, 0x9000, 0x6000)], [whole]) is None, "with other callers"
+    assert blamed([entry], [entry]) == "a CPU spins in caller, interrupts on"
+    spoken = [f"[   24.000000][    C1] {line}" for line in ("NMI backtrace for cpu 1", "RIP: 0010:spins_here+0x7/0x9")]
+    assert blamed([entry], [whole], spoken) == "a CPU spins in spins_here, interrupts on", "said once, and seen"
+
+
+def test_who_waits_for_a_lock_is_not_who_holds_it() -> None:
+    waits = cpu(0, 0x5000, 0x6000)
+    assert blamed([waits, SPINS]) == "a CPU spins in spins_here, interrupts off"
+    alone = blamed([IDLE, cpu(1, 0x5000, 0x6000)])
+    assert alone == "a CPU spins in wants_lock, interrupts off", "unless nobody else is to blame"
+
+
+def test_the_same_whatever_the_cpus_numbers_are() -> None:
+    other = cpu(0, 0x8000, 0x2000)
+    assert blamed([SPINS, other]) == blamed([cpu(0, 0x1000, 0x2000), cpu(1, 0x8000, 0x2000)])
+
+
+def test_a_guess_is_believed_when_it_returns_from_the_frame_before() -> None:
+    stack = (
+        Return(0x8005, sure=False), Return(0x2005, sure=False, callee=0x1000), Return(0x6005, sure=False, callee=0x5000)
+    )  # fmt: skip
+    one = Cpu(0, 0x1010, user=False, masked=True, halted=False, stack=stack)
+    found = hang.blame(Examination((one,), (one,)), None, resolve)
+    assert found is not None
+    assert [(f.function, f.reliable) for f in found.frames] == [
+        ("spins_here", True), ("another", False), ("caller", True), ("wants_lock", False)
+    ]  # fmt: skip
+
+
+def task(name: str, state: str, *stack: str) -> list[str]:
+    shown = "R  running task    " if state == "R" else state
+    lines = [f"task:{name:<15} state:{shown} stack:0     pid:{60 + len(name)}    tgid:61    ppid:1", "Call Trace:"]
+    return [f"[   24.000000][    C1] {line}" for line in [*lines, *(f" {name}+0x10/0x20" for name in stack)]]
+
+
+WAITING = ("__schedule", "schedule", "__mutex_lock", "wants_mutex", "vfs_write")
+BLOCKED = ("__schedule", "schedule", "lost_wakeup", "vfs_write")
+
+
+def test_a_blocked_task_is_to_blame_when_no_cpu_is() -> None:
+    said = task("agent", "D", *BLOCKED)
+    assert blamed([IDLE], said=said) == "agent is blocked in lost_wakeup"
+    assert blamed([SPINS], said=said) == "a CPU spins in spins_here, interrupts off"
+
+
+def test_a_task_that_waits_for_another_one_is_not() -> None:
+    said = [*task("agent", "D", *WAITING), *task("kworker/1:1", "D", *BLOCKED)]
+    assert blamed([IDLE], said=said) == "kworker/1:1 is blocked in lost_wakeup"
+    assert blamed([IDLE], said=task("agent", "D", *WAITING)) == "agent is blocked in wants_mutex"
+
+
+def test_a_task_of_the_agents_that_sleeps_elsewhere_is() -> None:
+    serves = task("agent", "S", "__schedule", "schedule", "port_fops_read", "vfs_read")
+    assert blamed([IDLE], said=serves) is None
+    assert blamed([IDLE], said=task("other", "S", *BLOCKED)) is None
+    assert blamed([IDLE], said=task("agent", "S", *BLOCKED)) == "agent sleeps in lost_wakeup"
+    starved = "agent could run, but does not: it left the CPU in lost_wakeup"
+    assert blamed([IDLE], said=task("agent", "R", *BLOCKED)) == starved
+
+
+@pytest.mark.parametrize("lines", [["task:"], ["NMI backtrace for cpu"], ["sysrq: "], ["\x00\xff+0x1/0x2"], [""]])
+def test_garbage_blames_nobody(lines: list[str]) -> None:
+    assert blamed([], said=lines) is None
+
+
+def ended(seen: Examination, *lines: str) -> MachineEnded:
+    raised = MachineEnded("waited", Ended(How.RUNNING), lines, expired=True, waiting="an answer, 3 s")
+    return Hung(raised, seen)
+
+
+def test_the_finding_tells_where_and_shows_what_was_seen() -> None:
+    seen = Examination((IDLE, SPINS), (IDLE, SPINS), tuple(task("agent", "D", *BLOCKED)), ("sysrq-l: no answer",))
+    (found,) = crash.of(ended(seen, "last line"), None, (), resolve)
+    assert found.title == "the kernel hangs: a CPU spins in spins_here, interrupts off: waited in vain for an answer, 3 s"
+    assert (found.function, found.signature) == ("spins_here", "crash:hang:spins_here")
+    assert found.log[:2] == ("last line", "not seen: sysrq-l: no answer")
+    assert "CPU 1: in kernel, interrupts off" in found.log and "  spins_here+0x0/0x100" in found.log
+    assert "CPU 0: in idle, interrupts on" in found.log
+    assert any(line.startswith("task:agent") for line in found.log)
+    (expected,) = crash.of(ended(seen), None, [r"spins in spins_here"], resolve)
+    assert expected.expected
+
+
+def test_a_hang_of_which_nothing_was_seen_stays_one() -> None:
+    (found,) = crash.of(ended(Examination(why=("the console takes no break",))), None, (), resolve)
+    assert found.title == "the kernel hangs: waited in vain for an answer, 3 s, and nothing on the console says why"
+    assert found.function is None
+    assert "not seen: the console takes no break" in found.log
+
+
+def test_a_panic_is_no_hang_whatever_was_seen_later() -> None:
+    panic = "[    9.000000][  T123] Kernel panic - not syncing: x"
+    (found,) = crash.of(ended(Examination((SPINS,), (SPINS,)), panic), None, (), resolve)
+    assert found.kind == "panic"
+
+
+# --- what real kernels said -------------------------------------------------------------------
+
+RECORDED = ("sysrq_sleep_x86", "sysrq_sleep_arm64", "sysrq_spin_x86", "sysrq_spin_arm64")
+
+
+def recorded(name: str) -> list[str]:
+    return (GOLDEN / name / "console.txt").read_text().split("\n")
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_task_and_cpu_is_read(name: str) -> None:
+    lines = recorded(name)
+    told = sysrq.read(parse_console(lines))
+    shown = {line.partition(" pid:")[2].split()[0] for line in lines if " pid:" in line and "task:" in line}
+    assert {str(task.pid) for task in told.tasks} == shown and len(shown) > 40
+    assert set(told.cpus) == {0, 1}
+    assert all(task.raws for task in told.tasks if task.state in "DSI"), [t.name for t in told.tasks if not t.raws]
+
+
+@pytest.mark.parametrize("arch", ["x86", "arm64"])
+def test_a_lost_wake_up_is_named(arch: str) -> None:
+    found = hang.blame(Examination(said=tuple(recorded(f"sysrq_sleep_{arch}"))), None, None)
+    assert found is not None
+    assert found.what == "agent is blocked in kharness_sleep"
+    assert [frame.function for frame in found.frames if frame.reliable][2:5] == [
+        "kharness_sleep", "canary_write", "full_proxy_write"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ["x86", "arm64"])
+def test_a_cpu_that_spins_is_seen_behind_its_interrupt(arch: str) -> None:
+    told = sysrq.read(parse_console(recorded(f"sysrq_spin_{arch}")))
+    stacks = [[raw.frame.function for raw in cpu.interrupted()] for cpu in told.cpus.values()]
+    assert [stack[:1] for stack in stacks if "full_proxy_write" in stack] == [["kharness_spin"]]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_was_asked_for_is_no_report(name: str) -> None:
+    assert dmesg.findings(parse_console(recorded(name))) == []
