@@ -73,19 +73,20 @@ def blame(seen: Examination, symbolize: Symbolize | None, resolve: Resolve | Non
 
 
 def log(seen: Examination, resolve: Resolve | None) -> tuple[str, ...]:
-    """What was seen, for people: each CPU's registers with its stack, what the kernel said, what could not be had."""
+    """What was seen, for people: what could not be had; blocked tasks and the agent's; each CPU's registers and
+    stacks; idle CPUs last, for no more than `MOST_LINES` are shown."""
     out = [f"not seen: {why}" for why in seen.why]
-    for cpu, frames in zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True):
+    told = sysrq.read(parse_console(seen.said))
+    for task in sorted(told.tasks, key=lambda task: task.state != "D"):
+        if task.state == "D" or task.name == AGENT:
+            out += task.lines
+    both = zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True)
+    for cpu, frames in sorted(both, key=lambda one: (_idle(*one), one[0].index)):
         mode = "user space" if cpu.user else "idle" if _idle(cpu, frames) else "kernel"
         out.append(f"CPU {cpu.index}: in {mode}, interrupts {'off' if cpu.masked else 'on'}")
         out += [f"  {'' if frame.reliable else '? '}{_shown(frame)}" for frame in frames]
         out += [f"  {line.strip()}" for line in cpu.text.splitlines() if line.strip()]
-    told = sysrq.read(parse_console(seen.said))
-    for number in sorted(told.cpus):
-        out += told.cpus[number].lines
-    for task in sorted(told.tasks, key=lambda task: task.state != "D"):
-        if task.state == "D" or task.name == AGENT:
-            out += task.lines
+        out += told.cpus[cpu.index].lines if cpu.index in told.cpus else []
     return tuple(out[:MOST_LINES])
 
 

@@ -155,7 +155,8 @@ def test_the_finding_tells_where_and_shows_what_was_seen() -> None:
     assert found.log[:2] == ("last line", "not seen: sysrq-l: no answer")
     assert "CPU 1: in kernel, interrupts off" in found.log and "  spins_here+0x0/0x100" in found.log
     assert "CPU 0: in idle, interrupts on" in found.log
-    assert any(line.startswith("task:agent") for line in found.log)
+    order = [line.split()[0] + line.split()[1] for line in found.log if line.startswith(("task:", "CPU "))]
+    assert order == ["task:agentstate:D", "CPU1:", "CPU0:"], "what is cut off at the end is worth least"
     (expected,) = crash.of(ended(seen), None, [r"spins in spins_here"], resolve)
     assert expected.expected
 
