@@ -29,16 +29,24 @@ TELL_SECONDS = 20.0
 """Nominal, for one answer to end: all tasks take 2 s, and the backtraces of CPUs of which one does not react 10
 (nmi_trigger_cpumask_backtrace() in lib/nmi_backtrace.c)."""
 
-LETTERS = (("w", "Show Blocked State"), ("t", "Show State"), ("l", "Show backtrace of all active CPUs"))
-"""What the kernel is asked (drivers/tty/sysrq.c): blocked tasks, all tasks, all CPUs. The last one may take long."""
-
 QUIET_SECONDS = 0.3
 """Nominal: a console that was silent for so long has printed what it had; it prints a line in 1 ms."""
 
 NOTHING = re.compile(r"(?!)")
 
+MUTE_SECONDS = 12.0
+"""Nominal: an arm64 that waits for a CPU prints only afterwards (nbcon), and would wait again for each letter."""
+
 END = ("h", "HELP : ")
 """A letter whose answer is one line: when it comes, what was asked before has been answered."""
+
+LETTERS = (
+    ("w", "Show Blocked State", QUIET_SECONDS),
+    ("t", "Show State", QUIET_SECONDS),
+    ("l", "Show backtrace of all active CPUs", MUTE_SECONDS),
+)
+"""What the kernel is asked (drivers/tty/sysrq.c): blocked tasks, all tasks, all CPUs. After so much silence (nominal
+seconds) it is asked again."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +103,10 @@ def examine(vm: Vm, scale: float) -> Examination:
 def _ask(vm: Vm, scale: float, whole: Deadline, why: list[str]) -> None:
     """Has the kernel tell of its tasks and CPUs on the console."""
     quiet = QUIET_SECONDS * scale
-    for number, (letter, header) in enumerate(LETTERS):
+    for number, (letter, header, silence) in enumerate(LETTERS):
         seconds = (TELL_SECONDS if number else REACT_SECONDS) * scale
         try:
-            _letter(vm, letter, header, Deadline(min(seconds, whole.left), "the kernel to answer"), quiet)
+            _letter(vm, letter, header, Deadline(min(seconds, whole.left), "the kernel to answer"), silence * scale)
             ending = Deadline(min(TELL_SECONDS * scale, whole.left), "the kernel to end its answer")
             vm.console.until(NOTHING, 0, quiet, ending)  # until it is silent: it would miss the break
             _letter(vm, *END, ending, quiet)

@@ -73,19 +73,20 @@ def blame(seen: Examination, symbolize: Symbolize | None, resolve: Resolve | Non
 
 
 def log(seen: Examination, resolve: Resolve | None) -> tuple[str, ...]:
-    """What was seen, for people: each CPU's registers with its stack, what the kernel said, what could not be had."""
+    """What was seen, for people: what could not be had; blocked tasks and the agent's; each CPU's registers and
+    stacks; idle CPUs last, for no more than `MOST_LINES` are shown."""
     out = [f"not seen: {why}" for why in seen.why]
-    for cpu, frames in zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True):
+    told = sysrq.read(parse_console(seen.said))
+    for task in sorted(told.tasks, key=lambda task: task.state != "D"):
+        if task.state == "D" or task.name == AGENT:
+            out += task.lines
+    both = zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True)
+    for cpu, frames in sorted(both, key=lambda one: (_idle(*one), one[0].index)):
         mode = "user space" if cpu.user else "idle" if _idle(cpu, frames) else "kernel"
         out.append(f"CPU {cpu.index}: in {mode}, interrupts {'off' if cpu.masked else 'on'}")
         out += [f"  {'' if frame.reliable else '? '}{_shown(frame)}" for frame in frames]
         out += [f"  {line.strip()}" for line in cpu.text.splitlines() if line.strip()]
-    told = sysrq.read(parse_console(seen.said))
-    for number in sorted(told.cpus):
-        out += told.cpus[number].lines
-    for task in sorted(told.tasks, key=lambda task: task.state != "D"):
-        if task.state == "D" or task.name == AGENT:
-            out += task.lines
+        out += told.cpus[cpu.index].lines if cpu.index in told.cpus else []
     return tuple(out[:MOST_LINES])
 
 
@@ -120,21 +121,27 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
 
 
 def _stood(earlier: Sequence[Frame], spoken: Sequence[Frame], later: Sequence[Frame]) -> tuple[Frame, ...]:
-    """A CPU's stack from the innermost function on in which it was each time; the kernel's own, if it showed one.
+    """A CPU's stack from the innermost function on in which it was at least twice; the kernel's own, if it showed one.
 
-    Which function had just been interrupted nobody can see: such a stack speaks for its callers only, and it is left
-    out where two others are whole.
+    Twice is enough: what spins may have been put off the CPU for a moment. Which function had just been interrupted
+    nobody can see: such a stack speaks for its callers only, and is left out where another one is whole.
     """
     whole = [stack for stack in (earlier, spoken, later) if stack and stack[0].function not in _ENTRY]
-    best = next((stack for stack in (spoken, later, earlier) if stack in whole), later)
-    others = [stack for stack in whole if stack is not best]
-    if others:
-        names = {base_name(frame.function) for frame in others[0] if frame.reliable}
-        start = next((n for n, frame in enumerate(best) if frame.reliable and base_name(frame.function) in names), None)
-        return tuple(best[start:]) if start is not None else ()
+    for best, other in ((spoken, earlier), (later, earlier), (spoken, later)):
+        if best in whole and other in whole and (both := _common(best, other)):
+            return both
+    if len(whole) > 1:
+        return ()
+    best = whole[0] if whole else later
     callers = [_callers(stack) for stack in (earlier, later) if stack and stack is not best]
     ours = _callers(best)
     return tuple(best) if any(names and names == ours[len(ours) - len(names) :] for names in callers) else ()
+
+
+def _common(best: Sequence[Frame], other: Sequence[Frame]) -> tuple[Frame, ...]:
+    names = {base_name(frame.function) for frame in other if frame.reliable}
+    start = next((n for n, frame in enumerate(best) if frame.reliable and base_name(frame.function) in names), None)
+    return tuple(best[start:]) if start is not None else ()
 
 
 def _callers(stack: Sequence[Frame]) -> list[str]:

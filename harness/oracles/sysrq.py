@@ -15,9 +15,11 @@ from harness.oracles.frames import Raw, frame_line, pc_line
 from harness.records import LogRecord
 
 _BEGINS = re.compile(r"^sysrq: (?P<what>.*?)\s*$")
-_TASK = re.compile(r"^task:(?P<name>.{1,40}?) +state:(?P<state>\S+) +(?:stack:\s*\d+ +)?pid:(?P<pid>\d+)\b")
+_TASK = re.compile(
+    r"^task:(?P<name>.{1,40}?) +state:(?P<state>\S+) +(?:running task +)?(?:stack:\s*\d+ +)?pid:(?P<pid>\d+)\b"
+)
 _CPU = re.compile(r"^NMI backtrace for cpu (?P<cpu>\d+)(?P<skipped> skipped: idling.*)?$")
-_OTHER = re.compile(r"^(?:Showing |Sched Debug|Workqueue:? |workqueue |Sending NMI|Mem-Info|cfs_rq|rt_rq|cpu#\d)")
+_OTHER = re.compile(r"^(?:Showing |Sched Debug|workqueue |Sending NMI|Mem-Info|cfs_rq|rt_rq|cpu#\d)")
 """Lines with which what belongs to no task or CPU begins."""
 
 

@@ -23,6 +23,7 @@ EXPIRED = MachineEnded("waited", Ended(How.RUNNING), ("a line",), expired=True, 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examine, "REACT_SECONDS", 2.0)
     monkeypatch.setattr(examine, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(examine, "LETTERS", tuple((letter, header, 0.1) for letter, header, _ in examine.LETTERS))
 
 
 @pytest.mark.parametrize("mode", ["sysrq", "sysrq:3"])

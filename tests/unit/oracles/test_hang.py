@@ -59,6 +59,13 @@ def test_what_was_passing_is_not() -> None:
     assert blamed([IDLE, SPINS], [IDLE, cpu(1, 0x3000, 0x4000)]) is None
 
 
+def test_what_was_put_off_its_cpu_for_a_moment_still_spins() -> None:
+    put_off = ("NMI backtrace for cpu 1", "RIP: 0010:finish_task_switch+0x7/0x9", " worker_thread+0x1/0x2")
+    spoken = [f"[   24.000000][    C1] {line}" for line in put_off]
+    assert blamed([SPINS], said=spoken) == "a CPU spins in spins_here, interrupts off"
+    assert blamed([SPINS], [IDLE], spoken) is None
+
+
 def test_interrupts_that_were_off_once_only_are_on() -> None:
     """The sample fell into an interrupt's own code."""
     timer = cpu(1, 0x7000, 0x1000, 0x2000)
@@ -100,7 +107,8 @@ def test_a_guess_is_believed_when_it_returns_from_the_frame_before() -> None:
 
 
 def task(name: str, state: str, *stack: str) -> list[str]:
-    lines = [f"task:{name:<15} state:{state} stack:0     pid:{60 + len(name)}    tgid:61    ppid:1", "Call Trace:"]
+    shown = "R  running task    " if state == "R" else state
+    lines = [f"task:{name:<15} state:{shown} stack:0     pid:{60 + len(name)}    tgid:61    ppid:1", "Call Trace:"]
     return [f"[   24.000000][    C1] {line}" for line in [*lines, *(f" {name}+0x10/0x20" for name in stack)]]
 
 
@@ -147,7 +155,8 @@ def test_the_finding_tells_where_and_shows_what_was_seen() -> None:
     assert found.log[:2] == ("last line", "not seen: sysrq-l: no answer")
     assert "CPU 1: in kernel, interrupts off" in found.log and "  spins_here+0x0/0x100" in found.log
     assert "CPU 0: in idle, interrupts on" in found.log
-    assert any(line.startswith("task:agent") for line in found.log)
+    order = [line.split()[0] + line.split()[1] for line in found.log if line.startswith(("task:", "CPU "))]
+    assert order == ["task:agentstate:D", "CPU1:", "CPU0:"], "what is cut off at the end is worth least"
     (expected,) = crash.of(ended(seen), None, [r"spins in spins_here"], resolve)
     assert expected.expected
 
@@ -198,7 +207,7 @@ def test_a_lost_wake_up_is_named(arch: str) -> None:
 def test_a_cpu_that_spins_is_seen_behind_its_interrupt(arch: str) -> None:
     told = sysrq.read(parse_console(recorded(f"sysrq_spin_{arch}")))
     stacks = [[raw.frame.function for raw in cpu.interrupted()] for cpu in told.cpus.values()]
-    assert [stack[:1] for stack in stacks if "canary_write" in stack] == [["kharness_spin"]]
+    assert [stack[:1] for stack in stacks if "full_proxy_write" in stack] == [["kharness_spin"]]
 
 
 @pytest.mark.parametrize("name", RECORDED)
