@@ -40,7 +40,12 @@ _SERVES = re.compile(
 _ENTRY = frozenset({"vectors"})
 """Where the interrupted function is in no memory yet (arch/arm64/kernel/entry.S)."""
 
-_INTERRUPT = re.compile(r"vectors|el1_interrupt|(?:asm_)?sysvec_\w+|(?:asm_)?common_interrupt")
+_INTERRUPT = re.compile(r"vectors|el1_interrupt|el1h_64_irq|(?:asm_)?sysvec_\w+|(?:asm_)?common_interrupt")
+
+_BOUNDARY = re.compile(r"el(?:1h|0t)_64_irq|asm_sysvec_\w+|asm_common_interrupt")
+_CLOCK = re.compile(r"hrtimer_interrupt|arch_timer_handler\w*|sysvec_apic_timer_interrupt|clockevents_program_event")
+_CALLBACK = re.compile(r"_*hrtimer_run_queues|_*run_(?:hr)?timers?\w*|handle_softirqs")
+"""The clock's interrupt, which a guest that was stopped for a moment takes first, and what runs others' code in it."""
 
 _ON_OTHERS = re.compile(
     r"\w*flush_work\w*|\w*flush_workqueue|kthread_(?:flush|cancel|stop)\w*|kthread_flush_worker|_*mutex_lock\w*"
@@ -108,7 +113,7 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
             continue
         shown = told.cpus.get(cpu.index)
         spoken = decode(shown.interrupted(), symbolize) if shown and not shown.skipped else ()
-        stood = _stood(earlier, spoken, frames)
+        stood = _stood(_below_clock(earlier), spoken, _below_clock(frames))
         guilty = culprit(stood)
         if guilty is not None:
             masked = _masked(cpu, frames) and _masked(before, earlier)
@@ -136,6 +141,19 @@ def _stood(earlier: Sequence[Frame], spoken: Sequence[Frame], later: Sequence[Fr
     callers = [_callers(stack) for stack in (earlier, later) if stack and stack is not best]
     ours = _callers(best)
     return tuple(best) if any(names and names == ours[len(ours) - len(names) :] for names in callers) else ()
+
+
+def _below_clock(stack: Sequence[Frame]) -> Sequence[Frame]:
+    """A stack without the clock's interrupt: a CPU that was let run again takes it at once, wherever it hangs.
+
+    Of one that ran user space nothing is left.
+    """
+    end = next((n for n, frame in enumerate(stack) if _BOUNDARY.fullmatch(frame.function)), None)
+    if end is None:
+        return stack
+    names = [frame.function for frame in stack[:end]]
+    clock = any(_CLOCK.fullmatch(name) for name in names) and not any(_CALLBACK.fullmatch(name) for name in names)
+    return stack[end + 1 :] if clock else stack
 
 
 def _common(best: Sequence[Frame], other: Sequence[Frame]) -> tuple[Frame, ...]:

@@ -25,9 +25,6 @@ WHERE = {
 }
 """By canary: the function to blame, and what is said of it."""
 
-pytestmark = pytest.mark.full
-"""Twelve guests that are waited for in vain; that a hang is caught at all, a canary shows in every run."""
-
 each_architecture = pytest.mark.parametrize("arch", DEFAULT_ARCHES)
 each_way = pytest.mark.parametrize("way", WHERE)
 

@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 NAMES = {
     0x1000: "spins_here", 0x2000: "caller", 0x3000: "default_idle", 0x4000: "do_idle", 0x5000: "_raw_spin_lock",
     0x6000: "wants_lock", 0x7000: "sysvec_apic_timer_interrupt", 0x8000: "another", 0x9000: "vectors",
+    0xA000: "reads_clock", 0xB000: "hrtimer_interrupt", 0xC000: "el1h_64_irq", 0xD000: "__hrtimer_run_queues",
 }  # fmt: skip
 
 
@@ -80,6 +81,15 @@ def test_a_stack_of_an_interrupt_s_entry_speaks_for_callers_only() -> None:
     assert blamed([entry], [entry]) == "a CPU spins in caller, interrupts on"
     spoken = [f"[   24.000000][    C1] {line}" for line in ("NMI backtrace for cpu 1", "RIP: 0010:spins_here+0x7/0x9")]
     assert blamed([entry], [whole], spoken) == "a CPU spins in spins_here, interrupts on", "said once, and seen"
+
+
+def test_the_clock_s_interrupt_is_not_to_blame() -> None:
+    """Each look may fall into it; but what it runs for others may hang as well."""
+    clock = cpu(1, 0xA000, 0xB000, 0xC000, 0x1000, 0x2000)
+    assert blamed([clock]) == "a CPU spins in spins_here, interrupts on"
+    callback = cpu(1, 0x8000, 0xD000, 0xB000, 0xC000, 0x1000, 0x2000)
+    assert blamed([callback]) == "a CPU spins in another, interrupts on"
+    assert blamed([cpu(1, 0xA000, 0xB000, 0xC000)]) is None, "it interrupted user space"
 
 
 def test_who_waits_for_a_lock_is_not_who_holds_it() -> None:
