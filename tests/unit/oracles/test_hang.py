@@ -213,9 +213,9 @@ def test_a_lost_wake_up_is_named(arch: str) -> None:
     ]  # fmt: skip
 
 
-def test_a_cpu_that_spins_is_seen_behind_its_interrupt() -> None:
-    """On x86_64 the task that spins had lost its CPU to a kworker when sysrq-l was recorded: only sysrq-t shows it."""
-    told = sysrq.read(parse_console(recorded("sysrq_spin_arm64")))
+@pytest.mark.parametrize("arch", ["x86", "arm64"])
+def test_a_cpu_that_spins_is_seen_behind_its_interrupt(arch: str) -> None:
+    told = sysrq.read(parse_console(recorded(f"sysrq_spin_{arch}")))
     stacks = [[raw.frame.function for raw in cpu.interrupted()] for cpu in told.cpus.values()]
     assert [stack[:1] for stack in stacks if "full_proxy_write" in stack] == [["kharness_spin"]]
 
