@@ -109,7 +109,7 @@ struct nth {
 	bool every; /* not the k-th, but all that the knobs in debugfs let fail */
 	volatile uint64_t *site, *fired; /* the observer: which site failed last, how many did */
 	volatile int32_t *watch_tid;
-	volatile uint64_t *printed; /* records that the kernel log got; NULL: nobody counts */
+	volatile uint64_t *printed; /* the observer: records that the kernel log got */
 	uint64_t read; /* of them, when the log was read last */
 	struct told *told;
 	struct object *ledger; /* NULL: there is none, nor what follows */
@@ -129,6 +129,7 @@ void nth_begin(struct nth *n, int k);
 bool nth_end(struct nth *n);
 /* Counts one ending, unless it is a run without a fault that answered as it should. */
 void nth_book(struct nth *n, bool fired, int ret, int flags);
+/* Before nth_close(). Marks the answer as failed where the log was not watched. */
 void nth_reply(const struct nth *n, struct reply *r);
 /* The thread id of a process or kthread by its whole name (/proc/PID/comm); 0 if there is none. */
 long find_thread(const char *name);

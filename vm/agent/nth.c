@@ -47,14 +47,12 @@ static bool open_observer(const struct op *op, struct nth *n, struct reply *r)
 	err = set_var(object_bpf(o), "only_injected", arg_int(op, "all", 0) ? "0" : "1", 0);
 	if (err || !find_number(object_bpf(o), "last_site", &n->site, 8) ||
 	    !find_number(object_bpf(o), "fired", &n->fired, 8) ||
+	    !find_number(object_bpf(o), "printed", &n->printed, 8) ||
 	    !find_number(object_bpf(o), "watch_tid", &n->watch_tid, 4)) {
 		reply_error(r, EINVAL, "not an observer of faults");
 		return false;
 	}
-	if (!find_number(object_bpf(o), "printed", &n->printed, 8))
-		n->printed = NULL;
-	else
-		n->read = *n->printed - 1; /* the log is read after the first run, whatever came before */
+	n->read = *n->printed;
 	if (find_var(object_bpf(o), "told", &told) != ENOENT && told.at && told.size == sizeof(*n->told))
 		n->told = told.at;
 	return true;
@@ -218,10 +216,9 @@ static void note_loud(struct nth *n, const struct ending *e)
 	struct loud *loud = NULL;
 	ssize_t len;
 
-	if (n->printed && *n->printed == n->read)
+	if (*n->printed == n->read)
 		return;
-	if (n->printed)
-		n->read = *n->printed;
+	n->read = *n->printed;
 	while ((len = read(n->log_fd, record, sizeof(record) - 1)) > 0 || (len < 0 && errno == EPIPE)) {
 		unsigned long long seq = 0;
 		unsigned int priority = 7;
@@ -260,6 +257,8 @@ void nth_book(struct nth *n, bool fired, int ret, int flags)
 
 void nth_reply(const struct nth *n, struct reply *r)
 {
+	char record[8192];
+
 	reply_int(r, "runs", n->runs);
 	reply_int(r, "injected", n->injected);
 	reply_int(r, "disputed", n->disputed);
@@ -274,6 +273,9 @@ void nth_reply(const struct nth *n, struct reply *r)
 		buf_printf(&r->body, "%s[%llu,%d,%llu,%llu]", i ? "," : "",
 			   (unsigned long long)louds[i].ending.site, louds[i].ending.n, louds[i].first, louds[i].last);
 	buf_printf(&r->body, "]");
+	/* A record is counted before it can be read: else it may have been left unread after a run. */
+	if (read(n->log_fd, record, sizeof(record)) > 0 && *n->printed == n->read)
+		reply_error(r, ENODATA, "the kernel log grew, and the observer of faults did not count it");
 }
 
 /* thread: the id of the process or kthread called "name"; 0 if there is none. */

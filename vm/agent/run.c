@@ -226,12 +226,12 @@ void do_sweep(const struct op *op, struct reply *r)
 	for (i = 0; i < repeat && now_us() - start < budget; i++)
 		sweep_id(&s, id + i, arg_int(op, "keep", 1), from, to);
 	set_fifo(op, false);
-	nth_close(&s.nth);
 	reply_int(r, "ids", i);
 	reply_int(r, "undone", s.undone);
 	reply_int(r, "sweep_us", now_us() - start);
 	reply_int(r, "count", s.nr_left);
 	buf_printf(&r->body, ",\"left\":[%s]", s.left.data);
 	nth_reply(&s.nth, r);
+	nth_close(&s.nth);
 	free(s.left.data);
 }
