@@ -103,15 +103,23 @@ struct told {
 
 struct told told;
 
-/* FNV-1a over the type and the words of the stack. */
+/* FNV-1a by words, with the upper bits folded in. */
+#define HASH_BASIS 0xcbf29ce484222325ULL
+
+static __always_inline u64 mix(u64 hash, u64 word)
+{
+	hash = (hash ^ word) * 0x100000001b3ULL;
+	return hash ^ hash >> 29;
+}
+
+/* Over the type and the words of the stack. */
 static __always_inline u64 hash_site(const struct site *site)
 {
-	u64 hash = 0xcbf29ce484222325ULL ^ site->type;
+	u64 hash = HASH_BASIS ^ site->type;
 
 	/* Not bpf_for, which calls the kernel for each turn. */
 	for (u32 i = 0; i < MAX_DEPTH && i < site->depth; i++) {
-		hash = (hash ^ site->stack[i]) * 0x100000001b3ULL;
-		hash ^= hash >> 29;
+		hash = mix(hash, site->stack[i]);
 	}
 	return hash ?: 1;
 }
@@ -128,12 +136,12 @@ static __always_inline struct site *find_site(u64 hash, const struct site *fresh
 }
 
 /*
- * FNV-1a over what looks like a return address on the stack from `ctx` on, which lies on it, or on its uppermost part; 0 if
+ * A hash of what looks like a return address on the stack from `ctx` on, which lies on it, or on its uppermost part; 0 if
  * it cannot be read. Without a branch in the loop, each of which the verifier would follow.
  */
 static __always_inline u64 fingerprint(const void *ctx, u32 type, u32 size, u32 gfp)
 {
-	u64 hash = 0xcbf29ce484222325ULL ^ type ^ (u64)size << 8 ^ (u64)gfp << 32;
+	u64 hash = HASH_BASIS ^ type ^ (u64)size << 8 ^ (u64)gfp << 32;
 	struct words *words = bpf_map_lookup_elem(&raw, &type);
 	u64 from, uppermost;
 
@@ -152,8 +160,7 @@ static __always_inline u64 fingerprint(const void *ctx, u32 type, u32 size, u32 
 		u64 word = words->at[i] | 0xffffULL << 48;
 		u64 inside = (~(word - text_start) & (word - text_end)) >> 63;
 
-		hash = (hash ^ (word & -inside)) * 0x100000001b3ULL;
-		hash ^= hash >> 29;
+		hash = mix(hash, word & -inside);
 	}
 	return hash ?: 1;
 }
