@@ -22,7 +22,7 @@ import yaml
 
 from harness.definition import load
 from harness.plan import Allowed
-from harness.planfile import CHECKOUT, compose, convert_some, entries
+from harness.planfile import CHECKOUT, compose, convert_some, keyed
 from harness.records import Finding, UsageError
 
 FILE = "allow.yaml"
@@ -96,13 +96,7 @@ def read(path: Path, today: datetime.date) -> tuple[Allowed, ...]:
 
 
 def _entry(node: yaml.Node, path: Path, today: datetime.date) -> Allowed:
-    line = node.start_mark.line + 1
-    if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{path}:{line}: no entry: lines of the form 'key: value' are wanted", step=STEP)
-    found = {name: _value(value, name, where) for name, value, where in entries(node, path, list(KEYS), STEP)}
-    for name in NEEDED:
-        if not found.get(name):
-            raise UsageError(f"{path}:{line}: an entry without {name}", step=STEP)
+    found, line = keyed(node, path, _value, list(KEYS), NEEDED, STEP)
     # Relative, for it goes to the report.
     shown = path.resolve().relative_to(CHECKOUT) if path.resolve().is_relative_to(CHECKOUT) else path
     found["reason"] = " ".join(found["reason"].split())

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -108,6 +108,25 @@ def entries(
             raise UsageError(f"{place}: {word} is there twice", step="keep one of them")
         seen.add(name)
         yield name, value, place
+
+
+def keyed(
+    node: yaml.Node, path: Path, value: Callable[[yaml.Node, str, str], Any], known: Sequence[str],
+    needed: Sequence[str], step: str,
+) -> tuple[dict[str, Any], int]:  # fmt: skip
+    """One entry of a list: its keys with what `value` makes of node, name and place, and the line where it begins.
+
+    Raises UsageError, naming file and line, for what is no mapping or lacks one of the keys that are `needed`, beside
+    what :func:`entries` and `value` raise.
+    """
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{path}:{line}: no entry: lines of the form 'key: value' are wanted", step=step)
+    found = {name: value(at, name, where) for name, at, where in entries(node, path, known, step)}
+    for name in needed:
+        if not found.get(name):
+            raise UsageError(f"{path}:{line}: an entry without {name}", step=step)
+    return found, line
 
 
 def unknown(word: str, known: Iterable[str], what: str = "key") -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from harness.definition import load
-from harness.planfile import compose, convert_some, entries
+from harness.planfile import compose, convert_some, keyed
 from harness.records import FaultSite, UsageError
 
 FILE = "optional.yaml"
@@ -109,15 +109,9 @@ def read(path: Path) -> tuple[Declared, ...]:
 
 
 def _entry(node: yaml.Node, path: Path) -> Declared:
-    place = f"{path}:{node.start_mark.line + 1}"
-    if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{place}: no entry: lines of the form 'key: value' are wanted", step=STEP)
-    found = {name: _value(value, name, where) for name, value, where in entries(node, path, list(KEYS), STEP)}
-    for name in ("through", "reason"):
-        if not found.get(name):
-            raise UsageError(f"{place}: an entry without {name}", step=STEP)
+    found, line = keyed(node, path, _value, list(KEYS), ("through", "reason"), STEP)
     # Relative, for it goes to the report.
-    entry = Declared(**found, place=f"{path.name}:{node.start_mark.line + 1}")
+    entry = Declared(**found, place=f"{path.name}:{line}")
     return replace(entry, reason=" ".join(entry.reason.split()))
 
 

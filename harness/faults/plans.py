@@ -22,7 +22,7 @@ import yaml
 
 from harness.faults.knobs import Ranges, resolve
 from harness.plan import FaultPlan
-from harness.planfile import compose, convert, entries, unknown
+from harness.planfile import compose, convert_some, keyed, unknown
 from harness.records import Fault, UsageError
 
 What = Literal["any", "failslab", "page", "function"]
@@ -67,13 +67,8 @@ def read(path: Path, operations: Collection[str]) -> tuple[FaultPlan, ...]:
 
 
 def _entry(node: yaml.Node, path: Path, operations: Collection[str]) -> FaultPlan:
-    place = f"{path}:{node.start_mark.line + 1}"
-    if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{place}: no entry: lines of the form 'key: value' are wanted", step=STEP)
-    found = {name: _value(value, name, where) for name, value, where in entries(node, path, list(KEYS), STEP)}
-    operation = found.pop("operation", None)
-    if operation is None:
-        raise UsageError(f"{place}: an entry without operation", step=STEP)
+    found, number = keyed(node, path, _value, list(KEYS), ("operation",), STEP)
+    place, operation = f"{path}:{number}", found.pop("operation")
     if operation not in operations:
         raise UsageError(f"{place}: operation: {unknown(operation, operations, 'operation')}", step=STEP)
     fault = Fault(**found)
@@ -84,14 +79,9 @@ def _entry(node: yaml.Node, path: Path, operations: Collection[str]) -> FaultPla
 def _value(node: yaml.Node, name: str, where: str) -> Any:
     """The value of a key; a list of one needs no brackets."""
     hint, where = KEYS[name], f"{where}: {name}"
-    if name == "within" and isinstance(node, yaml.ScalarNode):
-        value: Any = (convert(node, str, where, STEP),)
-    elif hint is What:
-        value = convert(node, str, where, STEP)
-        if value not in get_args(What):
-            raise UsageError(f"{where}: {unknown(value, get_args(What), 'type')}", step=STEP)
-    else:
-        value = convert(node, hint, where, STEP)
+    value = convert_some(node, str if hint is What else hint, where, STEP)
+    if hint is What and value not in get_args(What):
+        raise UsageError(f"{where}: {unknown(value, get_args(What), 'type')}", step=STEP)
     functions = value if name == "within" else (value,) if name == "caller" else ()
     for function in functions:
         if not _FUNCTION.fullmatch(function):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.planfile import compose, convert, entries
+from harness.planfile import compose, convert, keyed
 from harness.records import UsageError
 
 FILE = "provoked.yaml"
@@ -43,19 +43,16 @@ def read(path: Path) -> tuple[Provoked, ...]:
 
 
 def _entry(node: yaml.Node, path: Path) -> Provoked:
-    place = f"{path}:{node.start_mark.line + 1}"
-    if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{place}: no entry: lines of the form 'key: value' are wanted", step=STEP)
-    said = entries(node, path, KEYS, STEP)
-    found = {name: convert(value, str, f"{where}: {name}", STEP) for name, value, where in said}
-    lacking = [name for name in NEEDED if not found.get(name)]
-    if lacking:
-        raise UsageError(f"{place}: an entry without {lacking[0]}", step=STEP)
+    found, line = keyed(node, path, _value, KEYS, NEEDED, STEP)
     try:
         re.compile(found["log"])
     except re.error as error:
-        raise UsageError(f"{place}: log: no regular expression: {error}", step="correct it") from error
+        raise UsageError(f"{path}:{line}: log: no regular expression: {error}", step="correct it") from error
     return Provoked(**found)
+
+
+def _value(node: yaml.Node, name: str, where: str) -> str:
+    return str(convert(node, str, f"{where}: {name}", STEP))
 
 
 def of(test: str, declared: Iterable[Provoked], accelerator: str) -> tuple[Provoked, ...]:
