@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.machine.examine import Examination
 from harness.machine.registers import Cpu
@@ -20,7 +20,7 @@ from harness.oracles.blame import base_name, is_helper
 from harness.oracles.frames import Raw, Symbolize, culprit, decode
 from harness.oracles.log import parse_console
 from harness.oracles.sysrq import Task, Told
-from harness.records import Frame
+from harness.records import Frame, render_frame
 
 Resolve = Callable[[Sequence[int]], tuple[tuple[Frame, ...], ...]]
 """Addresses of instructions to frames, innermost first (harness.build.addresses)."""
@@ -96,9 +96,7 @@ def log(seen: Examination, resolve: Resolve | None) -> tuple[str, ...]:
 
 
 def _shown(frame: Frame) -> str:
-    where = f" at {frame.file}:{frame.line}" if frame.file else ""
-    offset = f"+{frame.offset:#x}/{frame.size:#x}" if frame.offset is not None and frame.size is not None else ""
-    return f"{frame.function}{offset}{f' [{frame.module}]' if frame.module else ''}{where}"
+    return render_frame(frame) + (f" [{frame.module}]" if frame.module else "")
 
 
 # --- CPUs ---------------------------------------------------------------------------------
@@ -209,15 +207,9 @@ def _stack(cpu: Cpu, resolve: Resolve) -> tuple[Frame, ...]:
             continue
         callee = resolve([back.callee])[0] if back.callee is not None else ()
         sure = back.sure or (bool(callee) and callee[-1].function == last)
-        out += [_with(frame, reliable=sure) for frame in found]
+        out += [replace(frame, reliable=sure) for frame in found]
         last = found[-1].function if sure else last
     return tuple(out)
-
-
-def _with(frame: Frame, *, reliable: bool) -> Frame:
-    return Frame(
-        frame.function, frame.offset, frame.size, frame.file, frame.line, frame.inlined, frame.module, reliable
-    )
 
 
 # --- tasks --------------------------------------------------------------------------------
