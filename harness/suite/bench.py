@@ -306,7 +306,5 @@ class Bench:
 
 def _worse(first: Ending, second: Ending) -> Ending:
     """Both happened: a failure of the kernel outranks what could not be seen, which outranks a pass."""
-    if first.outcome is Outcome.FAIL:
-        return Ending(Outcome.FAIL, first.why, (*first.findings, *second.findings))
-    worse = first if second.outcome is first.outcome else second
+    worse = first if first.outcome in (Outcome.FAIL, second.outcome) else second
     return replace(worse, findings=(*first.findings, *second.findings))

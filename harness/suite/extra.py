@@ -202,8 +202,7 @@ class LeakBatch(pytest.Item):
 
     def _judge(self, bench: Bench, done: Sequence[Bench], deeds: Sequence[Deed]) -> TestResult:
         """How the batch ended; where it leaks, with whose leaks they are."""
-        bench.keeper, bench.dumper = self._workshop.keeper, self._workshop.dumper
-        bench.allow = self._workshop.session.allow
+        self._workshop.equip(bench)
         error: BaseException | None = None
         clock = Clock()
         with bench.guest:

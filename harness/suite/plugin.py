@@ -211,8 +211,7 @@ def bench(request: pytest.FixtureRequest, ready: Ready, workshop: Workshop) -> I
     """A pristine guest and the record of what is done on it."""
     item = request.node
     bench = Bench(canonical(item.nodeid, ready), ready, workshop.session.seed)
-    bench.keeper, bench.dumper = workshop.keeper, workshop.dumper
-    bench.allow = workshop.session.allow
+    workshop.equip(bench)
     item.stash[BENCH] = bench
     _started(workshop, ready, bench.test_id)
     for attempt in range(RETRY_LOST_MACHINE + 1):

@@ -123,6 +123,10 @@ class Workshop:
         self.dumper = Dumper(session) if session.dump else None
         self._done: dict[str, list[Bench]] = {}
 
+    def equip(self, bench: Bench) -> None:
+        """Gives a test's bench what the run was asked for: guests to keep, memory to dump, findings that are known."""
+        bench.keeper, bench.dumper, bench.allow = self.keeper, self.dumper, self.session.allow
+
     def remember(self, bench: Bench) -> None:
         """Keeps what a test that passed did, for the leak batch of its target."""
         self._done.setdefault(bench.ready.name, []).append(bench)
