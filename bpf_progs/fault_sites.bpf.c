@@ -87,7 +87,7 @@ u64 fired;
 u64 lost;
 
 /*
- * What the guest's module says on the console should the kernel die (vm/module/kharness.c has the same layout): the agent
+ * What the guest's module says on the console should the kernel die (vm/module/told.c has the same layout): the agent
  * writes what it is doing, `site` to `stack` are the fault that was injected meanwhile.
  */
 #define TOLD_DEPTH 16

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Owns which injected fault a finding came under: what is known of it, and how a finding is told so.
 
-Pure. What our module prints when the kernel dies (tell() in vm/module/kharness.c) is read back here.
+Pure. What our module prints when the kernel dies (tell() in vm/module/told.c) is read back here.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ SECTION = re.compile(
 TRACE_ENDS = re.compile(r"^Call [Tt]race:")
 
 PLAIN = re.compile(
-    # With what our module tells of a dying kernel, on arm64 before its registers (vm/module/kharness.c).
+    # With what our module tells of a dying kernel, on arm64 before its registers (vm/module/told.c).
     r"^\s*$|^(?:CPU: |Hardware name|Modules linked|Tainted: |Call [Tt]race|RIP: |RSP: |Code: |[A-Z]{2,3}: +[0-9a-f]{4}"
     r"|R\w\w: |CR\d: |DR\d: |PKRU: |Workqueue: |Sched_ext: |pstate: |pc : |lr : |sp : |pmr: |x\d+ ?: |irq event stamp"
     r"|(?:hard|soft)irqs last|\s*</?[A-Z_]+>|---\[|#PF: |PGD |Mem abort|Data abort|ESR|FAR|\[[0-9a-f]{16}\]"

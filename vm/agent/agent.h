@@ -96,7 +96,7 @@ struct ending {
 	int ret, flags, n;
 	long long times;
 };
-/* bpf_progs/fault_sites.bpf.c and vm/module/kharness.c have the same layout. */
+/* bpf_progs/fault_sites.bpf.c and vm/module/told.c have the same layout. */
 struct told {
 	char what[64];
 	uint64_t nth, site;

@@ -14,7 +14,7 @@ from harness.faults.cause import TOLD, Cause, Window, plan_of, read_told, swept_
 from harness.oracles.log import parse_console
 from harness.records import FaultSummary, Finding, LogRecord
 
-MODULE = Path(__file__).resolve().parents[3] / "vm" / "module" / "kharness.c"
+MODULE = Path(__file__).resolve().parents[3] / "vm" / "module" / "told.c"
 HASH = "0123456789abcdef"
 AT = (
     f"bpf_prog_{HASH}_slab_site+0x61/0x7c",
@@ -41,7 +41,7 @@ FINDING = Finding("dmesg", "warn", "WARNING in init_dsq", "dmesg:warn:init_dsq")
 
 
 def telling(what: str = "create", nth: int = 7, kind: int = 1, at: tuple[str, ...] = AT) -> list[str]:
-    """As tell() of vm/module/kharness.c prints it."""
+    """As tell() of vm/module/told.c prints it."""
     said = [f"kharness: died during: {what}, allocation {nth}", f"kharness: fault type {kind}"]
     return [*said, *(f"kharness: fault at {place}" for place in at)]
 

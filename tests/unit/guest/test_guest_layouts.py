@@ -23,7 +23,7 @@ from tests.unit.guest.lines import constant
 from tests.unit.suite.fakes import FakeBench, observer
 
 ROOT = Path(__file__).resolve().parents[3]
-AGENT, BPF, MODULE = ROOT / "vm" / "agent", ROOT / "bpf_progs", ROOT / "vm" / "module" / "kharness.c"
+AGENT, BPF, MODULE = ROOT / "vm" / "agent", ROOT / "bpf_progs", ROOT / "vm" / "module" / "told.c"
 SITES, LEDGER = BPF / "fault_sites.bpf.c", BPF / "ledger.bpf.c"
 
 CODES = {

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the parts of the guest's module have for each other: a debugfs file is one file_operations. */
+#ifndef KHARNESS_H
+#define KHARNESS_H
+
+struct file_operations;
+
+/* canary.c */
+extern const struct file_operations canary_fops;
+
+/* quiet.c */
+extern const struct file_operations barrier_fops;
+extern const struct file_operations churn_fops;
+void quiet_init(void);
+
+/* told.c */
+extern const struct file_operations told_fops;
+void told_init(void);
+void told_exit(void);
+
+#endif

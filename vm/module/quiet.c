@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Quiescence: barriers for whatever is queued, and the turning over of what the slab remembers. */
+#include <linux/fs.h>
+#include <linux/irq_work.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/percpu.h>
+#include <linux/rcupdate.h>
+#include <linux/rcupdate_trace.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <linux/workqueue.h>
+
+#include "kharness.h"
+
+static void nothing_irq(struct irq_work *work)
+{
+}
+
+static void nothing_work(struct work_struct *work)
+{
+}
+
+static DEFINE_PER_CPU(struct irq_work, barrier_irq_work);
+
+static void queue_irq_work(void *unused)
+{
+	irq_work_queue(this_cpu_ptr(&barrier_irq_work));
+}
+
+/*
+ * Lets everything already queued run: irq_work on each CPU, one turn of the system workqueue on each CPU, RCU
+ * callbacks of all flavours in use. Teardown chains these, so the caller repeats until its counters stand still.
+ */
+static ssize_t barrier_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	int cpu;
+
+	on_each_cpu(queue_irq_work, NULL, 1);
+	for_each_online_cpu(cpu) {
+		struct work_struct item;
+
+		irq_work_sync(per_cpu_ptr(&barrier_irq_work, cpu));
+		INIT_WORK_ONSTACK(&item, nothing_work);
+		schedule_work_on(cpu, &item);
+		flush_work(&item);
+		destroy_work_on_stack(&item);
+	}
+#ifdef CONFIG_TASKS_TRACE_RCU /* BPF frees programs and maps after it */
+	rcu_barrier_tasks_trace();
+#endif
+	rcu_barrier();
+#ifdef CONFIG_TASKS_RCU /* without preemption there is none */
+	rcu_barrier_tasks();
+#endif
+	return len;
+}
+
+const struct file_operations barrier_fops = {
+	.owner = THIS_MODULE,
+	.write = barrier_write,
+};
+
+#define CHURN_OBJECTS 1024
+
+/*
+ * Turns over the per-CPU sheaves of every kmalloc cache of this CPU. A sheaf (mm/slub.c) keeps the pointers of
+ * objects it has handed out until their slots are filled again, and kmemleak, which scans it, takes them for
+ * references: without this the first hundred or so leaked objects of a size are invisible.
+ */
+static void churn_work(struct work_struct *work)
+{
+	void **objects = kvmalloc_array(CHURN_OBJECTS, sizeof(*objects), GFP_KERNEL | __GFP_ZERO);
+	size_t size;
+	int i, half;
+
+	if (!objects)
+		return;
+	for (size = 8; size <= 8192; size *= 2) {
+		for (half = 0; half < 2; half++) {
+			/* 96 and 192 bytes have caches of their own between the powers of two. */
+			size_t want = half ? size + size / 2 : size;
+
+			if (half && size != 64 && size != 128)
+				continue;
+			for (i = 0; i < CHURN_OBJECTS; i++)
+				objects[i] = kmalloc(want, GFP_KERNEL);
+			for (i = 0; i < CHURN_OBJECTS; i++)
+				kfree(objects[i]);
+		}
+		cond_resched();
+	}
+	kvfree(objects);
+}
+
+static ssize_t churn_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	int cpu;
+
+	for_each_online_cpu(cpu) {
+		struct work_struct item;
+
+		INIT_WORK_ONSTACK(&item, churn_work);
+		schedule_work_on(cpu, &item);
+		flush_work(&item);
+		destroy_work_on_stack(&item);
+	}
+	return len;
+}
+
+const struct file_operations churn_fops = {
+	.owner = THIS_MODULE,
+	.write = churn_write,
+};
+
+void quiet_init(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		init_irq_work(per_cpu_ptr(&barrier_irq_work, cpu), nothing_irq);
+}
