@@ -53,7 +53,10 @@ Patches = Annotated[
     typer.Option(help="A patch, mailbox or folder of patches to test against the tree without them; repeatable."),
 ]
 Cmdline = Annotated[str, typer.Option(help="Added to the kernel command line.")]
-Fragments = Annotated[list[str], typer.Option(help="A Kconfig fragment of yours, over ours; may be given again.")]
+Fragments = Annotated[
+    list[str],
+    typer.Option(help="A Kconfig fragment over ours, may be given again: kasan, lockdep, preempt or a file of yours."),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Compilers at once.")]
 
 

@@ -21,6 +21,9 @@ from harness.plan import RIVALS, BpfRequest, Plan, SourceRequest, Visit, Wishes,
 from harness.records import Role, UsageError, encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+VARIANTS = CHECKOUT / "kconfigs" / "variants"
+"""Kernels of ours beside the plain one: fragments that --kconfig knows by name."""
+
 STEP = "'kharness run --print-plan' writes a plan with every key"
 HINTS = get_type_hints(Wishes, include_extras=True)
 
@@ -59,7 +62,26 @@ def rooted(wishes: Wishes, folder: Path) -> Wishes:
 def _absolute(name: str, text: str, folder: Path) -> str:
     if name == "suite" and (text == defaults.SELFTESTS or (CHECKOUT / text).exists()):
         return text
+    if name == "kconfig" and not (folder / text).exists() and text in variants():
+        return text
     return os.path.normpath(folder.absolute() / Path(text).expanduser())
+
+
+def variants() -> dict[str, Path]:
+    """Our own fragments that --kconfig knows by name."""
+    return {path.stem: path for path in sorted(VARIANTS.glob("*.config"))}
+
+
+def fragment(text: str) -> str:
+    """The path of a Kconfig fragment: a file's, or one of :func:`variants`. Raises UsageError where it is neither."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        return str(path.resolve())
+    known = variants()
+    if text in known:
+        return str(known[text])
+    near = difflib.get_close_matches(text, known, n=1) or known
+    raise UsageError(f"{text}: no such Kconfig fragment", step=f"check --kconfig: a file, or {', '.join(near)}")
 
 
 # --- files --------------------------------------------------------------------------------
@@ -183,9 +205,7 @@ def render(wishes: Wishes) -> str:
 
 def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
     """The plan, checked as far as it can be before anything is done. Raises UsageError for what cannot be had."""
-    for path in wishes.kconfig:
-        if not Path(path).is_file():
-            raise UsageError(f"{path}: no such Kconfig fragment", step="check --kconfig")
+    fragments = tuple(fragment(text) for text in wishes.kconfig)
     for path in wishes.patch:
         if not Path(path).expanduser().exists():
             raise UsageError(f"{path}: no such patch", step="check --patch")
@@ -200,7 +220,7 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
         kernels=requests(source, names, patches, wishes.base, wishes.head),
         seed=wishes.seed or secrets.randbelow(1 << 31) + 1, out=wishes.out, machines=machines,
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
-        kconfig=tuple(str(Path(path).resolve()) for path in wishes.kconfig), bpf=programs(wishes.bpf),
+        kconfig=fragments, bpf=programs(wishes.bpf),
         toolchain=wishes.toolchain, jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep,
         dump=wishes.dump, coverage=wishes.coverage, argv=argv,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import allow
-from harness.build import image, kbuild, selftests, unbuilt
+from harness.build import image, kbuild, kconfig, selftests, unbuilt
 from harness.build.addresses import Addresses
 from harness.build.btf import Btf
 from harness.build.scheduler import Compiler
@@ -49,6 +49,9 @@ from harness.records import (
 )
 from harness.source.tree import Tree
 from harness.sources import Sources
+
+MULTI_SHOT = "kasan_multi_shot"
+"""KASAN reports one bad access a boot, else (mm/kasan/report.c): here a boot is all the tests of a machine."""
 
 
 class Workbench:
@@ -226,8 +229,14 @@ class Workbench:
         specs = [definition.spec(name) for name in machines]
         initramfs, schedulers = self._image(self._guest(kernel.arch), kernel, tree)
         known = facts.gather(self._toolchain, self._cache)
-        path, cmdline = Path(kernel.image), self._plan.cmdline
+        path, cmdline = Path(kernel.image), self._cmdline(kernel)
         return [Launch(definition, spec, "tcg", path, initramfs, known, cmdline) for spec in specs], schedulers
+
+    def _cmdline(self, kernel: Kernel) -> str:
+        """What the user adds to the kernel's command line, and that KASAN speaks each time."""
+        asked = self._plan.cmdline
+        silent = MULTI_SHOT in asked.split() or kconfig.read(Path(kernel.config)).get("KASAN") != "y"
+        return asked if silent else f"{MULTI_SHOT} {asked}".strip()
 
     def accelerated(self, launch: Launch) -> tuple[Launch, Accelerator]:
         """The launch under the accelerator that works here, and which that is and why."""

@@ -15,7 +15,7 @@ from harness.faults.sites import blame, total
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
 from harness.machine.examine import Hung, look_into
-from harness.oracles import dmesg, percpu
+from harness.oracles import dmesg, lockdep, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
 from harness.plan import Allowed
@@ -127,6 +127,7 @@ class Bench:
         self._judge_log(records, overruns)
         self._judge_percpu(after)
         self._watch_kmemleak(records)
+        self._watch_lockdep()
 
     def log(self) -> tuple[list[LogRecord], int]:
         """The whole kernel log since the snapshot, what the test read itself included, and how often it overran."""
@@ -186,6 +187,13 @@ class Bench:
         refused = "" if answer["ok"] else str(answer.get("error", "refused"))
         seen = kmemleak_oracle.watched("", records, refused)
         self.evidence.append(replace(seen, payload=None))
+
+    def _watch_lockdep(self) -> None:
+        """Where the kernel has lockdep: what made it turn itself off may be expected, what it then missed is not."""
+        if self.ready.config.get("LOCKDEP") != "y":
+            return
+        answer = self.guest.agent.call("read", check=False, record=False, path=lockdep.STATS)
+        self.evidence.append(lockdep.watched(answer.get("data") if answer["ok"] else None))
 
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""

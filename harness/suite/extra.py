@@ -44,10 +44,18 @@ def _provoke(guest: Guest, name: str, times: int = 1) -> None:
         guest.write(CANARY, name)
 
 
-def _warn(guest: Guest, ready: Ready) -> dict[str, bool]:
-    _provoke(guest, "warn")
-    found = dmesg.findings([record for text in guest.log() for record in parse_kmsg(text)], ready.symbols)
-    return {"dmesg": any(f.kind == "warn" and f.function == "kharness_warn" for f in found)}
+def _said(oracle: str, provoke: str, kind: str, function: str) -> Callable[[Guest, Ready], dict[str, bool]]:
+    """A canary that the kernel itself speaks of: the log must have a finding of this kind in this function."""
+
+    def run(guest: Guest, ready: Ready) -> dict[str, bool]:
+        _provoke(guest, provoke)
+        found = dmesg.findings([record for text in guest.log() for record in parse_kmsg(text)], ready.symbols)
+        return {oracle: any(f.kind == kind and f.function == function for f in found)}
+
+    return run
+
+
+_warn = _said("dmesg", "warn", "warn", "kharness_warn")
 
 
 def _counted(guest: Guest, ready: Ready) -> dict[str, bool]:
@@ -99,6 +107,9 @@ CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
     "leaks": _leaks,
     "panic": _dies("panic", "panic"),
     "hang": _dies("hang", "hang", "hang_here"),
+    "atomic": _said("atomic sleep", "sleep-atomic", "atomic sleep", "kharness_sleep_atomic"),
+    "kasan": _said("kasan", "use-after-free", "kasan", "kharness_use_after_free"),
+    "lockdep": _said("lockdep", "lock-order", "lockdep", "kharness_lock_order"),
     "shape": _shape,
 }
 
@@ -108,11 +119,17 @@ PROVES = {
     "leaks": ("kmemleak slab", "kmemleak percpu", "percpu"),
     "panic": ("panic",),
     "hang": ("hang",),
+    "atomic": ("atomic sleep",),
+    "kasan": ("kasan",),
+    "lockdep": ("lockdep",),
     "shape": ("dmesg", "percpu", "panic"),
 }
 """The oracles that each canary proves, by the names in its events."""
 
 OF_A_KERNEL = ("warn", "leaks", "panic", "hang")
+OF_A_CONFIG = {"DEBUG_ATOMIC_SLEEP": "atomic", "KASAN": "kasan", "PROVE_LOCKING": "lockdep"}
+"""What proves the detectors that a kernel has only if its configuration says so."""
+
 OF_A_FURTHER_MACHINE = ("shape",)
 """What a kernel that was proved on one machine is asked on each other."""
 
@@ -264,6 +281,7 @@ class LeakBatch(pytest.Item):
 
 def canaries(session: pytest.Session, ready: Ready, workshop: Workshop) -> list[CanaryItem]:
     """The canaries of one target: all for a kernel's first, few for its others."""
+    built = [name for symbol, name in OF_A_CONFIG.items() if ready.config.get(symbol) == "y"]
     return [
         CanaryItem.from_parent(
             session,
@@ -272,5 +290,5 @@ def canaries(session: pytest.Session, ready: Ready, workshop: Workshop) -> list[
             ready=ready,
             workshop=workshop,
         )
-        for name in (OF_A_KERNEL if ready.first else OF_A_FURTHER_MACHINE)
+        for name in ((*OF_A_KERNEL, *built) if ready.first else OF_A_FURTHER_MACHINE)
     ]

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import definition
+from harness.build import kconfig
 from harness.build.addresses import Addresses
 from harness.build.btf import Btf
+from harness.build.kconfig import Kconfig
 from harness.build.symbols import Symbols
 from harness.faults import gfp
 from harness.guest.guest import Guest
@@ -78,6 +80,11 @@ class Ready:
     def features(self) -> Features:
         """What this kernel's DSQs have."""
         return probe(self.btf)
+
+    @functools.cached_property
+    def config(self) -> Kconfig:
+        """The .config that this kernel was built with."""
+        return kconfig.read(Path(self.kernel.config))
 
     @functools.cached_property
     def gfp_bits(self) -> dict[int, str]:

@@ -289,3 +289,25 @@ def test_what_is_printed_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     file = tmp_path_factory.mktemp("plan") / "mine.yaml"
     file.write_text(planfile.render(asked))
     assert planfile.read(file) == asked
+
+
+def test_a_kernel_of_ours_is_asked_for_by_name(tmp_path: Path) -> None:
+    wishes = planfile.read(plan_file(tmp_path, "kconfig: [kasan, mine.config]\n"))
+    assert wishes.kconfig == ("kasan", str(tmp_path / "mine.config"))
+    assert planfile.fragment("kasan") == str(planfile.VARIANTS / "kasan.config")
+    assert {"kasan", "lockdep", "preempt"} <= planfile.variants().keys()
+
+
+def test_a_file_of_that_name_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kasan").write_text("CONFIG_BUG=y\n")
+    monkeypatch.chdir(tmp_path)
+    assert planfile.fragment("kasan") == str(tmp_path / "kasan")
+    assert planfile.read(plan_file(tmp_path, "kconfig: [kasan]\n")).kconfig == (str(tmp_path / "kasan"),)
+
+
+@pytest.mark.parametrize(("text", "near"), [("kassan", "a file, or kasan"), ("zzz", "a file, or kasan, lockdep, preempt")])
+def test_a_mistyped_kernel_of_ours(text: str, near: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        planfile.fragment(text)
+    assert f"{text}: no such Kconfig fragment" in caught.value.line()
+    assert caught.value.line().endswith(f"check --kconfig: {near}")

@@ -3,6 +3,7 @@
 #include <linux/fs.h>
 #include <linux/irqflags.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
@@ -44,6 +45,45 @@ static noinline void kharness_leak_percpu(void)
 static noinline void kharness_warn(void)
 {
 	WARN(1, "kharness: deliberate WARN\n");
+}
+
+/* Read through a pointer that the compiler cannot follow: it would drop the read, or warn of it. */
+static noinline void kharness_use_after_free(void)
+{
+	u64 *freed = kmalloc(64, GFP_KERNEL);
+
+	if (!freed)
+		return;
+	kfree(freed);
+	OPTIMIZER_HIDE_VAR(freed);
+	READ_ONCE(*freed);
+}
+
+static DEFINE_MUTEX(one_lock);
+static DEFINE_MUTEX(other_lock);
+
+/* Two locks in one order and then in the other: nobody waits, but two tasks could wait for each other. */
+static noinline void kharness_lock_order(void)
+{
+	mutex_lock(&one_lock);
+	mutex_lock(&other_lock);
+	mutex_unlock(&other_lock);
+	mutex_unlock(&one_lock);
+
+	mutex_lock(&other_lock);
+	mutex_lock(&one_lock);
+	mutex_unlock(&one_lock);
+	mutex_unlock(&other_lock);
+}
+
+static DEFINE_SPINLOCK(no_sleep_under);
+
+/* An allocation that may sleep, where nobody may. */
+static noinline void kharness_sleep_atomic(void)
+{
+	spin_lock(&no_sleep_under);
+	kfree(kmalloc(64, GFP_KERNEL));
+	spin_unlock(&no_sleep_under);
 }
 
 static noinline void hang_here(void *unused)
@@ -108,6 +148,9 @@ static const struct {
 	{ "warn", kharness_warn },
 	{ "slab-leak", kharness_leak_slab },
 	{ "percpu-leak", kharness_leak_percpu },
+	{ "use-after-free", kharness_use_after_free },
+	{ "lock-order", kharness_lock_order },
+	{ "sleep-atomic", kharness_sleep_atomic },
 	{ "panic", kharness_panic },
 	{ "hang", kharness_hang },
 	{ "hang-one", kharness_hang_one },

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from harness.build import kconfig
 from harness.guest.agent import Agent
 from harness.guest.guest import Guest
 from harness.machine.deadline import Deadline
@@ -64,6 +65,7 @@ class FakeGuest:
         self.percpu = 100
         self.kmemleak = ""
         self.kmemleak_refuses = ""
+        self.lockdep = ""
         self.dies: BaseException | None = None
         self.asked: list[str] = []
         self.agent = Agent(cast(Vm, self), 1.0)
@@ -95,6 +97,8 @@ class FakeGuest:
             # As do_kmsg() in vm/agent/files.c: what was read is gone.
             records, overruns, self.kmsg, self.overruns = list(self.kmsg), self.overruns, (), 0
             return {"ok": True, "records": records, "overruns": overruns}
+        if args.get("path") == "/proc/lockdep_stats":
+            return {"ok": True, "data": self.lockdep} if self.lockdep else {"ok": False, "error": "No such file"}
         if verb == "read":
             return {"ok": True, "data": self.kmemleak}
         if args.get("data") == "scan=off" and self.kmemleak_refuses:
@@ -106,7 +110,7 @@ def symbols(frame: Frame) -> Sequence[Frame]:
     return (frame,)
 
 
-def made() -> tuple[Bench, FakeGuest]:
+def made(config: str = "") -> tuple[Bench, FakeGuest]:
     guest = FakeGuest()
     ready = SimpleNamespace(
         restore=lambda: guest,
@@ -115,6 +119,7 @@ def made() -> tuple[Bench, FakeGuest]:
         kernel=SimpleNamespace(arch="x86_64", id="tree-x86_64-1"),
         machine=SimpleNamespace(spec=MachineSpec("x86_64")),
         pristine=SimpleNamespace(next_seq=FIRST_SEQ, percpu=percpu_stats(100)),
+        config=kconfig.parse(config, "config"),
     )
     return Bench("tests/x.py::test_x", cast(Ready, ready), 7), guest
 
@@ -130,6 +135,36 @@ def test_a_pass_names_every_oracle_that_watched() -> None:
     assert (result.outcome, result.why, result.findings) == (Outcome.PASS, "", ())
     assert {seen.oracle for seen in result.evidence} == {"dmesg", "percpu", "kmemleak"}
     assert all(seen.watched and not seen.lost for seen in result.evidence)
+
+
+LOCKDEP_STATS = """ lock-classes:                         1213 [max: 8192]
+ debug_locks:                  {:11}
+ max lockdep depth:                      14 [max: 48]
+"""
+"""As lockdep_stats_show() of kernel/locking/lockdep_proc.c prints it."""
+
+
+@pytest.mark.parametrize(
+    ("stats", "outcome", "why"),
+    [
+        (LOCKDEP_STATS.format(1), Outcome.PASS, ""),
+        (LOCKDEP_STATS.format(0), Outcome.INCONCLUSIVE, "lockdep did not watch: lockdep turned itself off"),
+        ("lock-classes: 1213", Outcome.INCONCLUSIVE, "does not say whether lockdep is on"),
+        ("", Outcome.INCONCLUSIVE, "does not say whether lockdep is on"),
+    ],
+)
+def test_lockdep_must_be_on_still(stats: str, outcome: Outcome, why: str) -> None:
+    bench, guest = made("CONFIG_LOCKDEP=y")
+    guest.lockdep = stats
+    result = bench.conclude(None)
+    assert result.outcome is outcome
+    assert why in result.why
+
+
+def test_lockdep_is_not_asked_where_there_is_none() -> None:
+    bench, guest = made()
+    assert bench.conclude(None).outcome is Outcome.PASS
+    assert not any("lockdep" in asked for asked in guest.asked)
 
 
 def test_a_warning_fails_a_test_that_raised_nothing() -> None:
