@@ -4,7 +4,7 @@
 Read from 7.2.13 and 6.12: kernel/panic.c, lib/bug.c, arch/x86/kernel/{dumpstack,traps}.c,
 arch/x86/mm/fault.c, arch/{arm64,riscv}/kernel/traps.c, arch/{arm64,riscv}/mm/fault.c, mm/kasan/report.c, mm/slub.c,
 mm/slab_common.c, mm/page_alloc.c, mm/percpu.c, mm/kmemleak.c, lib/{ubsan,list_debug,fault-inject}.c,
-kernel/locking/lockdep.c, kernel/rcu/tree_stall.h, kernel/{watchdog,hung_task,workqueue}.c,
+kernel/locking/lockdep.c, lib/smp_processor_id.c, kernel/rcu/tree_stall.h, kernel/{watchdog,hung_task,workqueue}.c,
 kernel/sched/core.c, kernel/sched/ext/ext.c.
 """
 
@@ -103,7 +103,8 @@ RULES: tuple[Rule, ...] = (
     # Scheduling and waiting.
     _rule("atomic sleep", r"^BUG: sleeping function called from invalid context at (?P<called>\S+:\d+)"),
     _rule("atomic sleep", r"^BUG: scheduling (?:while atomic|in a non-blocking section)"),
-    _rule("atomic sleep", r"^BUG: (?:assuming|using) .{1,60}(?:context|preemptible|\(\))"),
+    _rule("preemptible", r"^BUG: using .{1,60} in preemptible \[[0-9a-f]{8}\] code"),
+    _rule("atomic sleep", r"^BUG: (?:assuming|using) .{1,60}(?:context|\(\))"),
     _rule("soft lockup", r"^(?:[\w ]{1,20}: )?BUG: soft lockup - CPU#\d+"),
     _rule("hard lockup", r"^(?:[\w ]{1,20}: )*(?:CPU\d+: )?Watchdog detected hard LOCKUP"),
     _rule("rcu stall", r"^(?:rcu: )?INFO: \S+ (?:self-)?detected (?:expedited )?stalls? on\b"),

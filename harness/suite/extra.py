@@ -109,6 +109,7 @@ CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
     "hang": _dies("hang", "hang", "hang_here"),
     "atomic": _said("atomic sleep", "sleep-atomic", "atomic sleep", "kharness_sleep_atomic"),
     "kasan": _said("kasan", "use-after-free", "kasan", "kharness_use_after_free"),
+    "preempt": _said("preemptible", "cpu-not-held", "preemptible", "kharness_cpu_not_held"),
     "lockdep": _said("lockdep", "lock-order", "lockdep", "kharness_lock_order"),
     "shape": _shape,
 }
@@ -122,12 +123,15 @@ PROVES = {
     "atomic": ("atomic sleep",),
     "kasan": ("kasan",),
     "lockdep": ("lockdep",),
+    "preempt": ("preemptible",),
     "shape": ("dmesg", "percpu", "panic"),
 }
 """The oracles that each canary proves, by the names in its events."""
 
 OF_A_KERNEL = ("warn", "leaks", "panic", "hang")
-OF_A_CONFIG = {"DEBUG_ATOMIC_SLEEP": "atomic", "KASAN": "kasan", "PROVE_LOCKING": "lockdep"}
+OF_A_CONFIG = {
+    "DEBUG_ATOMIC_SLEEP": "atomic", "KASAN": "kasan", "PROVE_LOCKING": "lockdep", "DEBUG_PREEMPT": "preempt",
+}  # fmt: skip
 """What proves the detectors that a kernel has only if its configuration says so."""
 
 OF_A_FURTHER_MACHINE = ("shape",)

@@ -13,13 +13,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutant:
-    """One defect: in `function`, the one `old` becomes `new`. `blamed` are functions of which a finding must name one."""
+    """One defect: in `function`, the one `old` becomes `new`. `blamed` are functions of which a finding must name one.
+
+    With `kconfig` it takes that kernel of ours to see it, which says it in a report of the kind `says`.
+    """
 
     name: str
     function: str
     old: str
     new: str
     blamed: tuple[str, ...]
+    kconfig: str = ""
+    says: str = ""
 
 
 UNDER_A_FAULT = ("null-check", "unwind-one-late", "unwind-one-early", "create-forgets-dsq", "pnode-forgets-percpu")
@@ -143,3 +148,27 @@ MUTANTS = (
         "out_unlock_dsq:\n\tlocal_irq_restore(flags);\n", ("destroy_dsq", "scx_bpf_destroy_dsq"),
     ),
 )  # fmt: skip
+
+SILENT = (
+    Mutant(
+        "read-after-free", "free_dsq_rcufn", "\tkfree(dsq);\n",
+        "\tkfree(dsq);\n\tif (READ_ONCE(dsq->nr))\n\t\tpr_info_once(\"still queued\\n\");\n",
+        ("free_dsq_rcufn",), "kasan", "kasan",
+    ),
+    Mutant(
+        "irqs-left-on", "destroy_dsq", "\traw_spin_lock_irqsave(&dsq->lock, flags);\n",
+        "\tlocal_save_flags(flags);\n\traw_spin_lock(&dsq->lock);\n",
+        ("destroy_dsq", "scx_bpf_destroy_dsq", "dispatch_enqueue"), "lockdep", "lockdep",
+    ),
+    Mutant(
+        "scheduler-without-rcu", "scx_bpf_create_dsq", "\trcu_read_lock();\n\n\tsch = scx_prog_sched(aux);\n",
+        "\tsch = scx_prog_sched(aux);\n\trcu_read_lock();\n",
+        ("scx_prog_sched", "scx_bpf_create_dsq"), "lockdep", "suspicious rcu",
+    ),
+    Mutant(
+        "cpu-not-held", "scx_bpf_create_dsq", "\tdsq = kmalloc_node(sizeof(*dsq), GFP_KERNEL, node);\n",
+        "\tdsq = kmalloc_node(sizeof(*dsq), GFP_KERNEL, node < 0 ? cpu_to_node(smp_processor_id()) : node);\n",
+        ("scx_bpf_create_dsq",), "preempt", "preemptible",
+    ),
+)  # fmt: skip
+"""What the plain kernel does not show: each with the kernel of ours (--kconfig) on which it must be found."""

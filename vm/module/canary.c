@@ -86,6 +86,14 @@ static noinline void kharness_sleep_atomic(void)
 	spin_unlock(&no_sleep_under);
 }
 
+/* This CPU's number, while the task can be moved to another. */
+static noinline void kharness_cpu_not_held(void)
+{
+	int cpu = smp_processor_id();
+
+	OPTIMIZER_HIDE_VAR(cpu);
+}
+
 static noinline void hang_here(void *unused)
 {
 	for (;;)
@@ -151,6 +159,7 @@ static const struct {
 	{ "use-after-free", kharness_use_after_free },
 	{ "lock-order", kharness_lock_order },
 	{ "sleep-atomic", kharness_sleep_atomic },
+	{ "cpu-not-held", kharness_cpu_not_held },
 	{ "panic", kharness_panic },
 	{ "hang", kharness_hang },
 	{ "hang-one", kharness_hang_one },

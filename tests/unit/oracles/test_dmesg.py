@@ -114,6 +114,8 @@ def test_fault_injection_dump_hides_nothing() -> None:
     ("line", "kind"),
     [
         ("BUG: scheduling while atomic: a/1/0x00000002", "atomic sleep"),
+        ("BUG: using smp_processor_id() in preemptible [00000000] code: agent/57", "preemptible"),
+        ("BUG: using __this_cpu_add() in preemptible [00000000] code: agent/57", "preemptible"),
         ("watchdog: CPU0: Watchdog detected hard LOCKUP on cpu 1", "hard lockup"),
         ("rcu: INFO: rcu_preempt self-detected stall on CPU", "rcu stall"),
         ("rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 1-...D } 21 jiffies s: 5", "rcu stall"),

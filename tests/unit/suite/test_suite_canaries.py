@@ -35,6 +35,7 @@ def named(config: str, monkeypatch: pytest.MonkeyPatch, *, first: bool = True) -
         ("CONFIG_DEBUG_ATOMIC_SLEEP=y\n# CONFIG_KASAN is not set\n", ["atomic"]),
         ("CONFIG_DEBUG_ATOMIC_SLEEP=y\nCONFIG_KASAN=y\n", ["atomic", "kasan"]),
         ("CONFIG_PROVE_LOCKING=y\n", ["lockdep"]),
+        ("CONFIG_PREEMPT=y\nCONFIG_DEBUG_PREEMPT=y\n", ["preempt"]),
     ],
 )
 def test_a_detector_is_proved_where_it_is_built_in(
@@ -58,5 +59,6 @@ def test_what_the_log_must_say_is_what_the_module_does() -> None:
     for provoke, function in (
         ("warn", "kharness_warn"), ("use-after-free", "kharness_use_after_free"),
         ("lock-order", "kharness_lock_order"), ("sleep-atomic", "kharness_sleep_atomic"),
+        ("cpu-not-held", "kharness_cpu_not_held"),
     ):  # fmt: skip
         assert defects[provoke] == function
