@@ -122,6 +122,12 @@ MUTANTS = (
     Mutant(
         "back-pointer-unset", "init_dsq", "\t\tpcpu->dsq = dsq;\n", "", INIT,
     ),
+    Mutant(
+        "wake-up-lost", "scx_flush_disable_work", "\t} while (kind != SCX_EXIT_NONE && kind != SCX_EXIT_DONE);\n",
+        "\t} while (kind != SCX_EXIT_NONE && kind != SCX_EXIT_DONE);\n"
+        "\twait_event(scx_unlink_waitq, kind == SCX_EXIT_NONE);\n",
+        ("scx_flush_disable_work", "bpf_scx_unreg"),
+    ),
     # --- order and counts -----------------------------------------------------------------
     Mutant(
         "fifo-at-head", "dispatch_enqueue", "\t\t\tlist_add_tail(&p->scx.dsq_list.node, &dsq->list);\n",
