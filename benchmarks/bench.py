@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row
 from harness.build import kbuild
+from harness.build.make import BuildRequest
 from harness.definition import load
 from harness.guest import pristine
 from harness.guest.agent import Agent
@@ -67,7 +68,7 @@ def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Ready:
 def cold_build(toolchain: Toolchain, cache: Cache, progress: Progress) -> Row:
     """The default kernel built with an empty ccache and an empty cache; toolchain and source are there."""
     tree = debian.fetch(DEFAULT_SERIES, toolchain, cache, progress)
-    request = kbuild.BuildRequest(tree, load(DEFAULT_ARCHES[0]), jobs=DEFAULT_JOBS)
+    request = BuildRequest(tree, load(DEFAULT_ARCHES[0]), jobs=DEFAULT_JOBS)
     # Beside the cache: /tmp may be too small for a build folder.
     folder = Path(tempfile.mkdtemp(prefix="kharness-cold-", dir=cache.root.parent))
     try:

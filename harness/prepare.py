@@ -17,6 +17,7 @@ from harness import allow
 from harness.build import image, kbuild, kconfig, selftests, unbuilt
 from harness.build.addresses import Addresses
 from harness.build.btf import Btf
+from harness.build.make import BuildRequest
 from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
 from harness.definition import Definition, load
@@ -248,7 +249,7 @@ class Workbench:
     def _kernel(self, request: KernelRequest, definition: Definition, tree: Tree) -> Kernel:
         users = tuple(Path(path) for path in self._plan.kconfig)
         profile = PROFILE.object if self._plan.coverage else ""
-        build = kbuild.BuildRequest(tree, definition, users, self._plan.jobs, profile=profile)
+        build = BuildRequest(tree, definition, users, self._plan.jobs, profile=profile)
         return kbuild.build(build, self._toolchain, self._cache, self._progress, request.role)
 
     def _image(

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from harness import definition
-from harness.build import kbuild
-from harness.build.kbuild import BuildRequest
+from harness.build import configure, kbuild, make
+from harness.build.make import BuildRequest
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import HostToolchain
@@ -218,7 +218,7 @@ def test_a_profiled_kernel_is_another_one_and_keeps_the_notes(world: World) -> N
     world.write("coverage.config", "CONFIG_MORE=y\n")
     profiled = world.build(world.request(profile="kernel/dsq.o"))
     assert profiled.path != plain.path
-    assert (Path(profiled.path) / kbuild.NOTES).read_text() == f"y {kbuild.GCOV_FLAGS}\n"
+    assert (Path(profiled.path) / kbuild.NOTES).read_text() == f"y {make.GCOV_FLAGS}\n"
     assert "CONFIG_MORE=y" in Path(profiled.config).read_text().splitlines()
     assert not (Path(plain.path) / kbuild.NOTES).exists()
     assert world.build().path == plain.path
@@ -235,7 +235,7 @@ def test_the_key_of_a_cached_kernel_stays(world: World) -> None:
     """What was built last week is not built again because a class got another name."""
     known = with_kernel(make_vars={"KCFLAGS": "-O2", "A": "1"})
     request = world.request(definition=known)
-    key = kbuild._key(1, "tree", "sha", "tools", request.recipe, request.make_vars)
+    key = make.key(1, "tree", "sha", "tools", request.recipe, request.make_vars)
     assert key == "fa0d7517d19b19ada72b8479d009addefad742db"
 
 
@@ -289,7 +289,7 @@ def test_a_bad_user_fragment_is_the_callers_mistake(world: World, user: str, tol
 
 
 def test_a_user_fragment_overrides_ours(world: World) -> None:
-    config = kbuild.configure(
+    config = configure.configure(
         world.request(user="CONFIG_BUG=n\n"), world.toolchain, world.cache, world.progress()
     )
     assert config.get("BUG") == "n"
@@ -420,7 +420,7 @@ def test_what_takes_in_another_file_is_not_taken_from_ccache(
     behind.mkdir()
     (behind / "gcc").write_text('#!/bin/sh\necho "disabled=$CCACHE_DISABLE $*"\n')
     (behind / "gcc").chmod(0o755)
-    kbuild.before_ccache(tmp_path / "ccache/compilers", ["gcc"])
+    make.before_ccache(tmp_path / "ccache/compilers", ["gcc"])
     script = (tmp_path / "ccache/compilers/gcc").read_text().replace("/ccache/compilers", f"{tmp_path}/ccache/compilers")
     (tmp_path / "ccache/compilers/gcc").write_text(script)
     (tmp_path / name).write_text(content)
