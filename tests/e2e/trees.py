@@ -80,7 +80,7 @@ class UserTree:
         text = origin.read_text()
         heads = list(re.finditer(rf"^\S.*\b{function}\([^;]*?\)\n\{{\n", text, re.MULTILINE))
         assert len(heads) == 1, f"{name} defines {function}() {len(heads)} times"
-        end = text.index("\n}\n", heads[0].end())
+        end = text.index("\n}\n", heads[0].end()) + 1
         body = text[heads[0].end() : end]
         assert body.count(old) == 1, f"{function}() in {name} holds {old!r} {body.count(old)} times"
         at = heads[0].end() + body.index(old)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns tasks that are kept on one DSQ: who arrives, who may leave, and whether the kernel has them as the model has."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Sequence
+
+from harness.guest.guest import BpfObject, Workload
+from harness.machine.deadline import Deadline
+from harness.model.held import Event, Kind, Replay
+from harness.records import GuestError
+from harness.suite.bench import Bench
+from harness.suite.dsq import STATE, Dsqs
+from harness.suite.load import every_worker_gets_on
+from harness.suite.outcome import Disagreed
+
+PROGRAM = "dsq_held"
+DSQ = 7
+CPU = 0
+"""As in bpf_progs/dsq_held.bpf.c; tasks of one CPU, so that what is seen of them has one order."""
+
+MAX_EVENTS, MAX_TASKS = 4096, 256
+"""As there."""
+
+NAP_US = 3000
+"""How long a task that ran sleeps before it comes back."""
+
+ARRIVE_SECONDS = 10.0
+EVERY = 1 << 32
+STALLED = "failed to run for"
+"""What the kernel says of a task that is runnable for 30 s: as held ones are, on a machine that is busy with others."""
+EVENTS = ("event_kinds", "event_pids", "event_vtimes", "event_flags")
+
+
+class Held:
+    """A scheduler that holds its tasks, and the model of its DSQ. Every comparison counts as one of the model's."""
+
+    def __init__(self, bench: Bench, dsq: Dsqs, vtimes: Sequence[int] = ()) -> None:
+        self._bench = bench
+        self._dsq = dsq
+        self._guest = bench.guest
+        self._replay = Replay(bool(vtimes), dsq.model.features.source)
+        self._fed = 0
+        self._loads: list[Workload] = []
+        self._tasks = 0
+        self.scheduler: BpfObject = dsq.load(PROGRAM)
+        for number, vtime in enumerate(vtimes):
+            self.scheduler.set("vtimes", vtime, number)
+        self.scheduler.set("nr_vtimes", len(vtimes))
+        bench.expect(STALLED)
+        self.scheduler.attach()
+        self._until("the scheduler to be enabled", lambda: dsq.exit_error(self.scheduler) is None)
+
+    # --- what is done -------------------------------------------------------------------
+
+    def arrive(self, tasks: int) -> None:
+        """So many more tasks come; returns when all that there are lie on the DSQ."""
+        self._loads.append(self._guest.work("sleep", tasks, us=NAP_US, cpu=CPU, ext=True))
+        self._tasks += tasks
+        self.gather()
+
+    def gather(self) -> None:
+        """Waits until every task lies on the DSQ, and compares."""
+        try:
+            self._until(f"{self._tasks} tasks to lie on the DSQ", lambda: self._count() == self._tasks)
+        except GuestError:
+            self.check()  # it may be the count that is wrong
+            raise
+        self.check()
+
+    def release(self, tasks: int) -> None:
+        """Lets so many tasks go, waits until they ran and are back, and compares."""
+        before = self._number("nr_moved")
+        self.scheduler.run("release", struct.pack("<Q", tasks))
+        try:
+            self._until(f"{tasks} tasks to leave the DSQ", lambda: self._number("nr_moved") >= before + tasks)
+        except GuestError as error:
+            self.check()
+            where = self._where("consume_dispatch_q")
+            raise Disagreed(f"no task is moved off a DSQ that holds some ({where})") from error
+        self.gather()
+
+    def reenqueue(self) -> bool:
+        """scx_bpf_dsq_reenq(): every task is enqueued anew, then all is compared; False where the kernel has none."""
+        before = self._number("nr_inserted")
+        (answer,) = self.scheduler.run("reenqueue", bytes(8))
+        if answer == -errno.EOPNOTSUPP:
+            return False
+        self._until(
+            f"{self._tasks} tasks to be enqueued anew (scx_bpf_dsq_reenq)",
+            lambda: self._number("nr_inserted") >= before + self._tasks,
+        )
+        self.gather()
+        return True
+
+    def intrude(self) -> str:
+        """One more task comes, with a place of the other kind than those that lie there.
+
+        Returns what those are, as the kernel says it (dispatch_enqueue()).
+        """
+        self.scheduler.set("nr_vtimes", 0 if self._replay.by_vtime else 1)
+        self._loads.append(self._guest.work("sleep", us=NAP_US, cpu=CPU, ext=True))
+        return "PRIQ" if self._replay.by_vtime else "FIFO"
+
+    def thrown_out(self, says: str) -> None:
+        """The kernel must throw the scheduler out, saying so; its tasks go on without it."""
+        self._until("the scheduler to be thrown out", lambda: bool(self._number("exited")), stays=False)
+        told = str(self.scheduler.get("exit_msg")["exit_msg"])
+        wrong = f"the scheduler was thrown out for {told!r}, not for {says!r} ({self._where('scx_error')})"
+        self._judge("" if says in told else wrong)
+        every_worker_gets_on(self._bench, *self._loads)
+        for load in self._loads:
+            load.kill()
+        self.scheduler.detach()
+
+    def dismiss(self) -> None:
+        """Ends all tasks, which takes their running, waits until none is on the DSQ, and detaches."""
+        self.scheduler.run("release", struct.pack("<Q", EVERY))
+        for load in self._loads:
+            load.kill()
+        self._tasks = 0
+        self._until("the DSQ to be empty", lambda: self._count() == 0)
+        self.scheduler.detach()
+        self._guest.wait_for(STATE, "disabled")
+
+    # --- what is compared ---------------------------------------------------------------
+
+    def _where(self, function: str) -> str:
+        return f"{self._replay.source}: {function}"
+
+    def check(self) -> None:
+        """Compares order, count and first task with what the events make of the DSQ; nothing may be on its way."""
+        count = self._count()
+        seen = self.scheduler.get("nr_queued", "queued", most=MAX_TASKS)
+        self._feed()
+        wanted, got = self._replay.order(), seen["queued"][: seen["nr_queued"]]
+        where = self._where("scx_dsq_priq_less" if self._replay.by_vtime else "dispatch_enqueue")
+        self._judge("" if got == wanted else f"the DSQ holds the tasks {got}, the model {wanted} ({where})")
+        where = self._where("dispatch_enqueue, task_unlink_from_dsq")
+        wrong = f"scx_bpf_dsq_nr_queued() answers {count} with {len(got)} tasks on the DSQ ({where})"
+        self._judge("" if count == len(got) else wrong)
+        (first,) = self.scheduler.run("peek", bytes(8))
+        if first != -errno.EOPNOTSUPP:
+            head = wanted[0] if wanted else 0
+            where = self._where("scx_bpf_dsq_peek")
+            wrong = f"scx_bpf_dsq_peek() answers task {first}, the model {head} ({where})"
+            self._judge("" if first == head else wrong)
+
+    def _feed(self) -> None:
+        """Feeds the model what happened since it was fed last."""
+        total = self._number("nr_events")
+        if total > MAX_EVENTS:
+            step = "raise MAX_EVENTS in dsq_held.bpf.c"
+            raise GuestError(f"{total} events, {MAX_EVENTS} were written down", step=step)
+        rows = self.scheduler.get(*EVENTS, most=total) if total else dict.fromkeys(EVENTS, ())
+        for kind, pid, vtime, flags in list(zip(*(rows[name] for name in EVENTS), strict=True))[self._fed : total]:
+            self._judge(self._replay.feed(Event(Kind(kind), pid, vtime, flags)) or "")
+        self._fed = total
+
+    def _number(self, name: str) -> int:
+        return int(self.scheduler.get(name)[name])
+
+    def _count(self) -> int:
+        (count,) = self.scheduler.run("look", bytes(8))
+        return count
+
+    def _judge(self, problem: str) -> None:
+        self._bench.count_model(1, 1, problem or None)
+        if problem:
+            raise Disagreed(problem)
+
+    def _until(self, what: str, happened: Callable[[], bool], *, stays: bool = True) -> None:
+        """Waits until something happened; nominal ARRIVE_SECONDS.
+
+        Raises Disagreed where the scheduler has to stay meanwhile and does not, GuestError where nothing happens, or
+        where tasks were held for so long that the kernel's watchdog took them for lost (check_rq_for_timeouts()).
+        """
+        deadline = Deadline(ARRIVE_SECONDS * self._dsq.scale, what)
+        while not happened():
+            ended = self.scheduler.get("exited", "exit_msg", "let_go")
+            if stays and ended["exited"]:
+                if STALLED in ended["exit_msg"] and not ended["let_go"]:
+                    step = "run with less beside it"
+                    raise GuestError(f"tasks were held for too long: {ended['exit_msg']}", step=step)
+                raise Disagreed(f"the kernel threw the scheduler out: {ended['exit_msg']}")
+            if deadline.expired:
+                raise GuestError(str(deadline))
