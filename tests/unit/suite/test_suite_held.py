@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of tasks held on a DSQ: what is asked of the scheduler, and that each thing that can be wrong is told as that."""
+
+from __future__ import annotations
+
+import errno
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.model.held import Kind
+from harness.model.state import Features
+from harness.records import GuestError
+from harness.suite import held
+from harness.suite.bench import Bench
+from harness.suite.dsq import Dsqs
+from harness.suite.held import Held
+from harness.suite.outcome import Disagreed
+from tests.unit.suite.fakes import FakeObject
+
+PROGRAM = Path(__file__).resolve().parents[3] / "bpf_progs" / "dsq_held.bpf.c"
+
+
+class Scheduler(FakeObject):
+    """A kernel with one DSQ, right unless `spoil` changes what it did; what it writes down is as dsq_held.bpf.c does."""
+
+    def __init__(self) -> None:
+        super().__init__(exited=0, exit_msg="", let_go=0, nr_events=0, nr_inserted=0, nr_moved=0)
+        self.queue: list[int] = []
+        self.events: list[tuple[int, int, int, int]] = []
+        self.answers: dict[str, int] = {}
+        self.spoil: Callable[[list[int]], None] = lambda queue: None
+        self.detached = 0
+
+    def get(self, *names: str, most: int = 0) -> dict[str, Any]:
+        lists = dict(zip(held.EVENTS, map(list, zip(*self.events, strict=True)) if self.events else [[]] * 4, strict=True))
+        own = lists | {"queued": self.queue, "nr_queued": len(self.queue), "nr_events": len(self.events)}
+        return {name: own[name] if name in own else self.variables.get(name, 0) for name in names}
+
+    def arrive(self, pid: int) -> None:
+        self.queue.append(pid)
+        self.events.append((Kind.INSERTED, pid, 0, 0))
+        self.variables["nr_inserted"] += 1
+
+    def run(self, program: str, context: bytes = b"") -> list[int]:
+        if program == "release":
+            (count,) = struct.unpack("<Q", context)
+            for pid in self.queue[: min(count, len(self.queue))]:
+                self.queue.remove(pid)
+                self.events += [(Kind.MOVED, 0, 0, 0), (Kind.RAN, pid, 0, 0)]
+                self.variables["nr_moved"] += 1
+                self.arrive(pid)
+        self.spoil(self.queue)
+        if program == "look":
+            return [self.answers.get("look", len(self.queue))]
+        return [self.answers.get(program, self.queue[0] if program == "peek" and self.queue else 0)]
+
+    def detach(self) -> None:
+        self.detached += 1
+
+
+class World:
+    """Held tasks on that kernel. `told` are the disagreements that the bench counted."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler()
+        self.told: list[str] = []
+        self.expected: list[str] = []
+        self.killed = 0
+        self.pids = iter(range(10, 99))
+        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text)
+        bench = SimpleNamespace(
+            guest=guest, expect=self.expected.append,
+            count_model=lambda operations, compared, wrong=None: self.told.append(wrong) if wrong else None,
+        )  # fmt: skip
+        dsq = SimpleNamespace(
+            model=SimpleNamespace(features=Features()), load=lambda program: self.scheduler, scale=0.01,
+            exit_error=lambda scheduler: None,
+        )  # fmt: skip
+        self.held = Held(cast(Bench, bench), cast(Dsqs, dsq))
+
+    def work(self, kind: str, workers: int = 1, **how: Any) -> Any:
+        assert (kind, how["cpu"], how["ext"]) == ("sleep", held.CPU, True)
+        for _ in range(workers):
+            self.scheduler.arrive(next(self.pids))
+        return SimpleNamespace(kill=self.kill)
+
+    def kill(self) -> None:
+        self.killed += 1
+        self.scheduler.queue.clear()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_right_kernel_is_left_alone(world: World) -> None:
+    world.held.arrive(3)
+    world.held.release(1)
+    world.held.release(3)
+    world.held.arrive(1)
+    world.held.dismiss()
+    assert world.told == []
+    assert (world.killed, world.scheduler.detached) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda queue: queue.sort(reverse=True),
+            r"the DSQ holds the tasks \[12, 11, 10\], the model \[10, 11, 12\] \(.*: dispatch_enqueue\)",
+        ),
+        (lambda queue: queue.__setitem__(0, 77), r"holds the tasks \[77, 11, 12\]"),
+    ],
+)
+def test_another_order_is_told(world: World, spoil: Callable[[list[int]], None], says: str) -> None:
+    world.scheduler.spoil = spoil
+    with pytest.raises(Disagreed, match=says):
+        world.held.arrive(3)
+    assert len(world.told) == 1
+
+
+def test_a_count_that_is_not_the_tasks_is_told(world: World) -> None:
+    """Also where it is waited for in vain."""
+    world.scheduler.answers["look"] = 6
+    with pytest.raises(Disagreed, match=r"nr_queued\(\) answers 6 with 3 tasks on the DSQ \(.*task_unlink_from_dsq"):
+        world.held.arrive(3)
+
+
+def test_another_first_task_is_told(world: World) -> None:
+    world.scheduler.answers["peek"] = 11
+    with pytest.raises(Disagreed, match=r"peek\(\) answers task 11, the model 10"):
+        world.held.arrive(3)
+
+
+def test_a_kernel_without_peek_is_not_asked(world: World) -> None:
+    world.scheduler.answers["peek"] = -errno.EOPNOTSUPP
+    world.held.arrive(3)
+    assert world.told == []
+
+
+def test_a_task_that_is_not_let_go_is_told(world: World) -> None:
+    world.held.arrive(3)
+    world.scheduler.run = lambda program, context=b"": [3 if program == "look" else 10]  # type: ignore[method-assign]
+    with pytest.raises(Disagreed, match="no task is moved off a DSQ that holds some"):
+        world.held.release(1)
+
+
+@pytest.mark.parametrize(
+    ("message", "let_go", "error"),
+    [
+        ("agent[7] failed to run for 30.112s", 0, GuestError),
+        ("agent[7] failed to run for 30.112s", 1, Disagreed),
+        ("invalid CPU 9", 0, Disagreed),
+    ],
+)
+def test_a_scheduler_that_is_thrown_out(world: World, message: str, let_go: int, error: type[Exception]) -> None:
+    """For tasks that we held too long it is our fault, for anything else the kernel's."""
+    world.scheduler.variables |= {"exited": 1, "exit_msg": message, "let_go": let_go}
+    world.scheduler.answers["look"] = 2
+    world.scheduler.queue = [10, 11]
+    with pytest.raises(error, match=re.escape(message)):
+        world.held._until("nothing", lambda: False)
+    assert world.expected == [held.STALLED]
+
+
+def test_a_kernel_that_cannot_enqueue_anew(world: World) -> None:
+    world.scheduler.answers["reenqueue"] = -errno.EOPNOTSUPP
+    world.held.arrive(2)
+    assert not world.held.reenqueue()
+
+
+def test_the_program_has_the_same_numbers() -> None:
+    named = dict(re.findall(r"#define (\w+) (\d+)\n", PROGRAM.read_text()))
+    assert (int(named["HELD_DSQ"]), int(named["MAX_EVENTS"]), int(named["MAX_TASKS"])) == (
+        held.DSQ, held.MAX_EVENTS, held.MAX_TASKS,
+    )  # fmt: skip
