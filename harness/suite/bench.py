@@ -39,13 +39,12 @@ from harness.records import (
 )
 from harness.suite.dump import Dumper
 from harness.suite.keep import Keeper
-from harness.suite.outcome import Ending, ending_of
+from harness.suite.outcome import Ending, Inconclusive, ending_of
 from harness.suite.session import Ready
 
 BAD = (Outcome.FAIL, Outcome.INCONCLUSIVE)
 """How a test may end whose guest is worth a look."""
 
-KMEMLEAK = "/sys/kernel/debug/kmemleak"
 PLANTED = ("kharness_leak_slab", "kharness_leak_percpu")
 """The functions of our module that leak on purpose."""
 
@@ -159,13 +158,18 @@ class Bench:
         self.summaries = [blame(total(self.summaries), site, outcome, finding.signature)]
 
     def _judge_percpu(self, after: str) -> None:
-        """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are."""
+        """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are.
+
+        It counts as well where kmemleak stopped watching.
+        """
         before = percpu.parse(self.ready.pristine.percpu)
         found = percpu.findings(before, percpu.parse(after), self.planted)
         self.evidence.append(Evidence("percpu", payload=percpu.parse(after).nr_cur_alloc))
         if not found:
             return
-        leaks = kmemleak_oracle.findings(kmemleak.report(self.guest.agent), self.ready.symbols)
+        leaks: list[Finding] = []
+        with contextlib.suppress(Inconclusive):
+            leaks = self.unreferenced()
         # What a chain of deferred frees gave back meanwhile was late, not lost.
         late = percpu.findings(before, percpu.parse(self.guest.settle()), self.planted)
         if not self.blame(leaks):
@@ -180,11 +184,18 @@ class Bench:
         self.findings += told
         return any(leak.counts for leak in told)
 
+    def unreferenced(self) -> list[Finding]:
+        """What kmemleak finds, after its whole protocol. Raises Inconclusive where it did not look to the end."""
+        try:
+            text = kmemleak.report(self.guest.agent)
+        except kmemleak.Refused as error:
+            seen = kmemleak_oracle.watched("", self.log()[0], error.reason)
+            raise Inconclusive(f"{seen.oracle} did not watch: {seen.why}") from error
+        return kmemleak_oracle.findings(text, self.ready.symbols)
+
     def _watch_kmemleak(self, records: Sequence[LogRecord]) -> None:
         """kmemleak turns itself off for good when it runs out of memory: its silence is then worth nothing."""
-        answer = self.guest.agent.call("write", check=False, record=False, path=KMEMLEAK, data="scan=off")
-        refused = "" if answer["ok"] else str(answer.get("error", "refused"))
-        seen = kmemleak_oracle.watched("", records, refused)
+        seen = kmemleak_oracle.watched("", records, kmemleak.refusal(self.guest.agent))
         self.evidence.append(replace(seen, payload=None))
 
     def conclude(self, error: BaseException | None) -> TestResult:

@@ -79,8 +79,10 @@ def test_a_leak_of_the_batch_names_test_and_operation(
     assert all(done.test(name)["outcome"] == "pass" for name in ("test_first", "test_that_leaks", "test_last"))
     (row,) = [row for row in done.results["tests"] if row["outcome"] == "fail"]
     assert row["id"].startswith("batch::")
-    for leak in row["findings"]:
-        assert leak["function"] == "kharness_leak_slab"
+    leaks = [leak for leak in row["findings"] if leak["allowed_by"] is None]  # those that the batch planted are
+    assert leaks
+    for leak in leaks:
+        assert leak["function"] == "kharness_lose_slab"
         assert leak["operation"] == "write /sys/kernel/debug/kharness/canary"
         assert leak["fault"] is None
         assert "; test_that_leaks: with operation " in leak["title"]
@@ -88,6 +90,22 @@ def test_a_leak_of_the_batch_names_test_and_operation(
             line for line in leak["log"] if line.endswith("::test_that_leaks")
         ]
     assert "step 1, " in done.stderr
+
+
+def test_kmemleak_that_stopped_watching_is_no_pass(
+    kharness: Kharness, passed: Done, suite: Callable[[str], str]
+) -> None:
+    """Its pool ran out, or somebody turned it off: in a test, or only when the leak batch did again what passed."""
+    done = kharness.run("--suite", suite("blind"), timeout=600).expect(3)
+    off = "Kernel memory leak detector disabled"
+    (batch,) = [row["id"] for row in done.results["tests"] if row["id"].startswith("batch::") and row["outcome"] != "skip"]
+    for name, said in (("test_pool_runs_out", "Memory pool empty"), ("test_turned_off", off), (batch, off)):
+        row = done.test(name)
+        assert row["outcome"] == "inconclusive"
+        assert row["why"].startswith(f"kmemleak did not watch: kmemleak stopped watching: kmemleak: {said}")
+        assert not row["findings"]
+        assert row["why"] in " ".join(done.results["why"])
+    assert done.test("test_turned_off_when_done_again")["outcome"] == "pass"
 
 
 def test_replay(kharness: Kharness, wrong: Done) -> None:

@@ -30,6 +30,7 @@ from harness.records import (
     TestResult,
 )
 from harness.suite.bench import Bench
+from harness.suite.outcome import Inconclusive
 from harness.suite.session import Ready
 from harness.suite.supplied import canonical
 
@@ -64,6 +65,8 @@ class FakeGuest:
         self.percpu = 100
         self.kmemleak = ""
         self.kmemleak_refuses = ""
+        self.scans = 1 << 20
+        """So many more are done before kmemleak refuses."""
         self.dies: BaseException | None = None
         self.asked: list[str] = []
         self.agent = Agent(cast(Vm, self), 1.0)
@@ -82,9 +85,18 @@ class FakeGuest:
     def log(self) -> list[str]:
         return Guest.log(cast(Guest, self))
 
+    def __enter__(self) -> FakeGuest:
+        return self
+
+    def __exit__(self, *how: object) -> None:
+        pass
+
     def reset(self) -> None:
         if self.dies is not None:
             raise self.dies
+
+    def write(self, path: str, data: str) -> None:
+        self.agent.call("write", path=path, data=data)
 
     def settle(self) -> str:
         return percpu_stats(self.percpu)
@@ -97,8 +109,14 @@ class FakeGuest:
             return {"ok": True, "records": records, "overruns": overruns}
         if verb == "read":
             return {"ok": True, "data": self.kmemleak}
-        if args.get("data") == "scan=off" and self.kmemleak_refuses:
-            return {"ok": False, "errno": 16, "error": self.kmemleak_refuses}
+        if args.get("data") in ("scan", "scan=off"):
+            self.scans -= args["data"] == "scan"
+            if self.scans < 0:
+                self.kmemleak_refuses = "Operation not permitted"
+            if self.kmemleak_refuses:
+                return {"ok": False, "errno": 1, "error": self.kmemleak_refuses}
+            if self.scans == 0:  # breaks off, and says nothing
+                self.scans = -1
         return {"ok": True}
 
 
@@ -212,6 +230,33 @@ def test_the_count_speaks_where_kmemleak_is_silent() -> None:
     result = conclude(lambda bench, guest: setattr(guest, "percpu", 102))
     assert result.outcome is Outcome.FAIL
     assert [(found.kind, found.count) for found in result.findings] == [("percpu count", 2)]
+
+
+OFF = "kmemleak: Memory pool empty, consider increasing CONFIG_DEBUG_KMEMLEAK_MEM_POOL_SIZE"
+
+
+@pytest.mark.parametrize("scans", [0, 1, 2])
+def test_the_count_speaks_where_kmemleak_stopped_watching(scans: int) -> None:
+    """Before the first scan, during the second, and after it: what the file holds then is not all that is left."""
+
+    def off(bench: Bench, guest: FakeGuest) -> None:
+        guest.percpu, guest.scans, guest.kmsg = 102, scans, (f"4,500,1,-;{OFF}",)
+        guest.kmemleak = LEAK
+
+    result = conclude(off)
+    assert (result.outcome, [found.kind for found in result.findings]) == (Outcome.FAIL, ["percpu count"])
+    (seen,) = [evidence for evidence in result.evidence if evidence.oracle == "kmemleak"]
+    assert (seen.watched, seen.why) == (False, f"kmemleak stopped watching: {OFF}")
+
+
+def test_what_kmemleak_says_of_its_end_is_the_reason() -> None:
+    bench, guest = made()
+    guest.kmemleak_refuses, guest.kmsg = "Operation not permitted", (f"4,500,1,-;{OFF}",)
+    with pytest.raises(Inconclusive, match=f"^kmemleak did not watch: kmemleak stopped watching: {OFF}$"):
+        bench.unreferenced()
+    guest.kmemleak_refuses = ""
+    guest.kmemleak = LEAK
+    assert [leak.function for leak in bench.unreferenced()] == ["init_dsq"]
 
 
 def test_kmemleak_is_not_asked_without_need() -> None:
