@@ -45,6 +45,12 @@ from harness.suite.session import Ready
 BAD = (Outcome.FAIL, Outcome.INCONCLUSIVE)
 """How a test may end whose guest is worth a look."""
 
+PROVOKED = (
+    r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory",
+    r"^WARNING at mm/vmalloc\.c:\d+ in va_alloc",
+)  # fmt: skip
+"""What the kernel says when memory runs out: expected while a fault is armed, and only then."""
+
 PLANTED = ("kharness_leak_slab", "kharness_leak_percpu")
 """The functions of our module that leak on purpose."""
 
@@ -74,32 +80,52 @@ class Bench:
         self.started = time.monotonic()
         self.windows: list[Window] = []
         """Which part of the kernel log came under which injected fault."""
+        self.armed: list[tuple[int, int]] = []
+        """Which records of the kernel log, first and last, came while a fault was armed."""
+        self.arms = False
+        """Whether one ever was."""
         self._cause: Cause | None = None
 
     # --- what a test says of itself -----------------------------------------------------
 
     def expect(self, *patterns: str) -> None:
-        """Titles of log findings that this test provokes on purpose (regular expressions)."""
+        """Titles of log findings that this test provokes on purpose (regular expressions), at any time."""
         self.expected.extend(patterns)
+
+    @contextlib.contextmanager
+    def arming(self, *, whole: bool = True) -> Iterator[None]:
+        """A fault is armed within the block, and what is PROVOKED by it expected.
+
+        Not `whole`: only in the parts that :attr:`armed` is told of; of a block that ends by an exception it is not.
+        """
+        self.arms = True
+        first = self.next_record()
+        try:
+            yield
+        except BaseException:
+            self.armed.append((first, sys.maxsize))
+            raise
+        if whole:
+            self.armed.append((first, self.next_record() - 1))
 
     @contextlib.contextmanager
     def under(self, cause: Cause) -> Iterator[None]:
         """What fails within the block came under this fault, also if the block ends by an exception."""
         self._cause, outer = cause, self._cause
-        first = self._next_record()
+        first = self.next_record()
         try:
             yield
         except BaseException:
             self.windows.append(Window(first, sys.maxsize, cause))
             raise
-        self.windows.append(Window(first, self._next_record() - 1, cause))
+        self.windows.append(Window(first, self.next_record() - 1, cause))
         self._cause = outer
 
     def learn(self, cause: Cause, more: Cause) -> None:
         """More is known now of a fault than was when its block began."""
         self.windows = [replace(window, cause=more) if window.cause == cause else window for window in self.windows]
 
-    def _next_record(self) -> int:
+    def next_record(self) -> int:
         """The sequence number of the kernel log's next record."""
         self.guest.log()
         records = self.guest.agent.kmsg
@@ -136,14 +162,19 @@ class Bench:
     def _judge_log(self, records: Sequence[LogRecord], overruns: int) -> None:
         seen = dmesg.watched(records, self.ready.pristine.next_seq)
         self.evidence.append(replace(seen, payload=len(records), lost=seen.lost + overruns))
-        found = dmesg.findings(records, self.ready.symbols, self.expected)
+        found = self._reports(records)
         for window in self.windows:
-            during = {f.signature for f in dmesg.findings(window.within(records), self.ready.symbols, self.expected)}
-            found = [window.cause.of(f) if f.signature in during else f for f in found]
+            # What is expected in it may not be so elsewhere, under the same signature.
+            during = {(f.signature, f.expected) for f in self._reports(window.within(records))}
+            found = [window.cause.of(f) if (f.signature, f.expected) in during else f for f in found]
             for finding in found:
-                if finding.counts and finding.signature in during:
+                if finding.counts and (finding.signature, finding.expected) in during:
                     self._blame(window.cause, "splat", finding)
         self.findings += found
+
+    def _reports(self, records: Sequence[LogRecord]) -> list[Finding]:
+        provoked = dmesg.Provoked(PROVOKED, tuple(self.armed))
+        return dmesg.findings(records, self.ready.symbols, self.expected, provoked)
 
     def blame_sites(self, outcome: str, findings: Sequence[Finding], causes: Sequence[Cause]) -> None:
         """Books findings that tell their fault on the sites of these causes."""

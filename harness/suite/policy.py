@@ -20,7 +20,7 @@ from harness.suite.bench import Bench
 from harness.suite.features import need
 from harness.suite.operations import Action
 from harness.suite.outcome import Inconclusive
-from harness.suite.sweep import PROVOKED, Faults
+from harness.suite.sweep import Faults
 
 PROGRAM = "fault_policy"
 MAX_RANGES = 16
@@ -169,7 +169,6 @@ class Policy:
         under = tuple(fault.within) or ((fault.caller,) if fault.caller else action.under)
         thread = "" if fault.task in ("self", "all") else fault.task
         swept = Planned(action.name, thread, action.allowed, under, line=plans.line(plan))
-        self._bench.expect(*PROVOKED)
         observer, ledger = self._faults.observer, self._faults.ledger(action.under, deep=True)
         self._prepare(action)
         everybody = fault.task == "all"
@@ -177,6 +176,7 @@ class Policy:
         with (
             self._bench.under(Cause(action.name, fault=swept.line)),
             self.armed(fault, tid, (action.within,) if action.within else ()) as program,
+            self._bench.arming(whole=False),
         ):
             watch = Operation("set", {"name": observer.name, "var": "watch_tid", "value": -1})
             got = self._guest.sweep(

@@ -200,6 +200,30 @@ def test_watched_counts_gaps_and_lockdep() -> None:
     assert dmesg.watched(WARN, first_seq=812) == Evidence("dmesg")
 
 
+SHORT = "dsq_many: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL), nodemask=(null)"
+
+
+@pytest.mark.parametrize(
+    ("seq", "spans", "expected"),
+    [
+        (7, ((7, 7),), True), (7, ((8, 9), (1, 7)), True), (7, ((7, 6), (8, 9), (1, 6)), False), (7, (), False),
+        (None, ((0, 1 << 62),), False),
+    ],
+)  # fmt: skip
+def test_what_is_provoked_is_expected_in_its_part_of_the_log_only(
+    seq: int | None, spans: tuple[tuple[int, int], ...], expected: bool
+) -> None:
+    records = [LogRecord(SHORT, seq=seq, time=1.0, caller="T1"), LogRecord("CPU: 1", seq=10, time=1.0, caller="T1")]
+    provoked = dmesg.Provoked(("nothing like it", "page allocation failure"), spans)
+    assert [one.expected for one in dmesg.findings(records, provoked=provoked)] == [expected]
+    assert not dmesg.findings(records, provoked=dmesg.Provoked(("nothing like it",), ((0, 99),)))[0].expected
+
+
+def test_records_that_come_one_by_one_are_judged_as_well() -> None:
+    provoked = dmesg.Provoked(("init_dsq",), ((812, 900),))
+    assert [one.expected for one in dmesg.findings(iter(WARN), provoked=provoked)] == [True]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=2000))
 def test_garbage_never_raises(data: bytes) -> None:

@@ -14,6 +14,7 @@ from harness.suite.leakhunt import Hunt
 from harness.suite.outcome import Inconclusive
 from harness.suite.repeat import Clock, Deed
 from tests.unit.suite.test_suite_bench import OFF, made
+from tests.unit.suite.test_suite_bench_faults import shortage
 
 PLANTED = """unreferenced object {type}0xffff88800{at:07x} (size {size}):
   comm "agent", pid 62, jiffies 4294894678
@@ -47,11 +48,11 @@ class Batch:
         item = SimpleNamespace(ready=ready, _workshop=SimpleNamespace(journal=journal))
         self._item = cast(LeakBatch, item)
 
-    def run(self) -> str:
+    def run(self, *deeds: Deed) -> str:
         """How the batch ends, in a word, and why."""
         error: Exception | None = None
         try:
-            LeakBatch._again(self._item, self.bench, [], Clock())
+            LeakBatch._again(self._item, self.bench, deeds, Clock())
         except Inconclusive as raised:
             error = raised
         result = self.bench.conclude(error)
@@ -115,3 +116,18 @@ def test_a_test_that_does_nothing_can_be_blamed_all_the_same() -> None:
     (leak,) = bench.unreferenced()
     (found,) = Hunt(bench.ready, [Deed("x.py::test_one", ())], 7, Clock(), print).find([leak])
     assert found.title.endswith("; test_one: which does nothing")
+
+
+@pytest.mark.parametrize(("arms", "outcome"), [(True, "pass"), (False, "fail")])
+def test_what_a_test_that_arms_faults_provokes_is_expected_until_it_is_done(arms: bool, outcome: str) -> None:
+    batch = Batch()
+    answers = batch.guest.call
+
+    def call(verb: str, /, **args: Any) -> dict[str, Any]:
+        if verb == "ping":
+            batch.guest.kmsg = shortage(500)
+        return answers(verb, **args)
+
+    batch.guest.call = call  # type: ignore[method-assign]
+    other = Deed("x.py::test_other", (), arms=not arms)
+    assert batch.run(other, Deed("x.py::test_x", (Operation("ping"),), arms=arms), other).startswith(outcome)
