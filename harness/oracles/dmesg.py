@@ -23,6 +23,7 @@ from harness.oracles.frames import (
 )
 from harness.oracles.splat import Splat
 from harness.records import Evidence, Finding, Frame, LogRecord, Stack
+from harness.words import plural
 
 ORACLE = "dmesg"
 
@@ -215,5 +216,6 @@ def watched(records: Sequence[LogRecord], first_seq: int | None = None) -> Evide
     off = next((r.text for r in records if _LOCKDEP_OFF.match(r.text)), None)
     why = f"lockdep turned itself off: {off}" if off else ""
     if lost:
-        why = f"{lost} records of the kernel log were lost" + (f"; {why}" if why else "")
+        were = "was" if lost == 1 else "were"
+        why = f"{plural(lost, 'record')} of the kernel log {were} lost" + (f"; {why}" if why else "")
     return Evidence(oracle=ORACLE, watched=off is None, lost=lost, why=why)

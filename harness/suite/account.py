@@ -20,6 +20,7 @@ from harness.oracles.frames import chain, culprit, signature
 from harness.plan import FaultPlan
 from harness.records import Fault, FaultSite, FaultSummary, Finding, Frame, GuestError
 from harness.suite.bench import Bench
+from harness.words import plural
 
 ORACLE = "faults"
 
@@ -69,7 +70,8 @@ class Account:
         """
         self._loud(got["loud"])
         if got["disputed"] or got["lost"]:
-            raise GuestError(f"fail-nth and the tracer disagree on {got['disputed']} faults ({got['lost']} lost)")
+            on = plural(got["disputed"], "fault")
+            raise GuestError(f"fail-nth and the tracer disagree on {on} ({got['lost']} lost)")
         endings = [Ending(*row) for row in got["outcomes"]]
         self._bench.findings += self._problems(endings)
         leaks = self._leaks(left)

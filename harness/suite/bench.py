@@ -41,6 +41,7 @@ from harness.suite.dump import Dumper
 from harness.suite.keep import Keeper
 from harness.suite.outcome import Ending, Inconclusive, ending_of
 from harness.suite.session import Ready
+from harness.words import plural
 
 BAD = (Outcome.FAIL, Outcome.INCONCLUSIVE)
 """How a test may end whose guest is worth a look."""
@@ -336,7 +337,7 @@ class Bench:
             return (
                 Outcome.INCONCLUSIVE,
                 f"{site.operation} succeeds although its {site.type} allocation fails at {' < '.join(site.stack)}"
-                f" ({len(absorbed)} such sites), and nobody declared it optional",
+                f" ({plural(len(absorbed), 'such site')}), and nobody declared it optional",
             )
         return Outcome.PASS, ""
 

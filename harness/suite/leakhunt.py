@@ -26,6 +26,7 @@ from harness.suite.bench import Bench
 from harness.suite.halving import Asked, Narrowed, Reached, Spent, earliest, groups, narrow
 from harness.suite.repeat import Clock, Deed, Run, again, once
 from harness.suite.session import Ready
+from harness.words import plural
 
 SECONDS = 120.0
 """Nominal, of the whole hunt; a look that has begun is done to its end."""
@@ -209,7 +210,7 @@ class Hunt:
         def first(runs: Sequence[Run]) -> Iterator[tuple[Run, Operation]]:
             return iter(list(deed.steps(runs))[:count])
 
-        return self._look_steps(deed, f"{short(deed.test)}: its first {count} operations", (), first)
+        return self._look_steps(deed, f"{short(deed.test)}: its first {plural(count, 'operation')}", (), first)
 
     def _look_steps(
         self, deed: Deed, words: str, runs: Sequence[Run],

@@ -18,6 +18,7 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE, Action
 from harness.suite.outcome import Disagreed
+from harness.words import plural
 
 NOTHING = Swept("", "", Allowed(), ())
 NO_OBJECTS: Answer = {"left": [], "count": 0}
@@ -131,7 +132,7 @@ class Faults:
         last = self.observer.get("lost", "last_site")
         if last["lost"]:
             step = "raise MAX_SITES in fault_sites.bpf.c"
-            raise GuestError(f"{last['lost']} fault observations were lost", step=step)
+            raise GuestError(f"{plural(last['lost'], 'fault observation')} found no room", step=step)
         account = Account(self._bench, self.observer, Swept(operation, "", Allowed(), tuple(under)))
         summary = account.observed({last["last_site"]: [Ended("handled", "-ENOMEM", handled)]} if handled else {})
         self.observer.clear("sites")
@@ -276,7 +277,8 @@ class Faults:
         lost = self.observer.get("lost")["lost"], self._ledger.get("lost")["lost"] if self._ledger else 0
         if any(lost):
             step = "raise MAX_SITES or MAX_OBJECTS in bpf_progs"
-            raise GuestError(f"{lost[0]} fault observations and {lost[1]} objects found no room", step=step)
+            told = f"{plural(lost[0], 'fault observation')} and {plural(lost[1], 'object')}"
+            raise GuestError(f"{told} found no room", step=step)
         self.rates.append(Rate(got["injected"], got["sweep_us"] / 1e6))
         summary = Account(self._bench, self.observer, swept, self._optional).close(got, left)
         for tracer, name in ((self.observer, "sites"), (self._ledger, "objects")):

@@ -204,7 +204,7 @@ def test_what_is_missing_between_two_reads_is_missed(parts: tuple[Sequence[str],
 
     result = conclude(read)
     assert (result.outcome, result.why) == (
-        Outcome.INCONCLUSIVE, "dmesg did not watch: 1 records of the kernel log were lost",
+        Outcome.INCONCLUSIVE, "dmesg did not watch: 1 record of the kernel log was lost",
     )  # fmt: skip
 
 

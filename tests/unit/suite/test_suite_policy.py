@@ -170,7 +170,7 @@ def test_a_fault_that_never_fires_is_seen() -> None:
 
 
 def test_a_program_that_does_not_do_what_the_plan_says_is_not_believed() -> None:
-    with pytest.raises(GuestError, match="2 of 5 allocations were made to fail, 1 were due"):
+    with pytest.raises(GuestError, match="of 5 allocations 2 failed, 1 should have"):
         Stage(5, wrong=1)(nth=3)
 
 

@@ -336,7 +336,7 @@ def test_what_was_seen_is_booked_on_the_site_that_fired_last() -> None:
     assert (summary.injected, summary.handled, bench.summaries) == (4, 1, [summary])
     assert guest.observer.maps["sites"] == []
     guest.observer.variables["lost"] = 2
-    with pytest.raises(GuestError, match="2 fault observations were lost"):
+    with pytest.raises(GuestError, match="2 fault observations found no room"):
         faults.seen("create", CREATE, handled=1)
 
 
