@@ -18,7 +18,7 @@ from harness.oracles import dmesg, hang
 from harness.oracles.frames import Symbolize, chain, neutral, signature
 from harness.oracles.hang import Resolve
 from harness.oracles.log import parse_console
-from harness.oracles.rules import STALLS
+from harness.oracles.rules import COUNTED, STALLS
 from harness.records import Ended, Finding, How, KernelFailure, MachineEnded, MachineLost
 
 ORACLE = "crash"
@@ -30,9 +30,6 @@ _PANIC = re.compile(r"^Kernel panic - not syncing: (?P<what>.*)$")
 _OOPS = re.compile(
     r"^(?:Oops: .*|Internal error: .*|general protection fault.*|Oops(?: - .{1,80})? |Kernel BUG )\[#\d+\]"
 )
-_COUNTED = re.compile(r"\[#\d+\](?:\s|$)")
-"""The count of oopses that every oops has in its header (die_counter)."""
-
 _REBOOT = re.compile(r"^reboot: (?P<what>\S.*)$")
 
 
@@ -47,7 +44,7 @@ def _find(lines: Sequence[str], pattern: re.Pattern[str]) -> re.Match[str] | Non
 def _root(found: Sequence[Finding]) -> Finding | None:
     """The report on the console that tells what the machine died of: its first oops, for whatever follows
     runs on a kernel that is broken already; without one the last report."""
-    return next((f for f in found if any(_COUNTED.search(line) for line in f.log)), found[-1] if found else None)
+    return next((f for f in found if any(COUNTED.search(line) for line in f.log)), found[-1] if found else None)
 
 
 def _cause(found: Sequence[Finding]) -> str:
