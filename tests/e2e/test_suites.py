@@ -22,7 +22,7 @@ def odd(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterator
 
 @pytest.fixture(scope="module")
 def wrong(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterator[Done]:
-    """One run of two tests that fail in the same way each time."""
+    """One run of tests that fail in the same way each time."""
     for started in place(cache_home):
         yield started.run("--suite", suite("wrong"), "--seed", "7", timeout=300).expect(1)
 
@@ -69,6 +69,14 @@ def test_a_warning_is_found_though_the_test_read_the_log(wrong: Done) -> None:
     assert row["outcome"] == "fail"
     (seen,) = [evidence for evidence in row["evidence"] if evidence["oracle"] == "dmesg"]
     assert seen["watched"] and not seen["lost"]
+
+
+def test_memory_that_runs_out_is_expected_while_a_fault_is_armed_and_only_then(wrong: Done) -> None:
+    row = wrong.test("test_percpu_memory_is_out_when_no_fault_is_armed")
+    said = [found for found in row["findings"] if found["kind"] == "allocation failure"]
+    assert sorted(found["expected"] for found in said) == [False, True]
+    assert all(found["title"].startswith("percpu: allocation failed") for found in said)
+    assert row["outcome"] == "fail"
 
 
 def test_a_leak_of_the_batch_names_test_and_operation(

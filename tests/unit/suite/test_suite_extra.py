@@ -14,7 +14,7 @@ from harness.suite.leakhunt import Hunt
 from harness.suite.outcome import Inconclusive
 from harness.suite.repeat import Clock, Deed
 from tests.unit.suite.test_suite_bench import OFF, made
-from tests.unit.suite.test_suite_bench_faults import shortage
+from tests.unit.suite.test_suite_bench_shortage import shortage
 
 PLANTED = """unreferenced object {type}0xffff88800{at:07x} (size {size}):
   comm "agent", pid 62, jiffies 4294894678
