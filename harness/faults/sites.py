@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.records import FaultSite, FaultSummary, Frame, HarnessError
+from harness.words import plural
 
 _CLONE = re.compile(r"(?:\.(?:isra|constprop|part|cold|llvm)(?:\.\d+)*)+$")
 
@@ -148,8 +149,8 @@ def _site(operation: str, kind: str, chain: tuple[str, ...], group: Sequence[Raw
     injected = sum(row.injected for row in group)
     if outcomes.total() > injected:
         raise HarnessError(
-            f"the {kind} site {' < '.join(chain)} of {operation} was made to fail {injected} times"
-            f" but {outcomes.total()} results are booked on it",
+            f"the {kind} site {' < '.join(chain)} of {operation} was made to fail {plural(injected, 'time')}"
+            f" but has {plural(outcomes.total(), 'result')} booked on it",
             step="the collector of fault sites counts wrongly",
         )
     largest = max(group, key=lambda row: (row.size, row.gfp))

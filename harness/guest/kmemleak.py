@@ -8,6 +8,7 @@ pointer to it; "clear" makes everything reported so far no longer reported.
 from __future__ import annotations
 
 from harness.guest.agent import Agent
+from harness.records import GuestError
 
 KNOB = "/sys/kernel/debug/kmemleak"
 SHRINK = "/sys/kernel/slab/*/shrink"
@@ -16,9 +17,25 @@ MIN_AGE_MS = 5000
 SCAN_SECONDS = 60.0
 
 
+class Refused(GuestError):
+    """kmemleak does not look any more; `reason` is what it answers."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"kmemleak refused to scan: {reason}", step="look for its own words in the kernel's log")
+        self.reason = reason
+
+
+def refusal(agent: Agent) -> str:
+    """What kmemleak answers once it has disabled itself, or was (EPERM of kmemleak_write()); empty while it is on."""
+    answer = agent.call("write", check=False, record=False, path=KNOB, data="scan=off")
+    return "" if answer["ok"] else str(answer.get("error", "refused"))
+
+
 def scan(agent: Agent) -> None:
-    """One scan; the write returns when it is done."""
-    agent.call("write", seconds=SCAN_SECONDS, record=False, path=KNOB, data="scan")
+    """One scan; the write returns when it is done. Raises Refused where there is none."""
+    answer = agent.call("write", seconds=SCAN_SECONDS, check=False, record=False, path=KNOB, data="scan")
+    if not answer["ok"]:
+        raise Refused(str(answer.get("error", "refused")))
 
 
 def baseline(agent: Agent) -> None:
@@ -41,11 +58,15 @@ def report(agent: Agent) -> str:
 
     The sheaves of SLUB (mm/slub.c, since 6.18) hold stale pointers to objects they handed out, and hide the
     first hundred leaked objects of a size. Shrinking a cache frees the sheaves that lie in its nodes' barns, our
-    module's churn overwrites those that each CPU keeps.
+    module's churn overwrites those that each CPU keeps. Raises Refused where kmemleak did not look to the end: a scan
+    during which it disables itself breaks off and answers as any other.
     """
     agent.call("write", seconds=SCAN_SECONDS, record=False, path=SHRINK, data="1", each=1)
     agent.call("write", seconds=SCAN_SECONDS, record=False, path=CHURN, data="1")
     age(agent)
     scan(agent)
     scan(agent)
-    return str(agent.call("read", record=False, path=KNOB)["data"])
+    text = str(agent.call("read", record=False, path=KNOB)["data"])
+    if reason := refusal(agent):
+        raise Refused(reason)
+    return text

@@ -14,6 +14,7 @@ from harness.host.cache import Cache
 from harness.host.doctor import Row
 from harness.host.progress import duration
 from harness.host.rootfs import install_command
+from harness.words import plural
 
 GIB = 1 << 30
 
@@ -35,7 +36,7 @@ def prune_cache(cache: Cache, gib: int, stream: TextIO) -> None:
     """Prunes to `gib` GiB and says what went."""
     gone = cache.prune(None, gib << 30)
     freed = sum(entry.size for entry in gone)
-    print(f"removed {len(gone)} entries, {freed / GIB:.2f} GiB; the cache is {cache.root}", file=stream)
+    print(f"removed {plural(len(gone), 'entry')}, {freed / GIB:.2f} GiB; the cache is {cache.root}", file=stream)
 
 
 def show_doctor(rows: Sequence[Row], stream: TextIO) -> bool:

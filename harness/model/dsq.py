@@ -19,6 +19,7 @@ from harness.model.rules import EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, O
 from harness.model.state import Features, Hash, Scheduler
 from harness.model.trace import Answer, Disagreement, FaultAt, Op
 from harness.records import HarnessError, UsageError
+from harness.words import plural
 
 
 class DsqModel:
@@ -151,7 +152,7 @@ class DsqModel:
         queue = table.find(dsq_id)
         if queue is None:
             return self._answer(op, gone | {ENOENT}, "no such user DSQ", rule)
-        return self._answer(op, gone | {len(queue)}, f"it holds {len(queue)} tasks", rule)
+        return self._answer(op, gone | {len(queue)}, f"it holds {plural(len(queue), 'task')}", rule)
 
     # --- schedulers -------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from harness.model.ids import errno_name, id_name
+from harness.words import plural
 
 _SHOWN = 8  # ids shown of a set that differs; the rest is counted
 
@@ -44,7 +45,7 @@ class Op:
         if self.verb == "create":
             return f"create({id_name(self.dsq_id)}, node {self.node})"
         if self.verb in ("attach", "detach"):
-            extra = f", {len(self.creates)} DSQs in ops.init" if self.creates else ""
+            extra = f", {plural(len(self.creates), 'DSQ')} in ops.init" if self.creates else ""
             return f"{self.verb}({self.scheduler}{extra})"
         return f"{self.verb}({id_name(self.dsq_id)})"
 

@@ -7,9 +7,10 @@ arch/{arm64,riscv}/kernel/traps.c.
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from harness.machine.examine import Examination, Hung
@@ -17,12 +18,13 @@ from harness.oracles import dmesg, hang
 from harness.oracles.frames import Symbolize, chain, neutral, signature
 from harness.oracles.hang import Resolve
 from harness.oracles.log import parse_console
-from harness.oracles.rules import STALLS
+from harness.oracles.rules import COUNTED, STALLS
 from harness.records import Ended, Finding, How, KernelFailure, MachineEnded, MachineLost
 
 ORACLE = "crash"
 _SILENT = ", and nothing on the console says why"
 _TAIL = 30  # lines of console shown with a failure
+_OTHERS = 400  # lines of further reports shown with it
 
 _PANIC = re.compile(r"^Kernel panic - not syncing: (?P<what>.*)$")
 _OOPS = re.compile(
@@ -39,9 +41,25 @@ def _find(lines: Sequence[str], pattern: re.Pattern[str]) -> re.Match[str] | Non
     return next((m for text in ours if (m := pattern.match(text))), None)
 
 
+def _root(found: Sequence[Finding]) -> Finding | None:
+    """The report on the console that tells what the machine died of: its first oops, for whatever follows
+    runs on a kernel that is broken already; without one the last report."""
+    return next((f for f in found if any(COUNTED.search(line) for line in f.log)), found[-1] if found else None)
+
+
 def _cause(found: Sequence[Finding]) -> str:
-    """What the log says of the reason: the last report on the console."""
-    return f": {found[-1].title}" if found else ""
+    """What the log says of the reason."""
+    root = _root(found)
+    return f": {root.title}" if root else ""
+
+
+def _others(found: Sequence[Finding], root: Finding | None) -> Iterator[str]:
+    """What else was reported: what came first may have broken what `root` fell over, what came later is what it did."""
+    at = found.index(root) if root else len(found)
+    for number, other in enumerate(found):
+        if number != at:
+            when = "before" if number < at else "after"
+            yield from ("", f"also on the console, {when} it: {other.title}", *other.log)
 
 
 def _lost(ended: Ended, tail: str) -> MachineLost:
@@ -60,8 +78,8 @@ def _dead(lines: Sequence[str], found: Sequence[Finding], tail: str) -> KernelFa
     """A kernel that said itself that it died."""
     panic = _find(lines, _PANIC)
     if panic is not None:
-        last = found[-1] if found else None
-        why = f" ({last.title})" if last is not None and last.kind != "panic" else ""
+        root = _root(found)
+        why = f" ({root.title})" if root is not None and root.kind != "panic" else ""
         return KernelFailure("panic", f"the kernel panicked: {panic['what'].strip()}{why}", detail=tail)
     if _find(lines, _OOPS) is not None:
         return KernelFailure("oops", f"the kernel oopsed{_cause(found)}", detail=tail)
@@ -113,17 +131,16 @@ def findings(
 ) -> list[Finding]:
     """The end of the machine as one finding with the frames of its cause; none if the kernel is not to blame.
 
-    `expect` are regular expressions over the finding's title.
+    Its log ends with the other reports on the console, together at most 400 lines. `expect` are regular expressions
+    over the finding's title.
     """
     failure = classify(lines, ended, deadline_expired, waiting)
     if not isinstance(failure, KernelFailure):
         return []
     found = dmesg.findings(parse_console(lines), symbolize)
-    if failure.kind == "hang":
-        found = [f for f in found if f.kind in STALLS]
-    cause = found[-1] if found else None
+    cause = _root([f for f in found if f.kind in STALLS] if failure.kind == "hang" else found)
     names = chain(cause.function, cause.frames) if cause is not None else []
-    base = cause if cause is not None else Finding(ORACLE, failure.kind, failure.what, "")
+    base = cause or Finding(ORACLE, failure.kind, failure.what, "", log=tuple(lines[-_TAIL:]))
     return [
         replace(
             base,
@@ -133,7 +150,7 @@ def findings(
             signature=signature(ORACLE, failure.kind, names, "" if names else neutral(failure.what)),
             expected=any(re.search(e, failure.what) for e in expect),
             count=1,
-            log=base.log or tuple(lines[-_TAIL:]),
+            log=(*base.log, *itertools.islice(_others(found, cause), _OTHERS)),
         )
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from harness.oracles import log, rules, splat
 from harness.oracles.blame import base_name, is_helper, is_wrapper
@@ -23,6 +23,7 @@ from harness.oracles.frames import (
 )
 from harness.oracles.splat import Splat
 from harness.records import Evidence, Finding, Frame, LogRecord, Stack
+from harness.words import plural
 
 ORACLE = "dmesg"
 
@@ -170,20 +171,39 @@ def merge(found: Iterable[Finding]) -> list[Finding]:
     return list(out.values())
 
 
+@dataclass(frozen=True)
+class Provoked:
+    """Titles (regular expressions) that are expected of a report which begins within one of the `spans`: sequence
+    numbers of the log, the first and the last."""
+
+    titles: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
+
+    def expects(self, finding: Finding, seq: int | None) -> bool:
+        """Whether that is so of a report whose first record has this number."""
+        within = seq is not None and any(first <= seq <= last for first, last in self.spans)
+        return within and any(re.search(title, finding.title) for title in self.titles)
+
+
 def findings(
-    records: Iterable[LogRecord], symbolize: Symbolize | None = None, expect: Sequence[str] = ()
+    records: Iterable[LogRecord], symbolize: Symbolize | None = None, expect: Sequence[str] = (),
+    provoked: Provoked = Provoked(),
 ) -> list[Finding]:
     """What the kernel log holds against the kernel, in order of appearance.
 
     `symbolize` adds file, line and inlined functions to frames; `expect` are regular expressions
-    over titles, whose findings are marked as provoked by the test itself. Never raises on a log.
-    """
+    over titles, whose findings are marked as provoked by the test itself, wherever they stand; those of `provoked`
+    only in its part of the log. Never raises on a log.
+    """  # fmt: skip
+    records = list(records)
     splats = splat.split(records)
     heads = [head for it in splats if (head := _header(it)[0]) is not None]
     prefetch([*heads, *(r for it in splats for r in it.raws())], symbolize)
     wanted = [re.compile(e) for e in expect]
-    every = [finding(it, symbolize) for it in splats]
-    return merge(replace(f, expected=any(w.search(f.title) for w in wanted)) for f in every)
+    every = [(finding(it, symbolize), records[it.order].seq) for it in splats]
+    return merge(
+        replace(f, expected=any(w.search(f.title) for w in wanted) or provoked.expects(f, seq)) for f, seq in every
+    )
 
 
 def watched(records: Sequence[LogRecord], first_seq: int | None = None) -> Evidence:
@@ -196,5 +216,6 @@ def watched(records: Sequence[LogRecord], first_seq: int | None = None) -> Evide
     off = next((r.text for r in records if _LOCKDEP_OFF.match(r.text)), None)
     why = f"lockdep turned itself off: {off}" if off else ""
     if lost:
-        why = f"{lost} records of the kernel log were lost" + (f"; {why}" if why else "")
+        were = "was" if lost == 1 else "were"
+        why = f"{plural(lost, 'record')} of the kernel log {were} lost" + (f"; {why}" if why else "")
     return Evidence(oracle=ORACLE, watched=off is None, lost=lost, why=why)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.oracles.frames import signature
 from harness.records import Finding, HarnessError
+from harness.words import plural
 
 ORACLE = "percpu"
 _LINE = re.compile(r"^\s+(\w+)\s*:\s*(-?\d{1,20})\s*$", re.MULTILINE)
@@ -51,7 +52,7 @@ def findings(before: Totals, after: Totals, allowed: int = 0) -> list[Finding]:
         return []
     beyond = f", {allowed} allowed" if allowed else ""
     title = (
-        f"{more} percpu objects more than before{beyond}: {before.nr_cur_alloc} before, "
+        f"{plural(more, 'percpu object')} more than before{beyond}: {before.nr_cur_alloc} before, "
         f"{after.nr_cur_alloc} after ({after.nr_alloc - before.nr_alloc} allocated, "
         f"{after.nr_dealloc - before.nr_dealloc} freed)"
     )

@@ -151,7 +151,8 @@ RULES: tuple[Rule, ...] = (
     _rule("panic", r"^Kernel panic - not syncing: "),
     # Anything else the kernel calls a bug. Last: what is above says it better.
     _rule("bug", r"^BUG: (?!MAX_LOCK|MAX_STACK_TRACE)\S.*"),
-    _rule("warning", r"^WARNING: "),
+    # Also what is left of the WARNING that follows these, should it be cut off.
+    _rule("warning", r"^WARNING: ", follows="list corruption|slab|usercopy"),
 )
 
 _ANY = re.compile("|".join(re.sub(r"\(\?P<\w+>", "(?:", rule.begin.pattern) for rule in RULES))
@@ -176,6 +177,22 @@ CONSEQUENCES = re.compile(
     r"|hung_task: blocked tasks|RCU Stall|.*[Hh]ard LOCKUP|stack-protector|UBSAN|KASAN|kernel: )"
 )
 """Panics that only execute what an earlier report has announced."""
+
+_ANNOUNCED = (
+    "Fatal exception", "Oops", "softlockup: hung tasks", "hung_task: blocked tasks", "RCU Stall", "Hard LOCKUP",
+    "Watchdog detected hard LOCKUP",
+)  # fmt: skip
+_OF_ARM64 = re.compile(r"^Oops(?: -?[^:]{0,80})?(?::|$) ?")
+
+
+def is_left_of_consequence(text: str) -> bool:
+    """Whether a panic's line that was cut off may have been one of CONSEQUENCES: those of an oops or a stall."""
+    said = _OF_ARM64.sub("", text.removeprefix("Kernel panic - not syncing: "))
+    return any(whole.startswith(said) for whole in _ANNOUNCED)
+
+
+COUNTED = re.compile(r"\[#\d{1,6}\](?:\s|$)")
+"""The count of oopses (die_counter) that each has in its header."""
 
 AUXILIARY = re.compile(
     r"^\s*(?:[Aa]llocated by task|[Ff]reed by task|Allocated in |Freed in |Last potentially related|Second to last"

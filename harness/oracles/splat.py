@@ -72,6 +72,10 @@ class Splat:
         """All frames that a finding tells of."""
         return [*self.main(), *self.early(), *(r for s in self.further() for r in s.raws)]
 
+    def fatal(self) -> bool:
+        """Whether a panic may be what the kernel does next: it is an oops or a stall."""
+        return self.kind in rules.STALLS or any(map(rules.COUNTED.search, self.lines))
+
     def log(self) -> tuple[str, ...]:
         return tuple(self.lines[: self.known])
 
@@ -119,12 +123,11 @@ class _Stream:
     def _continues(self, rule: Rule, match: re.Match[str], text: str) -> bool:
         """Whether a header is only the next part of the report that stands open."""
         now = self.now
-        if rule.kind == "panic" and rules.CONSEQUENCES.match(text):
-            now = now if now is not None and now.kind else self.log.latest
-            if now is None:
-                return False
-            self.now = now
-            return True
+        if rule.kind == "panic":
+            last = now if now is not None and now.kind else self.log.latest
+            if last is not None and self._announced(last, text):
+                self.now = last
+                return True
         if now is None:
             return False
         if rule.kind == "nmi":
@@ -136,6 +139,11 @@ class _Stream:
         if rule.kind in ("warn", "bug") and now.place is None:
             now.place = match
         return True
+
+    @staticmethod
+    def _announced(last: Splat, text: str) -> bool:
+        """Whether a panic only executes what the last report has announced."""
+        return bool(rules.CONSEQUENCES.match(text)) or (rules.is_left_of_consequence(text) and last.fatal())
 
     def _open(self, rule: Rule, match: re.Match[str], text: str, order: int) -> None:
         named = any(match[g] for g in ("file", "func") if g in match.re.groupindex)

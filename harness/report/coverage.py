@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from harness.oracles.coverage import Coverage
 from harness.records import Role
-from harness.report.text import plural
 from harness.verdict import Results
+from harness.words import plural
 
 
 def lines(results: Results) -> Iterator[str]:

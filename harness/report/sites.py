@@ -14,9 +14,9 @@ from pathlib import PurePath
 from harness.faults.sites import WORST, base_name
 from harness.oracles.blame import is_allocator
 from harness.records import FaultSite, Finding, Frame, Role
-from harness.report.text import plural
 from harness.verdict import KernelRow, Results, SiteRow, TestRow
 from harness.verdict.sites import is_bad, rank
+from harness.words import plural
 
 CALLERS = 3
 OPTIONAL = "absorbed as declared"

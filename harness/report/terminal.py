@@ -25,7 +25,6 @@ from harness.report.text import (
     kernel_line,
     machine_line,
     place,
-    plural,
     replay_line,
     source_line,
     stack_line,
@@ -34,6 +33,7 @@ from harness.report.text import (
 )
 from harness.verdict import MachineRow, Results
 from harness.verdict.sites import is_bad
+from harness.words import plural
 
 WIDTH = 80
 _LABEL = 10

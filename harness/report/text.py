@@ -13,6 +13,7 @@ from harness.host.progress import duration as rough
 from harness.oracles.blame import is_helper
 from harness.records import Finding, Line, MachineSpec, Outcome, Stack
 from harness.verdict import KernelRow, MachineRow, Results, TestRow, allowed
+from harness.words import plural
 
 # Not printable on a terminal and not allowed in XML 1.0: C0 but tab and newline, DEL, C1, surrogates, FFFE/F.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -21,15 +22,6 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 def clean(text: str) -> str:
     """Text that came out of a guest, with control characters as ``\\x1b``: safe for terminals and XML."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def plural(number: int, noun: str) -> str:
-    """``1 test``, ``2 tests``, ``3 canaries``, ``4 patches``."""
-    if number == 1:
-        return f"1 {noun}"
-    if noun.endswith("y"):
-        return f"{number} {noun[:-1]}ies"
-    return f"{number} {noun}es" if noun.endswith("ch") else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -153,8 +153,9 @@ class _Private:
         skipped = [line[2:] for line in lines if line[:2] in ("S ", "s ")]
         absent = [name for name in skipped if not os.path.lexists(self.folder / name)]
         if absent:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise UsageError(
-                f"{self.folder} is a sparse checkout: {len(absent)} files or folders are absent, as {absent[0]}",
+                f"{self.folder} is a sparse checkout, without {absent[0]}{more}",
                 step=f"'git sparse-checkout disable' in {self.folder}",
             )
         hidden = any(line[:1].islower() or line[:1] == "S" for line in lines)

@@ -20,8 +20,12 @@ from harness.oracles.frames import chain, culprit, signature
 from harness.plan import FaultPlan
 from harness.records import Fault, FaultSite, FaultSummary, Finding, Frame, GuestError
 from harness.suite.bench import Bench
+from harness.words import plural
 
 ORACLE = "faults"
+
+MAX_LOUD = 512
+"""As in vm/agent/nth.c: so many runs of a sweep are told that the kernel's log grew in."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,28 @@ class Account:
         `got` is the agent's answer to the sweep, `left` what the ledger still holds. Raises GuestError where the
         guest's own books do not agree.
         """
+        self._loud(got["loud"])
         if got["disputed"] or got["lost"]:
-            raise GuestError(f"fail-nth and the tracer disagree on {got['disputed']} faults ({got['lost']} lost)")
+            on = plural(got["disputed"], "fault")
+            raise GuestError(f"fail-nth and the tracer disagree on {on} ({got['lost']} lost)")
         endings = [Ending(*row) for row in got["outcomes"]]
         self._bench.findings += self._problems(endings)
         leaks = self._leaks(left)
         self._bench.findings += leaks
         leaked = {leak.site for leak in leaks}
-        for site, nth, first, last in got["loud"]:
-            self._bench.windows.append(Window(first, last, self.cause(site, nth)))
         summary = self._summary(endings, leaked)
         self._bench.count_faults(summary)
         self._bench.count_model(got["runs"], got["runs"])
         return summary
+
+    def _loud(self, runs: Sequence[Sequence[int]]) -> None:
+        """Which part of the log is whose run. A run in which nothing fired provokes nothing."""
+        for site, nth, first, last in runs:
+            self._bench.windows.append(Window(first, last, self.cause(site, nth)))
+            if site:
+                self._bench.armed.append((first, last))
+        if len(runs) >= MAX_LOUD:  # those after it are not told
+            self._bench.armed.append((runs[-1][2], self._bench.next_record() - 1))
 
     def addresses(self) -> dict[int, set[str]]:
         """Every return address of the stacks that were seen, with the functions of the source that it lies in."""

@@ -39,13 +39,19 @@ from harness.records import (
 )
 from harness.suite.dump import Dumper
 from harness.suite.keep import Keeper
-from harness.suite.outcome import Ending, ending_of
+from harness.suite.outcome import Ending, Inconclusive, ending_of
 from harness.suite.session import Ready
+from harness.words import plural
 
 BAD = (Outcome.FAIL, Outcome.INCONCLUSIVE)
 """How a test may end whose guest is worth a look."""
 
-KMEMLEAK = "/sys/kernel/debug/kmemleak"
+PROVOKED = (
+    r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory",
+    r"^WARNING at mm/vmalloc\.c:\d+ in va_alloc",
+)  # fmt: skip
+"""What the kernel says when memory runs out: expected while a fault is armed, and only then."""
+
 PLANTED = ("kharness_leak_slab", "kharness_leak_percpu")
 """The functions of our module that leak on purpose."""
 
@@ -75,32 +81,52 @@ class Bench:
         self.started = time.monotonic()
         self.windows: list[Window] = []
         """Which part of the kernel log came under which injected fault."""
+        self.armed: list[tuple[int, int]] = []
+        """Which records of the kernel log, first and last, came while a fault was armed."""
+        self.arms = False
+        """Whether one ever was."""
         self._cause: Cause | None = None
 
     # --- what a test says of itself -----------------------------------------------------
 
     def expect(self, *patterns: str) -> None:
-        """Titles of log findings that this test provokes on purpose (regular expressions)."""
+        """Titles of log findings that this test provokes on purpose (regular expressions), at any time."""
         self.expected.extend(patterns)
+
+    @contextlib.contextmanager
+    def arming(self, *, whole: bool = True) -> Iterator[None]:
+        """A fault is armed within the block, and what is PROVOKED by it expected.
+
+        Not `whole`: only in the parts that :attr:`armed` is told of; of a block that ends by an exception it is not.
+        """
+        self.arms = True
+        first = self.next_record()
+        try:
+            yield
+        except BaseException:
+            self.armed.append((first, sys.maxsize))
+            raise
+        if whole:
+            self.armed.append((first, self.next_record() - 1))
 
     @contextlib.contextmanager
     def under(self, cause: Cause) -> Iterator[None]:
         """What fails within the block came under this fault, also if the block ends by an exception."""
         self._cause, outer = cause, self._cause
-        first = self._next_record()
+        first = self.next_record()
         try:
             yield
         except BaseException:
             self.windows.append(Window(first, sys.maxsize, cause))
             raise
-        self.windows.append(Window(first, self._next_record() - 1, cause))
+        self.windows.append(Window(first, self.next_record() - 1, cause))
         self._cause = outer
 
     def learn(self, cause: Cause, more: Cause) -> None:
         """More is known now of a fault than was when its block began."""
         self.windows = [replace(window, cause=more) if window.cause == cause else window for window in self.windows]
 
-    def _next_record(self) -> int:
+    def next_record(self) -> int:
         """The sequence number of the kernel log's next record."""
         self.guest.log()
         records = self.guest.agent.kmsg
@@ -138,14 +164,19 @@ class Bench:
     def _judge_log(self, records: Sequence[LogRecord], overruns: int) -> None:
         seen = dmesg.watched(records, self.ready.pristine.next_seq)
         self.evidence.append(replace(seen, payload=len(records), lost=seen.lost + overruns))
-        found = dmesg.findings(records, self.ready.symbols, self.expected)
+        found = self._reports(records)
         for window in self.windows:
-            during = {f.signature for f in dmesg.findings(window.within(records), self.ready.symbols, self.expected)}
-            found = [window.cause.of(f) if f.signature in during else f for f in found]
+            # What is expected in it may not be so elsewhere, under the same signature.
+            during = {(f.signature, f.expected) for f in self._reports(window.within(records))}
+            found = [window.cause.of(f) if (f.signature, f.expected) in during else f for f in found]
             for finding in found:
-                if finding.counts and finding.signature in during:
+                if finding.counts and (finding.signature, finding.expected) in during:
                     self._blame(window.cause, "splat", finding)
         self.findings += found
+
+    def _reports(self, records: Sequence[LogRecord]) -> list[Finding]:
+        provoked = dmesg.Provoked(PROVOKED, tuple(self.armed))
+        return dmesg.findings(records, self.ready.symbols, self.expected, provoked)
 
     def blame_sites(self, outcome: str, findings: Sequence[Finding], causes: Sequence[Cause]) -> None:
         """Books findings that tell their fault on the sites of these causes."""
@@ -160,13 +191,18 @@ class Bench:
         self.summaries = [blame(total(self.summaries), site, outcome, finding.signature)]
 
     def _judge_percpu(self, after: str) -> None:
-        """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are."""
+        """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are.
+
+        It counts as well where kmemleak stopped watching.
+        """
         before = percpu.parse(self.ready.pristine.percpu)
         found = percpu.findings(before, percpu.parse(after), self.planted)
         self.evidence.append(Evidence("percpu", payload=percpu.parse(after).nr_cur_alloc))
         if not found:
             return
-        leaks = kmemleak_oracle.findings(kmemleak.report(self.guest.agent), self.ready.symbols)
+        leaks: list[Finding] = []
+        with contextlib.suppress(Inconclusive):
+            leaks = self.unreferenced()
         # What a chain of deferred frees gave back meanwhile was late, not lost.
         late = percpu.findings(before, percpu.parse(self.guest.settle()), self.planted)
         if not self.blame(leaks):
@@ -181,11 +217,18 @@ class Bench:
         self.findings += told
         return any(leak.counts for leak in told)
 
+    def unreferenced(self) -> list[Finding]:
+        """What kmemleak finds, after its whole protocol. Raises Inconclusive where it did not look to the end."""
+        try:
+            text = kmemleak.report(self.guest.agent)
+        except kmemleak.Refused as error:
+            seen = kmemleak_oracle.watched("", self.log()[0], error.reason)
+            raise Inconclusive(f"{seen.oracle} did not watch: {seen.why}") from error
+        return kmemleak_oracle.findings(text, self.ready.symbols)
+
     def _watch_kmemleak(self, records: Sequence[LogRecord]) -> None:
         """kmemleak turns itself off for good when it runs out of memory: its silence is then worth nothing."""
-        answer = self.guest.agent.call("write", check=False, record=False, path=KMEMLEAK, data="scan=off")
-        refused = "" if answer["ok"] else str(answer.get("error", "refused"))
-        seen = kmemleak_oracle.watched("", records, refused)
+        seen = kmemleak_oracle.watched("", records, kmemleak.refusal(self.guest.agent))
         self.evidence.append(replace(seen, payload=None))
 
     def _watch_lockdep(self) -> None:
@@ -302,7 +345,7 @@ class Bench:
             return (
                 Outcome.INCONCLUSIVE,
                 f"{site.operation} succeeds although its {site.type} allocation fails at {' < '.join(site.stack)}"
-                f" ({len(absorbed)} such sites), and nobody declared it optional",
+                f" ({plural(len(absorbed), 'such site')}), and nobody declared it optional",
             )
         return Outcome.PASS, ""
 

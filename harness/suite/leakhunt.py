@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from harness.faults.cause import Cause
 from harness.faults.endings import Allowed
-from harness.guest import kmemleak
 from harness.guest.guest import Answer, BpfObject
 from harness.machine.deadline import Deadline
 from harness.oracles import kmemleak as kmemleak_oracle
@@ -27,6 +26,7 @@ from harness.suite.bench import Bench
 from harness.suite.halving import Asked, Narrowed, Reached, Spent, earliest, groups, narrow
 from harness.suite.repeat import Clock, Deed, Run, again, once
 from harness.suite.session import Ready
+from harness.words import plural
 
 SECONDS = 120.0
 """Nominal, of the whole hunt; a look that has begun is done to its end."""
@@ -174,6 +174,8 @@ class Hunt:
     def _plainly(self, what: str, deed: Deed) -> tuple[str, Cause]:
         """Which operation it takes, the first ones being done and the others not; no sweep is among them."""
         steps = list(deed.steps(()))
+        if not steps:
+            return "which does nothing", Cause("")
         asked = self._plain.setdefault(deed.test, self._asked(lambda part: self._look_first(deed, len(part))))
         places = [run for run, _ in steps]
         suspects = [places.index(run) for run in self._suspected(what, deed) if run in places]
@@ -208,7 +210,7 @@ class Hunt:
         def first(runs: Sequence[Run]) -> Iterator[tuple[Run, Operation]]:
             return iter(list(deed.steps(runs))[:count])
 
-        return self._look_steps(deed, f"{short(deed.test)}: its first {count} operations", (), first)
+        return self._look_steps(deed, f"{short(deed.test)}: its first {plural(count, 'operation')}", (), first)
 
     def _look_steps(
         self, deed: Deed, words: str, runs: Sequence[Run],
@@ -255,7 +257,7 @@ class Hunt:
             after = guest.settle()
             found: list[Finding] = []
             if any(leak.oracle == kmemleak_oracle.ORACLE for leak in self._wanted.values()):
-                found = kmemleak_oracle.findings(kmemleak.report(guest.agent), ready.symbols)
+                found = bench.unreferenced()
                 after = guest.settle()
             found += percpu.findings(percpu.parse(ready.pristine.percpu), percpu.parse(after))
         return {leak.signature: born(leak) for leak in found}

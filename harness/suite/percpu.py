@@ -21,7 +21,7 @@ from harness.suite.account import disputed
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE
-from harness.suite.sweep import PROVOKED, Faults
+from harness.suite.sweep import Faults
 from harness.suite.trials import Trials
 
 ALLOC = "pcpu_alloc_noprof"
@@ -117,12 +117,11 @@ class PercpuFaults:
         After the block the list holds the Trial. Objects that are allocated within it under `under`, by the thread that
         asks and the one that enables, are written down: see :meth:`settle`.
         """
-        self._bench.expect(*PROVOKED)
         made = (ALLOC, callers.function) if callers.function else (ALLOC,)
         cause = Cause(operation, "function", made, _plan(operation, callers, nth, thread))
         trials: list[Trial] = []
         self._arm(callers, thread)
-        with self._trials.of(cause, under or CREATE) as number:
+        with self._trials.of(cause, under or CREATE) as number, self._bench.arming():
             self.shim.set("nth", nth)
             yield trials
             self.shim.set("nth", 0)

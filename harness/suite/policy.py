@@ -20,7 +20,8 @@ from harness.suite.bench import Bench
 from harness.suite.features import need
 from harness.suite.operations import Action
 from harness.suite.outcome import Inconclusive
-from harness.suite.sweep import PROVOKED, Faults
+from harness.suite.sweep import Faults
+from harness.words import plural
 
 PROGRAM = "fault_policy"
 MAX_RANGES = 16
@@ -169,7 +170,6 @@ class Policy:
         under = tuple(fault.within) or ((fault.caller,) if fault.caller else action.under)
         thread = "" if fault.task in ("self", "all") else fault.task
         swept = Planned(action.name, thread, action.allowed, under, line=plans.line(plan))
-        self._bench.expect(*PROVOKED)
         observer, ledger = self._faults.observer, self._faults.ledger(action.under, deep=True)
         self._prepare(action)
         everybody = fault.task == "all"
@@ -177,6 +177,7 @@ class Policy:
         with (
             self._bench.under(Cause(action.name, fault=swept.line)),
             self.armed(fault, tid, (action.within,) if action.within else ()) as program,
+            self._bench.arming(whole=False),
         ):
             watch = Operation("set", {"name": observer.name, "var": "watch_tid", "value": -1})
             got = self._guest.sweep(
@@ -214,11 +215,11 @@ class Policy:
         shot = Shot(seen["calls"], seen["fired"])
         due = min(MOST, sum(plans.chosen(fault, number) for number in range(1, shot.calls + 1)))
         if shot.fired != due:
-            told = f"{shot.fired} of {shot.calls} allocations were made to fail, {due} were due"
+            told = f"of {plural(shot.calls, 'allocation')} {shot.fired} failed, {due} should have"
             raise GuestError(f"{swept.line}: {told}")
         lost = observer.get("lost")["lost"], ledger.get("lost")["lost"]
         if any(lost):
-            raise GuestError(f"{lost[0]} fault observations and {lost[1]} objects found no room")
+            raise GuestError(f"{plural(lost[0], 'fault observation')} and {plural(lost[1], 'object')} found no room")
         account = PlanAccount(self._bench, observer, swept, self._optional)
         if fault.what == "function" and shot.fired:
             account.add(RawSite("function", self._caller(seen), reached=shot.calls, injected=shot.fired))

@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -43,12 +44,14 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Deed:
-    """What one test did. `highest` is, by the place of each sweep, the last allocation that failed in it."""
+    """What one test did. `highest` is, by the place of each sweep, the last allocation that failed in it; `arms`
+    tells whether it armed faults."""
 
     test: str
     operations: tuple[Operation, ...]
     faulty: bool = False
     highest: Mapping[int, int] = field(default_factory=dict)
+    arms: bool = False
 
     def runs(self) -> tuple[Run, ...]:
         """Each run of its sweeps."""
@@ -98,7 +101,7 @@ def deed(bench: Bench) -> Deed:
         if operation.verb in SWEEPS and done.value.get("highest_n"):
             highest[len(operations)] = int(done.value["highest_n"])
         operations.append(replace(operation, args=args))
-    return Deed(bench.test_id, tuple(operations), bool(bench.must_inject), highest)
+    return Deed(bench.test_id, tuple(operations), bool(bench.must_inject), highest, bench.arms)
 
 
 class Clock:
@@ -157,20 +160,30 @@ def once(
     agent.call("reset", seconds=60.0)
 
 
-def again(agent: Agent, deeds: Sequence[Deed], passes: int, seconds: float, clock: Clock) -> None:
-    """All of it once; then what failed on purpose, up to so many times in all and for as long as `seconds`."""
+Within = Callable[[Deed], AbstractContextManager[None]]
+
+
+def again(
+    agent: Agent, deeds: Sequence[Deed], passes: int, seconds: float, clock: Clock,
+    within: Within = lambda one: nullcontext(),
+) -> None:
+    """All of it once; then what failed on purpose, up to so many times in all and for as long as `seconds`.
+
+    Each deed is done in the context that `within` gives for it.
+    """  # fmt: skip
     clock.set(agent)
-    _each(agent, deeds, clock)
+    _each(agent, deeds, clock, within)
     deadline = Deadline(seconds, "what failed on purpose to be done again")
     faulty = [one for one in deeds if one.faulty]
     for one in faulty * (passes - 1):
         if deadline.expired:
             break
-        _each(agent, [one], clock)
+        _each(agent, [one], clock, within)
     clock.set(agent)
 
 
-def _each(agent: Agent, deeds: Sequence[Deed], clock: Clock) -> None:
+def _each(agent: Agent, deeds: Sequence[Deed], clock: Clock, within: Within) -> None:
     for one in deeds:
-        for _ in once(agent, one.test, one.steps(), clock):
-            continue
+        with within(one):
+            for _ in once(agent, one.test, one.steps(), clock):
+                continue

@@ -18,12 +18,7 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE, Action
 from harness.suite.outcome import Disagreed
-
-PROVOKED = (
-    r"^percpu: allocation failed", r"page allocation failure", r"[Uu]nable to allocate memory",
-    r"^WARNING at mm/vmalloc\.c:\d+ in va_alloc",
-)  # fmt: skip
-"""What the kernel says when memory runs out: expected while faults are injected, and only then."""
+from harness.words import plural
 
 NOTHING = Swept("", "", Allowed(), ())
 NO_OBJECTS: Answer = {"left": [], "count": 0}
@@ -137,7 +132,7 @@ class Faults:
         last = self.observer.get("lost", "last_site")
         if last["lost"]:
             step = "raise MAX_SITES in fault_sites.bpf.c"
-            raise GuestError(f"{last['lost']} fault observations were lost", step=step)
+            raise GuestError(f"{plural(last['lost'], 'fault observation')} found no room", step=step)
         account = Account(self._bench, self.observer, Swept(operation, "", Allowed(), tuple(under)))
         summary = account.observed({last["last_site"]: [Ended("handled", "-ENOMEM", handled)]} if handled else {})
         self.observer.clear("sites")
@@ -154,8 +149,8 @@ class Faults:
 
         `target` and `retval` are which function a fault of functions makes return what.
         """
-        self._bench.expect(*PROVOKED)
-        with self._bench.under(Cause(operation)) if operation else contextlib.nullcontext():
+        under = self._bench.under(Cause(operation)) if operation else contextlib.nullcontext()
+        with under, self._bench.arming():
             try:
                 for path, value in knobs.arm(fault, self._spans(fault.within), target, retval):
                     self._guest.write(path, value)
@@ -176,7 +171,6 @@ class Faults:
 
     def _arm_nth(self, within: str = "") -> None:
         """The knobs that let fail-nth fail what may sleep, too, below one function or anywhere; the agent arms it."""
-        self._bench.expect(*PROVOKED)
         self._set(Fault(nth=1, within=(within,) if within else ()))
 
     def _set(self, fault: Fault) -> None:
@@ -194,10 +188,11 @@ class Faults:
         swept = Swept("create", "", Allowed(), CREATE)
         tracers = Tracers(self.observer, self.ledger(CREATE, deep=False), swept.operation)
         wanted = {"want_percpu": int(dsq.model.features.percpu_data), "want_slab": 1}
-        got = dsq.api.sweep(
-            "create", "destroy", "nr_queued", dsq_context(first), tracers, repeat=ids, keep=1, fifo=1,
-            budget_ms=budget_ms, **wanted,
-        )  # fmt: skip
+        with self._bench.arming(whole=False):
+            got = dsq.api.sweep(
+                "create", "destroy", "nr_queued", dsq_context(first), tracers, repeat=ids, keep=1, fifo=1,
+                budget_ms=budget_ms, **wanted,
+            )  # fmt: skip
         if got["ids"] != ids:
             raise GuestError(f"the sweep did {got['ids']} of {ids} creates in {budget_ms} ms")
         return self._close(swept, got, got)
@@ -249,10 +244,11 @@ class Faults:
     def _round(self, action: Action, swept: Swept, budget_ms: int, **settings: int) -> FaultSummary | None:
         ledger = self.ledger(swept.under, deep=True)
         tell = f"{swept.operation} [{swept.thread}]" if swept.thread else swept.operation
-        got = self._guest.sweep(
-            action.during, action.before, action.after, Tracers(self.observer, ledger, tell), swept.thread,
-            **{"misses": 3, "budget_ms": budget_ms, "fine": swept.allowed.fine, "all": 1, **settings},
-        )  # fmt: skip
+        with self._bench.arming(whole=False):
+            got = self._guest.sweep(
+                action.during, action.before, action.after, Tracers(self.observer, ledger, tell), swept.thread,
+                **{"misses": 3, "budget_ms": budget_ms, "fine": swept.allowed.fine, "all": 1, **settings},
+            )  # fmt: skip
         if got is None:
             return None
         if got["stuck"] or got["unready"]:
@@ -281,7 +277,8 @@ class Faults:
         lost = self.observer.get("lost")["lost"], self._ledger.get("lost")["lost"] if self._ledger else 0
         if any(lost):
             step = "raise MAX_SITES or MAX_OBJECTS in bpf_progs"
-            raise GuestError(f"{lost[0]} fault observations and {lost[1]} objects found no room", step=step)
+            told = f"{plural(lost[0], 'fault observation')} and {plural(lost[1], 'object')}"
+            raise GuestError(f"{told} found no room", step=step)
         self.rates.append(Rate(got["injected"], got["sweep_us"] / 1e6))
         summary = Account(self._bench, self.observer, swept, self._optional).close(got, left)
         for tracer, name in ((self.observer, "sites"), (self._ledger, "objects")):

@@ -10,6 +10,7 @@ from harness.plan import Allowed
 from harness.records import HarnessError, UsageError, decode
 from harness.verdict.log import Log
 from harness.verdict.rows import PSEUDO, AllowedRow, TestRow
+from harness.words import plural
 
 
 def table(log: Log) -> tuple[AllowedRow, ...]:
@@ -45,7 +46,8 @@ def notes(rows: Collection[AllowedRow]) -> Iterator[str]:
     """What is to be mended in the list, one line each: entries that have expired, and those that nothing fitted."""
     for row in rows:
         if row.expired:
-            more = f"; {row.findings} findings that it fits count now" if row.findings else ""
+            count = "counts" if row.findings == 1 else "count"
+            more = f"; {plural(row.findings, 'finding')} that it fits {count} now" if row.findings else ""
             yield f"{row.place}: expired on {row.expires} and allows no longer: {row.reason}{more}"
         elif row.could and not row.findings:
             yield f"{row.place}: no finding of this run fits {row.signature}, allowed for: {row.reason}"

@@ -16,6 +16,7 @@ from harness.verdict.compare import Compared, compare
 from harness.verdict.log import Log, Reason
 from harness.verdict.rows import PSEUDO, Results, RunRow, TestRow
 from harness.verdict.sites import objection, remarks, table
+from harness.words import plural
 
 _WORST_FIRST = (Verdict.REGRESSED, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
@@ -59,7 +60,8 @@ def judge(events: Iterable[Event]) -> Results:
 def _good(compared: Compared) -> str:
     known = sum(row.change == "still-failing" for row in compared.rows)
     if known:
-        return f"{known} tests fail, and fail on base in the same way; all else passed"
+        fail = "fails, and fails" if known == 1 else "fail, and fail"
+        return f"{plural(known, 'test')} {fail} on base in the same way; all else passed"
     return "every test passed or was skipped, and every oracle was shown to work"
 
 
@@ -80,7 +82,7 @@ def _settled(test: TestRow) -> TestRow:
         if not seen.watched:
             why = f"{seen.oracle} was not watching" + (f": {seen.why}" if seen.why else "")
         elif seen.lost:
-            why = f"{seen.oracle} lost {seen.lost} records" + (f": {seen.why}" if seen.why else "")
+            why = f"{seen.oracle} lost {plural(seen.lost, 'record')}" + (f": {seen.why}" if seen.why else "")
     return replace(test, outcome=Outcome.INCONCLUSIVE, why=why) if why else test
 
 

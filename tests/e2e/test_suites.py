@@ -22,7 +22,7 @@ def odd(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterator
 
 @pytest.fixture(scope="module")
 def wrong(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterator[Done]:
-    """One run of two tests that fail in the same way each time."""
+    """One run of tests that fail in the same way each time."""
     for started in place(cache_home):
         yield started.run("--suite", suite("wrong"), "--seed", "7", timeout=300).expect(1)
 
@@ -71,6 +71,14 @@ def test_a_warning_is_found_though_the_test_read_the_log(wrong: Done) -> None:
     assert seen["watched"] and not seen["lost"]
 
 
+def test_memory_that_runs_out_is_expected_while_a_fault_is_armed_and_only_then(wrong: Done) -> None:
+    row = wrong.test("test_percpu_memory_is_out_when_no_fault_is_armed")
+    said = [found for found in row["findings"] if found["kind"] == "allocation failure"]
+    assert sorted(found["expected"] for found in said) == [False, True]
+    assert all(found["title"].startswith("percpu: allocation failed") for found in said)
+    assert row["outcome"] == "fail"
+
+
 def test_a_leak_of_the_batch_names_test_and_operation(
     kharness: Kharness, passed: Done, suite: Callable[[str], str]
 ) -> None:
@@ -79,8 +87,10 @@ def test_a_leak_of_the_batch_names_test_and_operation(
     assert all(done.test(name)["outcome"] == "pass" for name in ("test_first", "test_that_leaks", "test_last"))
     (row,) = [row for row in done.results["tests"] if row["outcome"] == "fail"]
     assert row["id"].startswith("batch::")
-    for leak in row["findings"]:
-        assert leak["function"] == "kharness_leak_slab"
+    leaks = [leak for leak in row["findings"] if leak["allowed_by"] is None]  # those that the batch planted are
+    assert leaks
+    for leak in leaks:
+        assert leak["function"] == "kharness_lose_slab"
         assert leak["operation"] == "write /sys/kernel/debug/kharness/canary"
         assert leak["fault"] is None
         assert "; test_that_leaks: with operation " in leak["title"]
@@ -88,6 +98,22 @@ def test_a_leak_of_the_batch_names_test_and_operation(
             line for line in leak["log"] if line.endswith("::test_that_leaks")
         ]
     assert "step 1, " in done.stderr
+
+
+def test_kmemleak_that_stopped_watching_is_no_pass(
+    kharness: Kharness, passed: Done, suite: Callable[[str], str]
+) -> None:
+    """Its pool ran out, or somebody turned it off: in a test, or only when the leak batch did again what passed."""
+    done = kharness.run("--suite", suite("blind"), timeout=600).expect(3)
+    off = "Kernel memory leak detector disabled"
+    (batch,) = [row["id"] for row in done.results["tests"] if row["id"].startswith("batch::") and row["outcome"] != "skip"]
+    for name, said in (("test_pool_runs_out", "Memory pool empty"), ("test_turned_off", off), (batch, off)):
+        row = done.test(name)
+        assert row["outcome"] == "inconclusive"
+        assert row["why"].startswith(f"kmemleak did not watch: kmemleak stopped watching: kmemleak: {said}")
+        assert not row["findings"]
+        assert row["why"] in " ".join(done.results["why"])
+    assert done.test("test_turned_off_when_done_again")["outcome"] == "pass"
 
 
 def test_replay(kharness: Kharness, wrong: Done) -> None:

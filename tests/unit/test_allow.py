@@ -202,7 +202,9 @@ def test_an_expired_entry_is_told_with_what_counts_again() -> None:
     results = judged(log, entry(LEAK.signature, expires="2026-11-24"))
     assert results.verdict is Verdict.FAIL
     (note,) = results.remarks
-    assert note == "known.yaml:1: expired on 2026-11-24 and allows no longer: known; 1 findings that it fits count now"
+    assert note == "known.yaml:1: expired on 2026-11-24 and allows no longer: known; 1 finding that it fits counts now"
+    twice = judged(Log(TREE).put(result(TREE, CREATE, Outcome.FAIL, findings=(LEAK, LEAK))), entry(LEAK.signature, expires="2026-11-24"))
+    assert twice.remarks[0].endswith("; 2 findings that it fits count now")
     assert "expired on 2026-11-24" in terminal.render(results)
     assert "expired: allows no longer" in html.render(results)
     unused = judged(Log(TREE), entry(LEAK.signature, expires="2026-11-24"))

@@ -61,6 +61,7 @@ def test_a_failure_that_base_has_too_is_shown_and_excused() -> None:
     assert (results.verdict, change(results)) == (Verdict.PASS, "still-failing")
     bad = [test for test in results.tests if test.outcome is FAIL]
     assert len(bad) == 2 and all(test.excused for test in bad)
+    assert results.why == ("1 test fails, and fails on base in the same way; all else passed",)
 
 
 def test_another_failure_than_base_has_is_a_regression() -> None:

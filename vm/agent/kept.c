@@ -70,8 +70,11 @@ int clear_map(const struct bpf_map *map)
 	switch (bpf_map__type(map)) {
 	case BPF_MAP_TYPE_HASH:
 	case BPF_MAP_TYPE_PERCPU_HASH:
-		while (!err && !bpf_map_get_next_key(fd, NULL, key))
+		while (!err && !bpf_map_get_next_key(fd, NULL, key)) {
 			err = bpf_map_delete_elem(fd, key);
+			if (err == -ENOENT) /* a program took it out meanwhile */
+				err = 0;
+		}
 		break;
 	case BPF_MAP_TYPE_QUEUE:
 	case BPF_MAP_TYPE_STACK:

@@ -18,8 +18,8 @@ struct kharness_percpu {
 	u64 words[3];
 };
 
-/* Written by the leaking canaries and then forgotten: kmemleak must find nothing that still points there. */
-static noinline void kharness_leak_slab(void)
+/* Written and then forgotten: kmemleak must find nothing that still points there. */
+static __always_inline void leak_slab(const char *text)
 {
 	/*
 	 * In turn: objects of one cache may all be hidden by what lives beside them (a freed vm_struct of 72 bytes by the
@@ -31,7 +31,18 @@ static noinline void kharness_leak_slab(void)
 	char *lost = kmalloc(size, GFP_KERNEL);
 
 	if (lost)
-		strscpy(lost, "kharness", size);
+		strscpy(lost, text, size);
+}
+
+static noinline void kharness_leak_slab(void)
+{
+	leak_slab("kharness");
+}
+
+/* A leak by a function that no leak batch plants with: that of a test. */
+static noinline void kharness_lose_slab(void)
+{
+	leak_slab("lost");
 }
 
 static noinline void kharness_leak_percpu(void)
@@ -155,6 +166,7 @@ static const struct {
 } canaries[] = {
 	{ "warn", kharness_warn },
 	{ "slab-leak", kharness_leak_slab },
+	{ "slab-lost", kharness_lose_slab },
 	{ "percpu-leak", kharness_leak_percpu },
 	{ "use-after-free", kharness_use_after_free },
 	{ "lock-order", kharness_lock_order },

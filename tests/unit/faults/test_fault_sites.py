@@ -206,7 +206,7 @@ def test_summarise_nothing() -> None:
 
 def test_summarise_refuses_more_results_than_injections() -> None:
     row = RawSite("failslab", frames(*X86), reached=3, injected=1, endings=(HANDLED, ABSORBED))
-    with pytest.raises(HarnessError, match="made to fail 1 times but 2 results"):
+    with pytest.raises(HarnessError, match="made to fail 1 time but has 2 results booked"):
         summarise("create", [row], DSQ)
 
 

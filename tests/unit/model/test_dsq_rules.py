@@ -283,7 +283,7 @@ def test_a_scheduler_that_stays_though_its_init_failed_is_a_disagreement() -> No
     m = model()
     found = m.observe(m.attach("a", [(1, -1)], FaultAt.PERCPU, 4), 0, exit_error=None)
     assert found is not None
-    assert "attach(a, 1 DSQs in ops.init) answered 0" in found.text
+    assert "attach(a, 1 DSQ in ops.init) answered 0" in found.text
     assert "the model allows only 0 (then the scheduler exits with -ENOMEM)" in found.text
     assert m.root is None
 

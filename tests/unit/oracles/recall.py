@@ -30,6 +30,10 @@ SINGLE = tuple(name for name in REPORTS if len(wanted(name)) == 1)
 """Logs of one report: where another follows, its beginning is the first one's end."""
 
 
+STAMP = 23
+"""So many letters of a line are its time and caller id (logs.lines())."""
+
+
 @dataclass
 class Recall:
     """How many reports of each kind were there, and found; `missed` says which were not, `invented` what nobody printed."""
@@ -91,11 +95,12 @@ def begin(name: str) -> int:
 
 
 def cuts(log: Sequence[str]) -> Iterator[list[str]]:
-    """A log's beginnings: up to each line, and to the middle of the next."""
+    """A log's beginnings: up to each line, and to a quarter, the middle and three quarters of the next one's text."""
     for number in range(len(log) + 1):
         yield list(log[:number])
         if number < len(log):
-            yield [*log[:number], log[number][: (len(log[number]) + 24) // 2]]
+            text = len(log[number]) - STAMP
+            yield from ([*log[:number], log[number][: STAMP + text * part // 4]] for part in (1, 2, 3))
 
 
 def cut_short() -> Recall:
@@ -111,8 +116,7 @@ def cut_short() -> Recall:
             got = findings(part)
             if not named:  # whatever is blamed then
                 got = [Told(told.kind, want.function) for told in got]
-            half = full < len(part)  # it may have been the beginning of a further header
-            recall.book([want], [want] if half and want in got else got, f"{name} up to line {full}")
+            recall.book([want], got, f"{name} up to line {full}, {part[-1]!r}")
     return recall
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness.oracles.crash import Ended, How, classify, findings
+from harness.oracles.log import parse_kmsg
 from harness.records import Frame, KernelFailure, MachineLost
 
 GOLDEN = Path(__file__).parent / "golden"
 PANIC = (GOLDEN / "oops_x86" / "console.txt").read_text().splitlines()
 OOPS = PANIC[:24]
+WARN = parse_kmsg((GOLDEN / "warn_7x_x86" / "kmsg.txt").read_text())
 CLEAN = (GOLDEN / "clean_boot_x86" / "console.txt").read_text().splitlines()
 NO_ROOT = [*CLEAN, "[    4.000000][    T1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"]
 LOCKUP = [
@@ -84,6 +86,61 @@ def test_findings_carry_the_cause() -> None:
     assert (found.kind, found.function, found.expected) == ("hang", "spinner", True)
     (found,) = findings(CLEAN, RUNNING, True)
     assert (found.kind, found.function, found.frames) == ("hang", None, ()) and found.log
+
+
+@pytest.mark.parametrize(
+    ("name", "ended", "kind", "title"),
+    [
+        ("oops_twice_x86", RESET, "panic", "the kernel panicked: Fatal exception in interrupt (BUG: kernel NULL pointer"),
+        ("oops_twice_arm64", RUNNING, "oops", "the kernel oopsed: Unable to handle kernel NULL pointer dereference"),
+        ("oops_twice_arm64", RESET, "oops", "the kernel oopsed: Unable to handle kernel NULL pointer dereference"),
+    ],
+)
+def test_of_two_oopses_the_first_is_the_cause_and_the_second_is_shown(
+    name: str, ended: Ended, kind: str, title: str
+) -> None:
+    lines = (GOLDEN / name / "console.txt").read_text().splitlines()
+    (found,) = findings(lines, ended, False)
+    assert (found.kind, found.function) == (kind, "exit_dsq")
+    assert found.title.startswith(title)
+    assert found.signature == f"crash:{kind}:exit_dsq<scx_alloc_and_add_sched<scx_root_enable_workfn<kthread_worker_fn"
+    (at,) = [number for number, line in enumerate(found.log) if line.startswith("also on the console")]
+    first, second = "\n".join(found.log[:at]), "\n".join(found.log[at:])
+    assert "exit_dsq" in first and "destroy_dsq" not in first
+    assert found.log[at].startswith("also on the console, after it: ")
+    assert " scx_bpf_destroy_dsq+" in second and "[#2]" in second
+
+
+def test_what_was_reported_before_the_oops_is_shown_and_not_blamed() -> None:
+    """A use after free that KASAN saw may be what the oops comes of."""
+    kasan = [f"[    3.{line[7:]}" for line in (GOLDEN / "kasan_uaf_x86" / "console.txt").read_text().splitlines()]
+    (found,) = findings([*kasan, *OOPS], RUNNING, False)
+    assert (found.kind, found.function) == ("oops", "exit_dsq")
+    assert [line for line in found.log if line.startswith("also on the console, before it: BUG: KASAN: ")]
+
+
+def test_a_panic_that_no_oops_came_before_is_its_own_cause() -> None:
+    """A warning is no oops, whatever else it is."""
+    warned = [f"[    3.000000][   T91] {record.text}" for record in WARN]
+    (found,) = findings([*warned, *NO_ROOT[len(CLEAN) :]], RESET, False)
+    assert found.title == "the kernel panicked: VFS: Unable to mount root fs on unknown-block(0,0)"
+    assert found.function is None
+    assert [line for line in found.log if line.startswith("also on the console, before it: WARNING at ")]
+
+
+def test_what_is_shown_beside_has_an_end() -> None:
+    many = [f"[   {n}.000000][ T{n}] WARNING: mm/slub.c:{n} at kfree+0x1/0x20, CPU#1: a/{n}" for n in range(100, 999)]
+    (found,) = findings([*OOPS, *many], RUNNING, False)
+    assert found.function == "exit_dsq"
+    assert 400 < len(found.log) < 440
+
+
+def test_a_hang_shows_what_was_reported_before_it() -> None:
+    warned = [f"[    3.000000][   T91] {record.text}" for record in WARN]
+    for rest, function in ((LOCKUP[len(CLEAN) :], "spinner"), ([], None)):
+        (found,) = findings([*warned, *rest], RUNNING, True)
+        assert (found.kind, found.function) == ("hang", function)
+        assert [line for line in found.log if line.startswith("also on the console, before it: WARNING at ")]
 
 
 def test_findings_blame_no_kernel_for_a_lost_qemu() -> None:

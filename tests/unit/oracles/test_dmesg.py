@@ -202,6 +202,58 @@ def test_watched_counts_gaps_and_lockdep() -> None:
     assert dmesg.watched(WARN, first_seq=812) == Evidence("dmesg")
 
 
+OOPS = [r.text for r in parse_console((GOLDEN / "oops_x86" / "console.txt").read_text()) if r.caller == "T102"][:22]
+STALL = ["watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [stress:105]", "Call Trace:", " spinner+0x12/0x40"]
+
+
+@pytest.mark.parametrize(
+    ("before", "said", "kinds"),
+    [
+        (OOPS, "", ["null deref"]), (OOPS, "Fatal exc", ["null deref"]), (OOPS, "Oops", ["null deref"]), (OOPS, "Oo", ["null deref"]),
+        (OOPS, "Oops -", ["null deref"]), (OOPS, "Oops - BU", ["null deref"]), (OOPS, "Oops - BUG: Fa", ["null deref"]),
+        (OOPS, "Oops: Fatal exception", ["null deref"]), (STALL, "softlockup: hu", ["soft lockup"]),
+        (OOPS, "Out of memory", ["null deref", "panic"]), (OOPS, "Attempted to kill init!", ["null deref", "panic"]),
+        (OOPS, "Oops - BUG: other", ["null deref", "panic"]), (OOPS, "Fatal end", ["null deref", "panic"]),
+        ([r.text for r in WARN], "Fatal exc", ["warn", "panic"]), ([r.text for r in WARN], "", ["warn", "panic"]),
+        ([], "Fatal exc", ["panic"]),
+    ],
+)  # fmt: skip
+def test_what_is_left_of_a_panic_s_line_is_no_report_beside_the_oops_that_it_follows(
+    before: list[str], said: str, kinds: list[str]
+) -> None:
+    assert [one.kind for one in dmesg.findings(console(*before, f"Kernel panic - not syncing: {said}"))] == kinds
+
+
+def test_what_is_left_of_a_warning_belongs_to_the_corruption_that_it_follows() -> None:
+    corrupt = "list_del corruption. prev->next should be ffff888004a3c000, but was dead000000000122."
+    assert [one.kind for one in dmesg.findings(console(corrupt, "WARNING: lib/list_d"))] == ["list corruption"]
+    assert [one.kind for one in dmesg.findings(console(*OOPS, "WARNING: lib/list_d"))] == ["null deref", "warning"]
+
+
+SHORT = "dsq_many: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL), nodemask=(null)"
+
+
+@pytest.mark.parametrize(
+    ("seq", "spans", "expected"),
+    [
+        (7, ((7, 7),), True), (7, ((8, 9), (1, 7)), True), (7, ((7, 6), (8, 9), (1, 6)), False), (7, (), False),
+        (None, ((0, 1 << 62),), False),
+    ],
+)  # fmt: skip
+def test_what_is_provoked_is_expected_in_its_part_of_the_log_only(
+    seq: int | None, spans: tuple[tuple[int, int], ...], expected: bool
+) -> None:
+    records = [LogRecord(SHORT, seq=seq, time=1.0, caller="T1"), LogRecord("CPU: 1", seq=10, time=1.0, caller="T1")]
+    provoked = dmesg.Provoked(("nothing like it", "page allocation failure"), spans)
+    assert [one.expected for one in dmesg.findings(records, provoked=provoked)] == [expected]
+    assert not dmesg.findings(records, provoked=dmesg.Provoked(("nothing like it",), ((0, 99),)))[0].expected
+
+
+def test_records_that_come_one_by_one_are_judged_as_well() -> None:
+    provoked = dmesg.Provoked(("init_dsq",), ((812, 900),))
+    assert [one.expected for one in dmesg.findings(iter(WARN), provoked=provoked)] == [True]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=2000))
 def test_garbage_never_raises(data: bytes) -> None:

@@ -154,6 +154,18 @@ class FakeBench:
         self.expected: list[str] = []
         self.blamed: list[tuple[str, list[Finding]]] = []
         self.causes: list[Cause | None] = []
+        self.armed: list[tuple[int, int]] = []
+        self.arming_began: list[tuple[int, bool]] = []
+        """At which call of the agent's, and whether what it does is all armed."""
+        self.next_seq = 900
+
+    def next_record(self) -> int:
+        return self.next_seq
+
+    @contextlib.contextmanager
+    def arming(self, *, whole: bool = True) -> Iterator[None]:
+        self.arming_began.append((len(self.guest.agent.calls), whole))
+        yield
 
     def expect(self, *patterns: str) -> None:
         self.expected.extend(patterns)

@@ -13,7 +13,7 @@ from harness.faults.cause import Cause, Window
 from harness.faults.endings import ENOMEM, HANG, LEFT_SLAB, NOT_DONE, Allowed, Ending, ended_with
 from harness.faults.sites import Ended
 from harness.records import Fault, FaultSite, FaultSummary, Frame, GuestError
-from harness.suite.account import Account, Swept, disputed
+from harness.suite.account import MAX_LOUD, Account, Swept, disputed
 from tests.unit.suite.fakes import FakeBench, observer, site
 
 KMALLOC, CHUNK = 0xAAA, 0xBBB
@@ -117,6 +117,11 @@ def test_what_is_absorbed_asks_whether_that_is_declared() -> None:
 
 # --- what is left -----------------------------------------------------------------------------
 
+def test_the_agent_has_room_for_as_many_loud_runs() -> None:
+    source = Path(__file__).parents[3] / "vm/agent/nth.c"
+    assert f"#define MAX_LOUD {MAX_LOUD}\n" in source.read_text()
+
+
 LEFT_STACK = [0x80, 0x20, 0x40, 0x50, 0x60]
 
 
@@ -176,6 +181,25 @@ def test_loud_runs_are_windows_of_the_log_with_their_fault() -> None:
     assert bench.windows == [
         Window(100, 120, Cause("attach", "failslab", CHAIN, plan)), Window(130, 131, Cause("attach")),
     ]  # fmt: skip
+    assert bench.armed == [(100, 120)], "where nothing failed nothing was provoked"
+
+
+def test_when_runs_were_loud_is_known_also_of_books_that_do_not_agree() -> None:
+    account, bench = opened()
+    with pytest.raises(GuestError):
+        account.close(answer(loud=[[KMALLOC, 4, 100, 120]], disputed=1), NOTHING)
+    assert bench.armed == [(100, 120)]
+
+
+def test_of_loud_runs_that_the_agent_had_no_room_for_any_may_be_the_provoked_one() -> None:
+    runs = [[KMALLOC, number, 2 * number, 2 * number + 1] for number in range(MAX_LOUD)]
+    account, bench = opened()
+    account.close(answer(loud=runs[:-1]), NOTHING)
+    assert len(bench.armed) == MAX_LOUD - 1
+    account, bench = opened()
+    account.close(answer(loud=runs), NOTHING)
+    assert len(bench.windows) == MAX_LOUD
+    assert bench.armed[MAX_LOUD:] == [(runs[-1][2], bench.next_seq - 1)]
 
 
 # --- what proves nothing ----------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import unquote
@@ -17,7 +16,6 @@ from harness.guest.agent import Agent
 from harness.guest.guest import Guest
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.plan import Allowed
 from harness.records import (
     Ended,
     FaultSite,
@@ -31,6 +29,7 @@ from harness.records import (
     TestResult,
 )
 from harness.suite.bench import Bench
+from harness.suite.outcome import Inconclusive
 from harness.suite.session import Ready
 from harness.suite.supplied import canonical
 
@@ -66,6 +65,8 @@ class FakeGuest:
         self.kmemleak = ""
         self.kmemleak_refuses = ""
         self.lockdep = ""
+        self.scans = 1 << 20
+        """So many more are done before kmemleak refuses."""
         self.dies: BaseException | None = None
         self.asked: list[str] = []
         self.agent = Agent(cast(Vm, self), 1.0)
@@ -84,9 +85,18 @@ class FakeGuest:
     def log(self) -> list[str]:
         return Guest.log(cast(Guest, self))
 
+    def __enter__(self) -> FakeGuest:
+        return self
+
+    def __exit__(self, *how: object) -> None:
+        pass
+
     def reset(self) -> None:
         if self.dies is not None:
             raise self.dies
+
+    def write(self, path: str, data: str) -> None:
+        self.agent.call("write", path=path, data=data)
 
     def settle(self) -> str:
         return percpu_stats(self.percpu)
@@ -101,8 +111,14 @@ class FakeGuest:
             return {"ok": True, "data": self.lockdep} if self.lockdep else {"ok": False, "error": "No such file"}
         if verb == "read":
             return {"ok": True, "data": self.kmemleak}
-        if args.get("data") == "scan=off" and self.kmemleak_refuses:
-            return {"ok": False, "errno": 16, "error": self.kmemleak_refuses}
+        if args.get("data") in ("scan", "scan=off"):
+            self.scans -= args["data"] == "scan"
+            if self.scans < 0:
+                self.kmemleak_refuses = "Operation not permitted"
+            if self.kmemleak_refuses:
+                return {"ok": False, "errno": 1, "error": self.kmemleak_refuses}
+            if self.scans == 0:  # breaks off, and says nothing
+                self.scans = -1
         return {"ok": True}
 
 
@@ -221,7 +237,7 @@ def test_what_is_missing_between_two_reads_is_missed(parts: tuple[Sequence[str],
 
     result = conclude(read)
     assert (result.outcome, result.why) == (
-        Outcome.INCONCLUSIVE, "dmesg did not watch: 1 records of the kernel log were lost",
+        Outcome.INCONCLUSIVE, "dmesg did not watch: 1 record of the kernel log was lost",
     )  # fmt: skip
 
 
@@ -247,6 +263,33 @@ def test_the_count_speaks_where_kmemleak_is_silent() -> None:
     result = conclude(lambda bench, guest: setattr(guest, "percpu", 102))
     assert result.outcome is Outcome.FAIL
     assert [(found.kind, found.count) for found in result.findings] == [("percpu count", 2)]
+
+
+OFF = "kmemleak: Memory pool empty, consider increasing CONFIG_DEBUG_KMEMLEAK_MEM_POOL_SIZE"
+
+
+@pytest.mark.parametrize("scans", [0, 1, 2])
+def test_the_count_speaks_where_kmemleak_stopped_watching(scans: int) -> None:
+    """Before the first scan, during the second, and after it: what the file holds then is not all that is left."""
+
+    def off(bench: Bench, guest: FakeGuest) -> None:
+        guest.percpu, guest.scans, guest.kmsg = 102, scans, (f"4,500,1,-;{OFF}",)
+        guest.kmemleak = LEAK
+
+    result = conclude(off)
+    assert (result.outcome, [found.kind for found in result.findings]) == (Outcome.FAIL, ["percpu count"])
+    (seen,) = [evidence for evidence in result.evidence if evidence.oracle == "kmemleak"]
+    assert (seen.watched, seen.why) == (False, f"kmemleak stopped watching: {OFF}")
+
+
+def test_what_kmemleak_says_of_its_end_is_the_reason() -> None:
+    bench, guest = made()
+    guest.kmemleak_refuses, guest.kmsg = "Operation not permitted", (f"4,500,1,-;{OFF}",)
+    with pytest.raises(Inconclusive, match=f"^kmemleak did not watch: kmemleak stopped watching: {OFF}$"):
+        bench.unreferenced()
+    guest.kmemleak_refuses = ""
+    guest.kmemleak = LEAK
+    assert [leak.function for leak in bench.unreferenced()] == ["init_dsq"]
 
 
 def test_kmemleak_is_not_asked_without_need() -> None:
@@ -376,49 +419,3 @@ def test_the_first_disagreement_is_kept() -> None:
 def test_the_canonical_id_leaves_this_target_out_and_no_other(nodeid: str, wanted: str) -> None:
     ready = SimpleNamespace(name="tree-x86_64-default")
     assert canonical(nodeid, cast(Ready, ready)) == wanted
-
-
-# --- what is allowed ----------------------------------------------------------------------
-
-KNOWN = Allowed("dmesg:warn:init_dsq*", "known upstream", "2999-12-31")
-
-
-def test_a_warning_that_is_allowed_does_not_fail_the_test() -> None:
-    def warn(bench: Bench, guest: FakeGuest) -> None:
-        guest.kmsg, bench.allow = WARN, (KNOWN,)
-
-    result = conclude(warn)
-    assert (result.outcome, result.why) == (Outcome.PASS, "")
-    assert [found.allowed_by for found in result.findings] == ["known upstream"]
-
-
-@pytest.mark.parametrize(
-    "entry", [replace(KNOWN, arch=("arm64",)), replace(KNOWN, expired=True), replace(KNOWN, signature="dmesg:warn:exit_dsq*")]
-)
-def test_an_entry_of_another_architecture_time_or_finding_allows_nothing(entry: Allowed) -> None:
-    def warn(bench: Bench, guest: FakeGuest) -> None:
-        guest.kmsg, bench.allow = WARN, (entry,)
-
-    assert conclude(warn).outcome is Outcome.FAIL
-
-
-def test_a_leak_that_is_allowed_explains_the_count() -> None:
-    def leak(bench: Bench, guest: FakeGuest) -> None:
-        guest.percpu, guest.kmemleak = 101, LEAK
-        bench.allow = (Allowed("kmemleak:percpu leak:init_dsq*", "late", "2999-12-31"),)
-
-    result = conclude(leak)
-    assert (result.outcome, [found.allowed_by for found in result.findings]) == (Outcome.PASS, ["late"])
-
-
-def test_a_test_that_was_cut_short_by_what_is_allowed_cannot_pass() -> None:
-    def allow_panics(bench: Bench, guest: FakeGuest) -> None:
-        bench.allow = (Allowed("crash:panic:*", "known", "2999-12-31"),)
-
-    lines = ["[    1.000000][   T91] Kernel panic - not syncing: kharness: deliberate panic"]
-    died = MachineEnded("gone", Ended(How.GUEST_PANIC), lines, False)
-    result = conclude(allow_panics, died)
-    assert result.outcome is Outcome.INCONCLUSIVE
-    assert result.why.startswith("cut short by what is allowed (known): the kernel panicked")
-    assert [found.allowed_by for found in result.findings] == ["known"]
-    assert conclude(lambda bench, guest: None, died).outcome is Outcome.FAIL

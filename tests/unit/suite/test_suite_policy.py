@@ -124,10 +124,12 @@ class Stage:
             ),
         )  # fmt: skip
         bench = SimpleNamespace(
-            guest=guest, ready=self.ready, seed=seed, findings=[], windows=[], _cause=None, expect=lambda *patterns: None,
+            guest=guest, ready=self.ready, seed=seed, findings=[], windows=[], armed=[], arms=False, _cause=None,
             count_faults=lambda summary: None, count_model=lambda *n: None,
         )  # fmt: skip
-        bench.under, bench._next_record = Bench.under.__get__(bench), Bench._next_record.__get__(bench)
+        for name in ("under", "arming", "next_record"):
+            setattr(bench, name, getattr(Bench, name).__get__(bench))
+        self.bench = bench
         self.windows: list[Window] = bench.windows
         self.rates: list[Rate] = []
         faults = SimpleNamespace(
@@ -155,7 +157,8 @@ def test_one_fault_is_one_run() -> None:
     assert steps[0] == (ON, ATTACH, OFF, SETTLED)
     assert steps[2] == (OFF,), "also where the operation broke off"
     assert (how["every"], how["to"], how["all"], how["budget_ms"]) == (1, 1, 1, policy.OPERATION_MS)
-    assert stage.windows == [Window(501, 501, Cause("attach", fault="{operation: attach, nth: 3}"))], "the log meanwhile"
+    assert stage.windows == [Window(501, 502, Cause("attach", fault="{operation: attach, nth: 3}"))], "the log meanwhile"
+    assert (stage.bench.arms, stage.bench.armed) == (True, []), "the agent tells in which part of it something failed"
     assert stage.program.attached == ["fail_slab", "fail_page"]
     assert (stage.program.values["only_tid"], stage.program.values["gfp_nofail"]) == (77, 1 << 15)
     assert (stage.program.values["nr_ranges"], stage.program.values["nr_callers"]) == (0, 0)
@@ -167,7 +170,7 @@ def test_a_fault_that_never_fires_is_seen() -> None:
 
 
 def test_a_program_that_does_not_do_what_the_plan_says_is_not_believed() -> None:
-    with pytest.raises(GuestError, match="2 of 5 allocations were made to fail, 1 were due"):
+    with pytest.raises(GuestError, match="of 5 allocations 2 failed, 1 should have"):
         Stage(5, wrong=1)(nth=3)
 
 

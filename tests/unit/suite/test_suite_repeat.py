@@ -4,25 +4,28 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.guest.agent import Agent
 from harness.records import Operation, OpResult
 from harness.suite.bench import Bench
-from harness.suite.repeat import ALONE, APART, Clock, Deed, Run, deed
+from harness.suite.repeat import ALONE, APART, Clock, Deed, Run, again, deed
 
 SWEEP_OPS = Operation("sweep-ops", {"during": "attach", "thread": ""})
 SWEEP = Operation("sweep", {"ctx": struct.pack("<Qii", 7, -1, 0).hex(), "repeat": "3000"})
 LOAD = Operation("load", {"name": "x1"})
 
 
-def bench(*done: tuple[Operation, dict[str, Any]], must_inject: tuple[str, ...] = ()) -> Bench:
+def bench(*done: tuple[Operation, dict[str, Any]], must_inject: tuple[str, ...] = (), arms: bool = False) -> Bench:
     history = [OpResult(operation, answer) for operation, answer in done]
     guest = SimpleNamespace(agent=SimpleNamespace(history=history))
-    return cast(Bench, SimpleNamespace(guest=guest, test_id="x.py::test_x", must_inject=must_inject))
+    return cast(Bench, SimpleNamespace(guest=guest, test_id="x.py::test_x", must_inject=must_inject, arms=arms))
 
 
 def test_rounds_of_a_sweep_are_done_once_and_ids_are_fewer() -> None:
@@ -39,6 +42,30 @@ def test_rounds_of_a_sweep_are_done_once_and_ids_are_fewer() -> None:
 
 def test_a_sweep_in_which_nothing_failed_is_an_operation_like_others() -> None:
     assert deed(bench((SWEEP_OPS, {"highest_n": 0}))).runs() == ()
+
+
+def test_whether_faults_are_armed_is_known_of_a_deed() -> None:
+    assert [deed(bench((LOAD, {}), arms=arms)).arms for arms in (False, True)] == [False, True]
+
+
+def test_each_deed_is_done_within_what_is_made_for_it() -> None:
+    done: list[str] = []
+
+    def call(verb: str, **args: Any) -> dict[str, Any]:
+        done.append(verb)
+        return {"ok": False}
+
+    @contextmanager
+    def within(one: Deed) -> Iterator[None]:
+        done.append(f"begin {one.test}")
+        yield
+        done.append(f"end {one.test}")
+
+    agent = cast(Agent, SimpleNamespace(call=call, scale=1.0))
+    deeds = [Deed("a", (LOAD,)), Deed("b", (LOAD,), faulty=True)]
+    again(agent, deeds, 2, 9.0, Clock(), within)
+    once = ["load", "reset"]
+    assert done == ["read", "begin a", *once, "end a", *["begin b", *once, "end b"] * 2, "read"]
 
 
 PLACES = Deed("t", (LOAD, SWEEP_OPS, LOAD, SWEEP_OPS), highest={1: 30, 3: 30})

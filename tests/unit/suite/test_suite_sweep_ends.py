@@ -17,7 +17,7 @@ from tests.unit.suite.test_suite_sweep import ACTION, OTHER, SLAB, rig
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ({"disputed": 1}, "disagree on 1 faults"),
+        ({"disputed": 1}, "disagree on 1 fault "),
         ({"lost": 3}, r"\(3 lost\)"),
         ({"done": 0}, "came to allocation 9 of create"),
     ],
