@@ -108,7 +108,11 @@ def prefetch(raws: Iterable[Raw], symbolize: Symbolize | None) -> None:
 
 
 def decode(raws: Iterable[Raw], symbolize: Symbolize | None) -> tuple[Frame, ...]:
-    """Frames with file and line where symbols know them; the printed offset is kept."""
+    """Frames with file and line where symbols know them; the printed offset is kept.
+
+    A console loses letters (``__le`` was ``__schedule`` once): a name that is not in vmlinux, where others of the stack
+    are, is unsure.
+    """
     out: list[Frame] = []
     for raw in raws:
         if symbolize is None or not raw.frame.reliable:
@@ -117,7 +121,10 @@ def decode(raws: Iterable[Raw], symbolize: Symbolize | None) -> tuple[Frame, ...
         found = list(symbolize(_lookup(raw))) or [raw.frame]
         found[-1] = replace(found[-1], offset=raw.frame.offset, size=raw.frame.size)
         out += [replace(f, file=clean_path(f.file)) if f.file else f for f in found]
-    return tuple(out)
+    if not any(f.file for f in out):
+        return tuple(out)
+    known = [f.file or f.module or base_name(f.function).startswith("bpf_") for f in out]
+    return tuple(f if sure else replace(f, reliable=False) for f, sure in zip(out, known, strict=True))
 
 
 def culprit(frames: Sequence[Frame], skip: Callable[[str], bool] = is_helper) -> Frame | None:

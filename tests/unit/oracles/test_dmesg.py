@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.oracles import dmesg
+from harness.oracles.frames import Raw, culprit, decode
 from harness.oracles.log import parse_console, parse_kmsg
 from harness.records import Evidence, Frame, LogRecord
 
@@ -300,3 +301,19 @@ def test_a_log_cut_off_anywhere_after_the_header_still_blames_right(keep: int) -
     header = next(i for i, r in enumerate(WARN) if r.text.startswith("WARNING"))
     assert len(found) == (1 if keep > header else 0)
     assert all((f.function, f.line) == ("init_dsq", 4890) for f in found)
+
+
+def test_a_name_that_lost_letters_is_not_blamed() -> None:
+    """A console that dropped some made __le of __schedule; no function is called that."""
+    known = {"schedule": "kernel/sched/core.c", "scx_flush_disable_work": "kernel/sched/ext/ext.c"}
+
+    def symbols(frame: Frame) -> Sequence[Frame]:
+        return (replace(frame, file=known.get(frame.function)),)
+
+    names = ("__le", "schedule", "scx_flush_disable_work", "bpf_prog_6deef7357e7b4530_run")
+    raws = [Raw(Frame(name, 1, 2)) for name in names]
+    frames = decode(raws, symbols)
+    assert [frame.reliable for frame in frames] == [False, True, True, True]
+    found = culprit(frames)
+    assert found and found.function == "scx_flush_disable_work"
+    assert all(frame.reliable for frame in decode(raws, None)), "nothing is known of any without symbols"
