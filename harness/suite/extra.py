@@ -11,12 +11,15 @@ from typing import NoReturn
 
 import pytest
 
+from harness.build.addresses import functions
 from harness.guest import kmemleak
+from harness.guest.freed import Quarantine
 from harness.guest.guest import Guest
 from harness.machine.examine import look_into
 from harness.oracles import crash, dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
+from harness.oracles.rules import FREED
 from harness.records import Canary, EventKind, Evidence, Finding, MachineEnded, Outcome, TestResult
 from harness.suite.bench import Bench
 from harness.suite.leakhunt import Hunt
@@ -88,6 +91,24 @@ def _dies(kind: str, provoke: str, where: str = "") -> Callable[[Guest, Ready], 
     return run
 
 
+def _poisoned(guest: Guest, ready: Ready) -> dict[str, bool]:
+    """Freed percpu objects: one is written to, one freed again; a task of its own follows a pointer out of a third."""
+    wrong = {"kharness_use_freed_percpu": "percpu use-after-free", "kharness_free_percpu_twice": "percpu double free"}
+    follows = "kharness_follow_freed_percpu"
+    own = [one for one in functions(ready.pristine.own) if one.name in (*wrong, follows)]
+    quarantine = Quarantine(guest.agent)
+    quarantine.arm([(one.start, one.start + one.size) for one in own])
+    _provoke(guest, "percpu-use-after-free")
+    _provoke(guest, "percpu-double-free")
+    quarantine.drain()
+    guest.agent.call("spawn", name="follows", a0="sh", a1="-c", a2=f"echo percpu-follow-freed > {CANARY}")
+    guest.agent.call("reap", name="follows", timeout_ms=10_000)
+    found = dmesg.findings([record for text in guest.log() for record in parse_kmsg(text)], ready.symbols)
+    seen = {f.function: f.kind for f in found}
+    followed = any(f.function == follows and FREED in f.title for f in found)
+    return {"percpu poison": followed and all(seen.get(where) == kind for where, kind in wrong.items())}
+
+
 def _shape(guest: Guest, ready: Ready) -> dict[str, bool]:
     """All in one guest, but for what takes long: kmemleak is proved by the machine's leak batch."""
     seen = _warn(guest, ready) | _counted(guest, ready)
@@ -99,6 +120,7 @@ CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
     "leaks": _leaks,
     "panic": _dies("panic", "panic"),
     "hang": _dies("hang", "hang", "hang_here"),
+    "freed": _poisoned,
     "shape": _shape,
 }
 
@@ -108,11 +130,12 @@ PROVES = {
     "leaks": ("kmemleak slab", "kmemleak percpu", "percpu"),
     "panic": ("panic",),
     "hang": ("hang",),
+    "freed": ("percpu poison",),
     "shape": ("dmesg", "percpu", "panic"),
 }
 """The oracles that each canary proves, by the names in its events."""
 
-OF_A_KERNEL = ("warn", "leaks", "panic", "hang")
+OF_A_KERNEL = ("warn", "leaks", "panic", "hang", "freed")
 OF_A_FURTHER_MACHINE = ("shape",)
 """What a kernel that was proved on one machine is asked on each other."""
 
