@@ -58,6 +58,7 @@ struct scx_sched {
 struct scx_dispatch_q {
 	u64 id;
 	struct rhash_head hash_node;
+	void *pcpu; /* percpu, since 7.1 */
 } KERNEL_TYPE;
 
 /* Each scheduler's own table, or, before 6.16, one for the whole kernel. */
@@ -73,6 +74,11 @@ u64 live_sum;
 u64 live_mix;
 u64 live_nelems;
 u64 live_ids[MAX_LISTED];
+
+/* Where the DSQ of the id that is sought lies, and its percpu data; 0: there is none. */
+u64 sought;
+u64 sought_at;
+u64 sought_pcpu;
 
 /* splitmix64's finaliser: makes equal sums of different sets improbable. */
 static __always_inline u64 mix(u64 x)
@@ -93,6 +99,11 @@ static __always_inline void note_dsq(struct rhash_head *node)
 
 	if (slot < MAX_LISTED)
 		live_ids[slot] = id;
+	if (id == sought) {
+		sought_at = (u64)dsq;
+		if (bpf_core_field_exists(struct scx_dispatch_q, pcpu))
+			sought_pcpu = (u64)BPF_CORE_READ(dsq, pcpu);
+	}
 	live_count++;
 	live_sum += id;
 	live_mix += mix(id);
@@ -145,7 +156,7 @@ int live(struct api_args *args)
 	struct rhashtable *hash;
 	int generation, err;
 
-	live_count = live_sum = live_mix = live_nelems = 0;
+	live_count = live_sum = live_mix = live_nelems = sought_at = sought_pcpu = 0;
 	err = find_hash(&hash);
 	if (err)
 		return err;

@@ -96,7 +96,9 @@ def _title(it: Splat, place: Place) -> str:
         return f"WARNING{where}{inside}" + (f": {said}" if said else "")
     if it.kind == "bug" and it.header[0].startswith("kernel BUG at"):
         return f"kernel BUG{where}{inside}" + (f": {it.message}" if it.message else "")
-    first = _clean(it.header.string)
+    first = _clean(it.header.string).removeprefix(rules.OURS)
+    if it.kind in rules.FOLLOWED and any(rules.POISON.search(line) for line in it.log()):
+        return f"{first} ({rules.FREED})"
     detail = _group(it.detail, "detail")
     if it.kind == "sched_ext":
         kind = rules.EXIT_KINDS.get(_group(it.header, "reason") or "")

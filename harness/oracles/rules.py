@@ -65,6 +65,8 @@ _LOCK = (
     r"^(?:[0-9a-f]{8,16} |.{1,40} is trying to (?:release|contend) lock )\((?P<detail>.{1,120}?)\)"
     rf"(?: at:|\{{.{{1,40}}\}}(?:, at: {SYMBOL})?)"
 )
+_FREED = r"^kharness: freed (?:again )?by:"
+_REPORT_END = r"^kharness: end of report"
 _LOCKDEP_TITLES = (
     r"possible (?:circular locking|recursive locking|irq lock inversion)\b.*|.{1,24}-safe -> .{1,24}-unsafe lock .*"
     r"|inconsistent lock state|chain_key collision|Nested lock was not taken|bad unlock balance detected.*"
@@ -95,6 +97,11 @@ RULES: tuple[Rule, ...] = (
     _rule("ubsan", r"^Internal error: UBSAN: .{1,80}: [0-9a-f]{16} \[#\d+\]"),
     _rule("slab", r"^BUG (?!at |on )\S+ \(.{1,80}\): .+"),
     _rule("list corruption", r"^list_(?:add|del) (?:corruption|double add)"),
+    # Our module's quarantine (vm/module/poison.c).
+    _rule(
+        "percpu use-after-free", r"^kharness: percpu object used after it was freed: ", main=_FREED, end=_REPORT_END,
+    ),
+    _rule("percpu double free", r"^kharness: percpu object freed twice: ", main=_FREED, end=_REPORT_END),
     _rule("usercopy", r"^usercopy: Kernel memory (?:exposure|overwrite) attempt"),
     _rule("bad page", r"^BUG: Bad (?:page|rss-counter|pagetable)\b"),
     _rule("allocation failure", r"^.{0,40}: page allocation (?:failure|stall)"),
@@ -194,11 +201,23 @@ def is_left_of_consequence(text: str) -> bool:
 COUNTED = re.compile(r"\[#\d{1,6}\](?:\s|$)")
 """The count of oopses (die_counter) that each has in its header."""
 
+OURS = "kharness: "
+"""What our module's lines begin with: no part of what they say."""
+
+POISON = re.compile(r"\b(?:0x)?(?:d6){6}[0-9a-f]{4}\b")
+"""A pointer read from a percpu object that our module's quarantine has poisoned (vm/module/quarantine.h), or one into
+what it points to."""
+
+FREED = "percpu memory used after it was freed"
+
+FOLLOWED = frozenset({"general protection fault", "page fault", "null deref", "oops", "list corruption"})
+"""Reports in which such a pointer tells why."""
+
 AUXILIARY = re.compile(
     r"^\s*(?:[Aa]llocated by task|[Ff]reed by task|Allocated in |Freed in |Last potentially related|Second to last"
     r"|-> #\d+|the existing dependency chain|the dependencies between|\{IN-|\{[A-Z-]+ON|to a \S+-irq-\S+ lock"
     r"|Preemption disabled at|RCU grace-period kthread stack dump|rcu: RCU grace-period kthread stack dump"
-    r"|Uninit was|The buggy address|-> \(|\.{3} (?:acquired|key|which became))"
+    r"|Uninit was|The buggy address|-> \(|\.{3} (?:acquired|key|which became)|kharness: (?:allocated|freed first) by:)"
 )
 """Lines after which the frames that follow are not those of the defect."""
 

@@ -187,7 +187,8 @@ class _Stream:
             now.sections.append(Section(main=True))
             return True
         if rules.AUXILIARY.match(text):
-            now.sections.append(Section(main=False, name=text.strip().removesuffix(":")[:_NAME]))
+            name = text.strip().removeprefix(rules.OURS).removesuffix(":")[:_NAME]
+            now.sections.append(Section(main=False, name=name))
             return True
         if now.waiting_main:
             return False

@@ -12,12 +12,15 @@ from typing import NoReturn
 
 import pytest
 
+from harness.build.addresses import functions
 from harness.guest import kmemleak
+from harness.guest.freed import Quarantine
 from harness.guest.guest import Guest
 from harness.machine.examine import look_into
 from harness.oracles import crash, dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
+from harness.oracles.rules import FREED
 from harness.records import Canary, EventKind, Evidence, Finding, MachineEnded, Outcome, TestResult
 from harness.suite.bench import Bench
 from harness.suite.leakhunt import Hunt
@@ -97,6 +100,24 @@ def _dies(kind: str, provoke: str, where: str = "") -> Callable[[Guest, Ready], 
     return run
 
 
+def _poisoned(guest: Guest, ready: Ready) -> dict[str, bool]:
+    """Freed percpu objects: one is written to, one freed again; a task of its own follows a pointer out of a third."""
+    wrong = {"kharness_use_freed_percpu": "percpu use-after-free", "kharness_free_percpu_twice": "percpu double free"}
+    follows = "kharness_follow_freed_percpu"
+    own = [one for one in functions(ready.pristine.own) if one.name in (*wrong, follows)]
+    quarantine = Quarantine(guest.agent)
+    quarantine.arm([(one.start, one.start + one.size) for one in own])
+    _provoke(guest, "percpu-use-after-free")
+    _provoke(guest, "percpu-double-free")
+    quarantine.drain()
+    guest.agent.call("spawn", name="follows", a0="sh", a1="-c", a2=f"echo percpu-follow-freed > {CANARY}")
+    guest.agent.call("reap", name="follows", timeout_ms=10_000)
+    found = dmesg.findings([record for text in guest.log() for record in parse_kmsg(text)], ready.symbols)
+    seen = {f.function: f.kind for f in found}
+    followed = any(f.function == follows and FREED in f.title for f in found)
+    return {"percpu poison": followed and all(seen.get(where) == kind for where, kind in wrong.items())}
+
+
 def _shape(guest: Guest, ready: Ready) -> dict[str, bool]:
     """All in one guest, but for what takes long: kmemleak is proved by the machine's leak batch."""
     seen = _warn(guest, ready) | _counted(guest, ready)
@@ -112,6 +133,7 @@ CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
     "kasan": _said("kasan", "use-after-free", "kasan", "kharness_use_after_free"),
     "preempt": _said("preemptible", "cpu-not-held", "preemptible", "kharness_cpu_not_held"),
     "lockdep": _said("lockdep", "lock-order", "lockdep", "kharness_lock_order"),
+    "freed": _poisoned,
     "shape": _shape,
 }
 
@@ -125,11 +147,12 @@ PROVES = {
     "kasan": ("kasan",),
     "lockdep": ("lockdep",),
     "preempt": ("preemptible",),
+    "freed": ("percpu poison",),
     "shape": ("dmesg", "percpu", "panic"),
 }
 """The oracles that each canary proves, by the names in its events."""
 
-OF_A_KERNEL = ("warn", "leaks", "panic", "hang")
+OF_A_KERNEL = ("warn", "leaks", "panic", "hang", "freed")
 OF_A_CONFIG = {
     "DEBUG_ATOMIC_SLEEP": "atomic", "KASAN": "kasan", "PROVE_LOCKING": "lockdep", "DEBUG_PREEMPT": "preempt",
 }  # fmt: skip

@@ -32,7 +32,9 @@ from harness.suite.extra import CanaryItem, LeakBatch, canaries
 from harness.suite.machines import HELP, MARKER, Place, Spot, places, shares
 from harness.suite.outcome import Inconclusive, KernelFinding
 from harness.suite.percpu import PercpuFaults
+from harness.suite.poison import PercpuPoison
 from harness.suite.policy import Policy
+from harness.suite.reader import HeldReader
 from harness.suite.session import Ready, Workshop, read_session, read_survey
 from harness.suite.supplied import SUPPLIED, Thing, canonical, has_selftest, supplied
 from harness.suite.sweep import Faults
@@ -311,6 +313,18 @@ def trials(bench: Bench, faults: Faults) -> Trials:
 def percpu_faults(bench: Bench, faults: Faults) -> PercpuFaults:
     """The k-th alloc_percpu() of a function fails."""
     return PercpuFaults(bench, faults)
+
+
+@pytest.fixture
+def percpu_poison(bench: Bench, percpu_faults: PercpuFaults) -> PercpuPoison:
+    """Percpu data of DSQs is poisoned when it is freed, and looked at."""
+    return PercpuPoison(bench, percpu_faults)
+
+
+@pytest.fixture
+def held_reader(bench: Bench, dsq: Dsqs) -> HeldReader:
+    """A reader that stays inside its RCU section while its DSQ is destroyed."""
+    return HeldReader(bench, dsq)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,3 +46,20 @@ def test_is_caught_and_named(kharness: Kharness, user_tree: UserTree, mutant: Mu
         assert any(named(f, mutant.blamed) and f["operation"] and f["site"] and f["fault"] for f in found), (
             "named, but no finding tells under which fault"
         )
+
+
+@pytest.mark.mutants
+def test_freed_too_early_is_caught_by_a_held_reader(kharness: Kharness, user_tree: UserTree) -> None:
+    """Not by chance: the tests of freed memory alone find it, both parts of the DSQ, each with who freed it."""
+    mutant = next(one for one in MUTANTS if one.name == "freed-too-early")
+    with user_tree.edited(user_tree.scheduler, mutant.function, mutant.old, mutant.new):
+        done = kharness(
+            "run", "--arch", ARCH, "--tree", str(user_tree.folder), "-k", "use_after_free", "--machine", "default",
+            timeout=1500,
+        )  # fmt: skip
+    print(done.stdout[-6000:])
+    done.expect(1)
+    row = done.test("test_destroyed_under_a_reader")
+    early = {one["title"].partition(" was freed")[0]: one["function"] for one in row["findings"] if not one["expected"]}
+    assert set(early) == {"the DSQ itself", "the percpu data of a DSQ"}, row
+    assert set(early.values()) <= {"destroy_dsq", "exit_dsq"}, early

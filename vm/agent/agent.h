@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define MAX_ARGS 256
 
@@ -74,6 +75,9 @@ void do_work(const struct op *op, struct reply *r);
 void do_progress(const struct op *op, struct reply *r);
 void do_kill(const struct op *op, struct reply *r);
 void do_reap(const struct op *op, struct reply *r);
+void do_pin(const struct op *op, struct reply *r);
+/* A child on one CPU, for do_reap() and do_kill() by this name: its pid, 0 in the child itself, -1 with an answer. */
+pid_t work_fork(const char *name, long cpu, struct reply *r);
 void work_reset(void);
 
 /* bpf.c */
@@ -194,6 +198,7 @@ int relay(int argc, char **argv);
 
 /* run.c */
 void do_run(const struct op *op, struct reply *r);
+void do_run_beside(const struct op *op, struct reply *r);
 void do_sweep(const struct op *op, struct reply *r);
 
 #endif

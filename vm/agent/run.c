@@ -113,6 +113,27 @@ void do_run(const struct op *op, struct reply *r)
 	}
 }
 
+/*
+ * run-beside: the program once, in a "task" of its own on CPU "cpu", while the agent goes on; reap and kill know the task
+ * by that name. Its exit status is 0 where the program answered 0.
+ */
+void do_run_beside(const struct op *op, struct reply *r)
+{
+	struct call c;
+	int err, ret;
+	pid_t pid;
+
+	if (!open_call(op, "prog", &c, r))
+		return;
+	pid = work_fork(arg_str(op, "task", ""), arg_int(op, "cpu", 0), r);
+	if (!pid) {
+		ret = call_prog(&c, &err);
+		_exit(err || ret ? 1 : 0);
+	}
+	if (pid > 0)
+		reply_int(r, "pid", pid);
+}
+
 /* No operation allocates so often: nothing fails. */
 #define UNHARMED (1 << 20)
 

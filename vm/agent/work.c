@@ -34,10 +34,8 @@ static struct group *group_find(const char *name)
 	return NULL;
 }
 
-static struct group *group_new(const struct op *op, struct reply *r)
+static struct group *group_new(const char *name, struct reply *r)
 {
-	const char *name = arg_str(op, "name", "");
-
 	if (!*name || strlen(name) >= sizeof(groups[0].name) || group_find(name)) {
 		reply_error(r, EEXIST, "name '%s' is missing, too long or taken", name);
 		return NULL;
@@ -92,22 +90,26 @@ static void work_turn(const char *kind, long us)
 	}
 }
 
+static bool pin(long cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	return !sched_setaffinity(0, sizeof(set), &set);
+}
+
 static void __attribute__((noreturn)) worker(struct group *g, int slot, const struct op *op)
 {
 	const char *kind = arg_str(op, "kind", "spin");
 	long us = arg_int(op, "us", 1000);
 	long cpu = arg_int(op, "cpu", -1);
 	struct sched_param param = {};
-	cpu_set_t set;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	setpgid(0, 0);
-	if (cpu >= 0) {
-		CPU_ZERO(&set);
-		CPU_SET(cpu, &set);
-		if (sched_setaffinity(0, sizeof(set), &set))
-			_exit(3);
-	}
+	if (cpu >= 0 && !pin(cpu))
+		_exit(3);
 	if (arg_int(op, "ext", 0) && sched_setscheduler(0, SCHED_EXT, &param))
 		_exit(4);
 	for (;;) {
@@ -126,7 +128,7 @@ void do_work(const struct op *op, struct reply *r)
 		reply_error(r, EINVAL, "nr wants 1 to %d", MAX_WORKERS);
 		return;
 	}
-	g = group_new(op, r);
+	g = group_new(arg_str(op, "name", ""), r);
 	for (int i = 0; g && i < nr; i++) {
 		pid_t pid = fork();
 
@@ -144,7 +146,7 @@ void do_work(const struct op *op, struct reply *r)
 void do_spawn(const struct op *op, struct reply *r)
 {
 	char *argv[MAX_ARGS + 1] = {}, key[16] = "a0";
-	struct group *g = group_new(op, r);
+	struct group *g = group_new(arg_str(op, "name", ""), r);
 	const char *out = arg_str(op, "out", "/dev/null");
 	int n = 0;
 	pid_t pid;
@@ -173,6 +175,46 @@ void do_spawn(const struct op *op, struct reply *r)
 	g->pids[0] = pid;
 	g->nr = 1;
 	reply_int(r, "pid", pid);
+}
+
+pid_t work_fork(const char *name, long cpu, struct reply *r)
+{
+	struct group *g = group_new(name, r);
+	pid_t pid;
+
+	if (!g)
+		return -1;
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		setpgid(0, 0);
+		if (!pin(cpu))
+			_exit(126);
+		return 0;
+	}
+	if (pid < 0) {
+		reply_error(r, errno, "fork: %s", strerror(errno));
+		group_free(g);
+		return -1;
+	}
+	g->pids[0] = pid;
+	g->nr = 1;
+	return pid;
+}
+
+/* pin: the agent itself to "cpu", or, with -1, to all again. */
+void do_pin(const struct op *op, struct reply *r)
+{
+	static cpu_set_t before;
+	static bool pinned;
+	long cpu = arg_int(op, "cpu", -1);
+
+	if (!pinned && sched_getaffinity(0, sizeof(before), &before))
+		reply_error(r, errno, "sched_getaffinity: %s", strerror(errno));
+	else if (cpu < 0 ? sched_setaffinity(0, sizeof(before), &before) : !pin(cpu))
+		reply_error(r, errno, "CPU %ld: %s", cpu, strerror(errno));
+	else
+		pinned = cpu >= 0;
 }
 
 void do_progress(const struct op *op, struct reply *r)

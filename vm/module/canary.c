@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Deliberate defects: they prove the oracles on this very kernel. */
+#include <linux/cpumask.h>
 #include <linux/fs.h>
 #include <linux/irqflags.h>
 #include <linux/module.h>
@@ -51,6 +52,41 @@ static noinline void kharness_leak_percpu(void)
 
 	if (lost)
 		this_cpu_ptr(lost)->words[0] = 1;
+}
+
+/* Writes into a percpu object that it has freed, into the copy of the last CPU that there could be. */
+static noinline void kharness_use_freed_percpu(void)
+{
+	struct kharness_percpu __percpu *gone = alloc_percpu(struct kharness_percpu);
+
+	if (!gone)
+		return;
+	free_percpu(gone);
+	per_cpu_ptr(gone, cpumask_last(cpu_possible_mask))->words[1] = 1;
+}
+
+/* Follows a pointer that it has read from a freed percpu object: under the quarantine the kernel dies of it. */
+static noinline void kharness_follow_freed_percpu(void)
+{
+	struct kharness_percpu __percpu *gone = alloc_percpu(struct kharness_percpu);
+	u64 *where;
+
+	if (!gone)
+		return;
+	free_percpu(gone);
+	where = (u64 *)(unsigned long)READ_ONCE(per_cpu_ptr(gone, 0)->words[0]);
+	if (where)
+		WRITE_ONCE(where[1], 1);
+}
+
+/* Only under the quarantine, which takes the second one from the kernel. */
+static noinline void kharness_free_percpu_twice(void)
+{
+	struct kharness_percpu __percpu *gone = alloc_percpu(struct kharness_percpu);
+
+	free_percpu(gone);
+	free_percpu(gone);
+	barrier(); /* not by a jump, or who did it would not be on the stack */
 }
 
 static noinline void kharness_warn(void)
@@ -172,6 +208,9 @@ static const struct {
 	{ "lock-order", kharness_lock_order },
 	{ "sleep-atomic", kharness_sleep_atomic },
 	{ "cpu-not-held", kharness_cpu_not_held },
+	{ "percpu-use-after-free", kharness_use_freed_percpu },
+	{ "percpu-follow-freed", kharness_follow_freed_percpu },
+	{ "percpu-double-free", kharness_free_percpu_twice },
 	{ "panic", kharness_panic },
 	{ "hang", kharness_hang },
 	{ "hang-one", kharness_hang_one },

@@ -80,7 +80,10 @@ static int __init kharness_init(void)
 	folder = debugfs_create_dir("kharness", NULL);
 	debugfs_create_file("canary", 0200, folder, NULL, &canary_fops);
 	debugfs_create_file("barrier", 0200, folder, NULL, &barrier_fops);
+	debugfs_create_file("flush", 0200, folder, NULL, &flush_fops);
 	debugfs_create_file("churn", 0200, folder, NULL, &churn_fops);
+	debugfs_create_file("poison", 0600, folder, NULL, &poison_fops);
+	debugfs_create_file("held", 0600, folder, NULL, &held_fops);
 	debugfs_create_file("told", 0600, folder, NULL, &told_fops);
 	debugfs_create_file("hold", 0200, folder, NULL, &hold_fops);
 	debugfs_create_file("symbols", 0400, folder, NULL, &symbols_fops);
@@ -90,8 +93,10 @@ static int __init kharness_init(void)
 
 static void __exit kharness_exit(void)
 {
-	told_exit();
 	debugfs_remove(folder);
+	told_exit();
+	poison_exit();
+	held_exit();
 }
 
 module_init(kharness_init);

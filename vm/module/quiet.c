@@ -28,24 +28,33 @@ static void queue_irq_work(void *unused)
 	irq_work_queue(this_cpu_ptr(&barrier_irq_work));
 }
 
+/* irq_work on each CPU; then one turn of the system workqueue on each, but for one where no task can run. */
+static void flush_but(int busy)
+{
+	int cpu;
+
+	on_each_cpu(queue_irq_work, NULL, 1);
+	for_each_online_cpu(cpu)
+		irq_work_sync(per_cpu_ptr(&barrier_irq_work, cpu));
+	for_each_online_cpu(cpu) {
+		struct work_struct item;
+
+		if (cpu == busy)
+			continue;
+		INIT_WORK_ONSTACK(&item, nothing_work);
+		schedule_work_on(cpu, &item);
+		flush_work(&item);
+		destroy_work_on_stack(&item);
+	}
+}
+
 /*
  * Lets everything already queued run: irq_work on each CPU, one turn of the system workqueue on each CPU, RCU
  * callbacks of all flavours in use. Teardown chains these, so the caller repeats until its counters stand still.
  */
 static ssize_t barrier_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
 {
-	int cpu;
-
-	on_each_cpu(queue_irq_work, NULL, 1);
-	for_each_online_cpu(cpu) {
-		struct work_struct item;
-
-		irq_work_sync(per_cpu_ptr(&barrier_irq_work, cpu));
-		INIT_WORK_ONSTACK(&item, nothing_work);
-		schedule_work_on(cpu, &item);
-		flush_work(&item);
-		destroy_work_on_stack(&item);
-	}
+	flush_but(-1);
 #ifdef CONFIG_TASKS_TRACE_RCU /* BPF frees programs and maps after it */
 	rcu_barrier_tasks_trace();
 #endif
@@ -59,6 +68,22 @@ static ssize_t barrier_write(struct file *file, const char __user *from, size_t 
 const struct file_operations barrier_fops = {
 	.owner = THIS_MODULE,
 	.write = barrier_write,
+};
+
+/* The barrier for who must not wait for RCU: a reader spins on the CPU that is written, or -1. */
+static ssize_t flush_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	int busy, err = kstrtoint_from_user(from, len, 0, &busy);
+
+	if (err)
+		return err;
+	flush_but(busy);
+	return len;
+}
+
+const struct file_operations flush_fops = {
+	.owner = THIS_MODULE,
+	.write = flush_write,
 };
 
 #define CHURN_OBJECTS 1024

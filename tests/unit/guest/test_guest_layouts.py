@@ -16,7 +16,7 @@ import pytest
 
 from harness.faults import cause, endings
 from harness.guest.guest import dsq_context
-from harness.oracles import ledger
+from harness.oracles import ledger, rules
 from harness.suite import dsq, percpu, sweep, trials
 from harness.suite.account import Account, Swept
 from tests.unit.guest.lines import constant
@@ -197,3 +197,21 @@ def test_an_ending_s_numbers_come_in_the_order_that_the_host_reads() -> None:
     names = {"answer": "ret", "nth": "n"}
     assert sent == [names.get(field.name, field.name) for field in dataclasses.fields(endings.Ending)]
     assert re.findall(r"louds\[i\]\.(?:ending\.)?(\w+)", loud) == ["site", "n", "first", "last"]
+
+
+def test_the_poison_is_what_the_oracle_knows() -> None:
+    text = (ROOT / "vm" / "module" / "quarantine.h").read_text()
+    found = re.search(r"^#define POISON 0x([0-9a-f]{2})$", text, re.MULTILINE)
+    assert found, "the quarantine has no poison"
+    pointer = found[1] * 8
+    assert rules.POISON.search(f"address 0x{pointer}: 0000 [#1]") and rules.POISON.search(f"address {pointer}")
+
+
+def test_no_address_is_made_of_poison() -> None:
+    """Bits 63 to 47 of one are equal (x86_64, riscv64), 63 to 56 with five levels; of one of arm64's kernel 55 to 48 are ones."""
+    found = re.search(r"^#define POISON 0x([0-9a-f]{2})$", (ROOT / "vm" / "module" / "quarantine.h").read_text(), re.MULTILINE)
+    assert found
+    pointer = int(found[1] * 8, 16)
+    for bits in (17, 8):
+        assert pointer >> 64 - bits not in (0, (1 << bits) - 1)
+    assert pointer >> 55 & 1 and pointer >> 48 & 0xFF != 0xFF and pointer >> 52 & 0xF != 0xF

@@ -29,6 +29,7 @@ def told(finding: Finding) -> dict[str, Any]:
 ON_BOTH = (
     "warn", "bug", "null deref", "page fault", "kasan", "ubsan", "lockdep", "suspicious rcu", "atomic sleep", "rcu stall",
     "soft lockup", "hard lockup", "hung task", "list corruption", "refcount", "allocation failure", "sched_ext", "panic",
+    "percpu use-after-free", "percpu double free",
 )  # fmt: skip
 
 

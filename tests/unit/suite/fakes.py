@@ -12,7 +12,7 @@ from typing import Any, cast
 from harness.faults.cause import Cause, Window
 from harness.guest.guest import BpfObject
 from harness.model.state import Features
-from harness.records import FaultSummary, Finding, Frame
+from harness.records import Evidence, FaultSummary, Finding, Frame
 from harness.suite.bench import Bench
 
 GFP = {6: "IO", 7: "FS", 10: "DIRECT_RECLAIM", 11: "KSWAPD_RECLAIM"}
@@ -147,6 +147,7 @@ class FakeBench:
             symbols=self.symbols, gfp_bits=GFP, pristine=self.guest.pristine, features=Features(init="init_dsq"),
         )  # fmt: skip
         self.findings: list[Finding] = []
+        self.evidence: list[Evidence] = []
         self.windows: list[Window] = []
         self.summaries: list[FaultSummary] = []
         self.learned: list[tuple[Cause, Cause]] = []

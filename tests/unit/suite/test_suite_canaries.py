@@ -15,7 +15,7 @@ from harness.suite import extra
 from harness.suite.session import Ready, Workshop
 
 MODULE = Path(__file__).resolve().parents[3] / "vm" / "module" / "canary.c"
-PLAIN = ["warn", "leaks", "panic", "hang"]
+PLAIN = ["warn", "leaks", "panic", "hang", "freed"]
 
 
 def named(config: str, monkeypatch: pytest.MonkeyPatch, *, first: bool = True) -> list[str]:

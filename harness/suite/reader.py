@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns a reader that is held: a task on a CPU of its own that has looked a DSQ up and stays inside its RCU read-side
+section, and what becomes of the DSQ meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from harness.guest import freed
+from harness.guest.guest import BpfObject, dsq_context
+from harness.machine.deadline import Deadline
+from harness.oracles import held
+from harness.records import Evidence, GuestError, MachineEnded
+from harness.suite.bench import Bench
+from harness.suite.dsq import Dsqs
+from harness.suite.outcome import Inconclusive
+
+PROGRAM = "dsq_reader"
+CPU, OTHER = 0, 1
+"""Where the reader is, and where everything else is done."""
+
+PATIENCE_SECONDS = 8.0
+"""The reader ends by itself after so long (nominal): well below what RCU's and the scheduler's watchdogs grant."""
+
+START_SECONDS = 5.0
+"""So long (nominal) it has to come to the DSQ, and to leave when it is let go."""
+
+HOLDS = 1
+"""Its stage while it holds the DSQ, as in bpf_progs/dsq_reader.bpf.c."""
+
+
+class HeldReader:
+    """A reader of one DSQ, on one guest with two CPUs or more."""
+
+    def __init__(self, bench: Bench, dsq: Dsqs) -> None:
+        self._bench = bench
+        self._guest = bench.guest
+        self._dsq = dsq
+
+    @contextlib.contextmanager
+    def holding(self, dsq_id: int) -> Iterator[None]:
+        """The block destroys this DSQ, while a task on CPU 0 has looked it up and is inside its RCU read-side section.
+
+        When the block has ended and irq_work and workqueues have run, nothing of the DSQ may have been freed; each part
+        that was is a finding that names who did it. Then the reader goes on using the DSQ, unless it is gone, and
+        leaves; once the guest is quiescent all parts must have been freed. Raises Inconclusive where the reader did not
+        hold on for so long.
+        """
+        parts = self._parts(dsq_id)
+        agent = self._guest.agent
+        with self._reading(dsq_id) as reader:
+            freed.hold(agent, list(parts))
+            yield
+            freed.flush(agent, CPU)
+            during = freed.held(agent)
+            state = reader.get("stage", "gave_up", "cpu")
+            early = [one for one in during.objects if one.freed]
+            if early:  # its lock may be anything now: a reader that took it would hang, and hide who is to blame
+                reader.set("keep_off", 1)
+        if state != {"stage": HOLDS, "gave_up": 0, "cpu": CPU} or during.grace:
+            raise Inconclusive(f"the reader did not hold on: {state}, a grace period went by: {during.grace}")
+        symbols = self._bench.ready.symbols
+        self._bench.findings += [
+            held.finding(parts[one.address], symbols.chain([0, *one.stack])[1:]) for one in early
+        ]
+        self._guest.settle()
+        after = freed.held(agent)
+        freed.hold(agent, [])
+        gone = [parts[one.address] for one in after.objects if one.freed]
+        payload = {"held": list(parts.values()), "freed early": len(early), "freed": len(gone)}
+        self._bench.evidence.append(Evidence(held.ORACLE, payload=payload))
+        left = ", ".join(what for what in parts.values() if what not in gone)
+        assert not left, f"not freed although its last reader has left: {left}"
+
+    def _parts(self, dsq_id: int) -> dict[int, str]:
+        """What the DSQ consists of, by where it lies."""
+        api = self._dsq.api
+        api.set("sought", dsq_id)
+        api.run("live", dsq_context(0), record=False)
+        found = api.get("sought_at", "sought_pcpu")
+        if not found["sought_at"]:
+            raise GuestError(f"DSQ {dsq_id} is not in the kernel's table")
+        parts = {found["sought_at"]: "the DSQ itself", found["sought_pcpu"]: "the percpu data of a DSQ"}
+        return {address: what for address, what in parts.items() if address}
+
+    @contextlib.contextmanager
+    def _reading(self, dsq_id: int) -> Iterator[BpfObject]:
+        """The reader holds the DSQ within the block; everything else is done on another CPU."""
+        agent = self._guest.agent
+        scale = self._bench.ready.pristine.scale
+        reader = self._guest.load(PROGRAM, patience_ns=int(PATIENCE_SECONDS * scale * 1e9))
+        agent.call("pin", record=False, cpu=OTHER)
+        agent.call(
+            "run-beside", name=reader.name, prog="hold", ctx=dsq_context(dsq_id)[:8].hex(), task="reader", cpu=CPU
+        )
+        try:
+            self._started(reader)
+            yield reader
+        except MachineEnded:
+            raise
+        except BaseException:
+            self._let_go(reader)
+            raise
+        self._let_go(reader)
+
+    def _started(self, reader: BpfObject) -> None:
+        deadline = Deadline(START_SECONDS * self._bench.ready.pristine.scale, "the reader to look the DSQ up")
+        while (seen := reader.get("stage", "refused"))["stage"] != HOLDS:
+            if seen["refused"] or deadline.expired:
+                raise GuestError(f"{deadline}: it was answered {seen['refused']}")
+
+    def _let_go(self, reader: BpfObject) -> None:
+        reader.set("release", 1)
+        agent, scale = self._guest.agent, self._bench.ready.pristine.scale
+        agent.call("reap", record=False, name="reader", timeout_ms=int(1000 * START_SECONDS * scale))
+        agent.call("pin", record=False, cpu=-1)
