@@ -21,7 +21,7 @@ struct object {
 	u64 stack[MAX_DEPTH];
 };
 
-/* By address; percpu addresses, which are offsets, with bit 0 set. */
+/* By object_key(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_OBJECTS);
@@ -104,7 +104,7 @@ static __always_inline void keep_stack(void *ctx, struct object *object, u64 cal
 
 static __always_inline void allocated(void *ctx, u32 slot, u32 kind, u64 call_site, const void *at, u64 size)
 {
-	u64 key = (u64)at | (kind == KIND_PERCPU);
+	u64 key = object_key(at, kind == KIND_PERCPU);
 	struct object *object = bpf_map_lookup_elem(&scratch, &slot);
 
 	if (!object || !at)
@@ -127,7 +127,7 @@ static __always_inline void allocated(void *ctx, u32 slot, u32 kind, u64 call_si
 
 static __always_inline void freed(const void *at, u32 kind)
 {
-	u64 key = (u64)at | (kind == KIND_PERCPU);
+	u64 key = object_key(at, kind == KIND_PERCPU);
 	struct object *object = bpf_map_lookup_elem(&objects, &key);
 
 	if (!object)

@@ -58,13 +58,19 @@ class DsqModel:
         """
         if not self.features.percpu_data:
             return 0
+        held = self.user_objects() + len(self.links) * self.rules.own_dsqs()
+        return held + (self.rules.possible_cpus if boot else 0)
+
+    def user_objects(self) -> int:
+        """How many user DSQs have memory once the kernel is quiescent, also those of a scheduler that has exited and
+        is still linked (scx_bpf_create_dsq, scx_sched_free_rcu_work). Raises HarnessError as :meth:`percpu_objects`.
+        """
         hashes = [self._global] if self.features.global_hash else [s.hash for s in self.links.values()]
         if any(h.maybe for h in hashes):
             raise HarnessError(
                 "how many DSQs a failed ops.init left is unknown", step="detach, then ask again"
             )
-        held = sum(h.objects() for h in hashes) + len(self.links) * self.rules.own_dsqs()
-        return held + (self.rules.possible_cpus if boot else 0)
+        return sum(h.objects() for h in hashes)
 
     def aborting(self) -> str | None:
         """Why the running scheduler is being thrown out, None if it is not."""

@@ -42,7 +42,7 @@ static const struct {
 	{ "thread", do_thread },     { "left", do_left },      { "settled", do_settled },
 	{ "clear", do_clear },	     { "fork", do_fork },      { "mkdir", do_mkdir },
 	{ "rmdir", do_rmdir },	     { "fill", do_fill },      { "drain", do_drain },
-	{ "run-killed", do_run_killed }, { "clear-map", do_clear_map },
+	{ "run-killed", do_run_killed }, { "clear-map", do_clear_map }, { "alive", do_alive },
 };
 
 bool run_verb(const struct op *op, struct reply *r)
