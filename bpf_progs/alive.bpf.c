@@ -8,12 +8,13 @@
  */
 #include "kharness.bpf.h"
 
-enum { KIND_PERCPU = 1, KIND_SLAB = 2 };
+enum { KIND_PERCPU = 1, KIND_SLAB = 2, KIND_OLD = 4 };
 
 #define MAX_OBJECTS 262144
+#define MAX_PLACES 256
 #define MAX_RANGES 8
 
-/* vm/agent/alive.c has the same layout. */
+/* vm/agent/alive.c has the same layout. A percpu object from before the agent last forgot everything is KIND_OLD, too. */
 struct object {
 	u64 call_site;
 	u32 kind;
@@ -28,6 +29,17 @@ struct {
 	__type(value, struct object);
 } objects SEC(".maps");
 
+/*
+ * By call site, how many such old objects were freed: what was then allocated there takes their place. (An attach to a
+ * function that has a program already replaces its trampoline, with a percpu_ref: bpf_trampoline_update().)
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PLACES);
+	__type(key, u64);
+	__type(value, u64);
+} replaced SEC(".maps");
+
 /* Text of the code under test, [start, end): slab objects count if they are allocated there. */
 u64 starts[MAX_RANGES];
 u64 ends[MAX_RANGES];
@@ -36,7 +48,7 @@ u32 nr_ranges;
 /* Since the agent last forgot everything; the freed percpu objects are those that were written down ... */
 s64 percpu_allocated;
 s64 percpu_freed;
-/* ... and these were not: they are older, or found no room. */
+/* ... and these were not, or are old. */
 s64 percpu_older;
 s64 slab_allocated;
 s64 slab_alive;
@@ -70,15 +82,30 @@ int BPF_PROG(percpu_object_made, unsigned long call_site, bool reserved, bool is
 	return 0;
 }
 
+static __always_inline void old_one_gone(u64 call_site)
+{
+	u64 *times = bpf_map_lookup_elem(&replaced, &call_site), once = 1;
+
+	if (times)
+		++*times; /* pcpu_lock is everybody's */
+	else if (bpf_map_update_elem(&replaced, &call_site, &once, BPF_NOEXIST))
+		__sync_fetch_and_add(&lost, 1);
+}
+
 SEC("tp_btf/percpu_free_percpu")
 int BPF_PROG(percpu_object_gone, void *base_addr, int off, void *ptr)
 {
 	u64 key = object_key(ptr, true);
+	struct object *object = bpf_map_lookup_elem(&objects, &key);
 
-	if (bpf_map_delete_elem(&objects, &key))
-		__sync_fetch_and_add(&percpu_older, 1);
-	else
+	if (object && object->kind == KIND_PERCPU) {
 		__sync_fetch_and_add(&percpu_freed, 1);
+	} else {
+		__sync_fetch_and_add(&percpu_older, 1);
+		if (object)
+			old_one_gone(object->call_site);
+	}
+	bpf_map_delete_elem(&objects, &key);
 	return 0;
 }
 

@@ -24,23 +24,27 @@ TWICE = "_again"
 @dataclass(frozen=True)
 class Place:
     """Living objects of one call of an allocator: what they are (a value of ledger.KINDS), the return address of the
-    call, bytes of each (of one CPU), how many. `frames` are the functions at the call, innermost first."""
+    call, bytes of each (of one CPU), how many. `frames` are the functions at the call, innermost first. `replaced` of
+    them took the place of older ones of the same call."""
 
     kind: str
     call_site: int
     size: int
     count: int
     frames: tuple[Frame, ...] = ()
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
 class Books:
     """What the ledger held at one moment. `allocated`, `freed` and `older` (freed, and allocated before the guest was
-    saved) count percpu objects since then; `lost` events of any kind; of `programs` so many are `attached`."""
+    saved) count percpu objects since then, `slab` allocations of the code under test; `lost` events of any kind; of
+    `programs` so many are `attached`."""
 
     allocated: int
     freed: int
     older: int
+    slab: int
     lost: int
     programs: int
     attached: int
@@ -64,22 +68,24 @@ def parse(answer: Mapping[str, Any], missed: Mapping[str, int]) -> Books:
     """
     now = answer["missed"]
     alone = [name for name in now if not name.endswith(TWICE) and name + TWICE not in now]
+    replaced = {(KINDS[1], site): times for site, times in answer["replaced"]}
+    places = [Place(KINDS[kind], site, size, count) for kind, site, size, count in answer["places"]]
     return Books(
         allocated=int(answer["percpu_allocated"]),
         freed=int(answer["percpu_freed"]),
         older=int(answer["percpu_older"]),
+        slab=int(answer["slab_allocated"]),
         lost=int(answer["lost"]) + sum(int(now[name]) - missed.get(name, 0) for name in alone),
         programs=int(answer["programs"]),
         attached=int(answer["attached"]),
-        places=tuple(Place(KINDS[kind], site, size, count) for kind, site, size, count in answer["places"]),
+        places=tuple(replace(place, replaced=replaced.get((place.kind, place.call_site), 0)) for place in places),
     )
 
 
 def watched(books: Books, before: Totals, after: Totals) -> Evidence:
     """Whether the ledger has seen everything; `before` is percpu_stats when the guest was saved, `after` now."""
-    evidence = Evidence(
-        ORACLE, payload={"allocated": books.allocated, "freed": books.freed, "older": books.older}, lost=books.lost
-    )
+    counts = {"allocated": books.allocated, "freed": books.freed, "older": books.older, "slab": books.slab}
+    evidence = Evidence(ORACLE, payload=counts, lost=books.lost)
     counted = after.nr_cur_alloc - before.nr_cur_alloc
     if books.attached < books.programs:
         why = f"{books.programs - books.attached} of its {books.programs} programs are no longer attached"
@@ -103,7 +109,7 @@ def findings(places: Iterable[Place], once: Mapping[str, str] | None = None) -> 
     sizes: dict[str, list[int]] = {}
     for place in places:
         kept = any(base_name(frame.function) in (once or {}) for frame in place.frames)
-        count = place.count - kept
+        count = place.count - place.replaced - kept
         if count <= 0:
             continue
         finding = _finding(place, count)

@@ -80,7 +80,7 @@ def test_a_leak_of_the_batch_names_test_and_operation(
     (row,) = [row for row in done.results["tests"] if row["outcome"] == "fail"]
     assert row["id"].startswith("batch::")
     for leak in row["findings"]:
-        assert leak["function"] == "kharness_leak_slab"
+        assert leak["function"] == "kharness_lose_slab"
         assert leak["operation"] == "write /sys/kernel/debug/kharness/canary"
         assert leak["fault"] is None
         assert "; test_that_leaks: with operation " in leak["title"]

@@ -10,6 +10,8 @@
 
 #define MAX_PLACES 1024
 #define BATCH 4096
+#define KIND_PERCPU 1
+#define KIND_OLD 4
 
 /* As in bpf_progs/alive.bpf.c. */
 struct entry {
@@ -45,7 +47,16 @@ static void count(const struct entry *e)
 	places[i].count++;
 }
 
-/* Counts all objects, in batches, and takes them out if `forget` is set; 0 or an errno. */
+/* From now on it counts no more: percpu objects are known again when they are freed, others are not. */
+static int forget_one(int fd, const uint64_t *key, struct entry *e)
+{
+	if (!(e->kind & KIND_PERCPU))
+		return bpf_map_delete_elem(fd, key) ? errno : 0;
+	e->kind |= KIND_OLD;
+	return bpf_map_update_elem(fd, key, e, BPF_EXIST) ? errno : 0;
+}
+
+/* Counts all objects, in batches, and has them forgotten if `forget` is set; 0 or an errno. */
 static int count_all(int fd, bool forget)
 {
 	static uint64_t keys[BATCH];
@@ -59,13 +70,18 @@ static int count_all(int fd, bool forget)
 		uint32_t *from = more ? &token : NULL;
 
 		nr = BATCH;
-		if (forget ? bpf_map_lookup_and_delete_batch(fd, from, &token, keys, entries, &nr, NULL) :
-			     bpf_map_lookup_batch(fd, from, &token, keys, entries, &nr, NULL))
+		if (bpf_map_lookup_batch(fd, from, &token, keys, entries, &nr, NULL))
 			err = errno;
 		if (err && err != ENOENT)
 			return err;
-		for (uint32_t i = 0; i < nr; i++)
-			count(&entries[i]);
+		for (uint32_t i = 0; i < nr; i++) {
+			int gone = forget ? forget_one(fd, &keys[i], &entries[i]) : 0;
+
+			if (gone && gone != ENOENT) /* it was freed meanwhile */
+				return gone;
+			if (!(entries[i].kind & KIND_OLD))
+				count(&entries[i]);
+		}
 	}
 	return 0; /* ENOENT: that was the last batch */
 }
@@ -109,27 +125,49 @@ static void reply_missed(struct object *o, struct reply *r)
 	reply_int(r, "attached", object_links(o));
 }
 
+static void reply_replaced(const struct bpf_map *map, bool forget, struct reply *r)
+{
+	uint64_t site, next, times;
+	bool first = true;
+
+	buf_printf(&r->body, ",\"replaced\":[");
+	for (bool have = false; !bpf_map_get_next_key(bpf_map__fd(map), have ? &site : NULL, &next); have = true) {
+		site = next;
+		if (bpf_map_lookup_elem(bpf_map__fd(map), &site, &times))
+			continue;
+		buf_printf(&r->body, "%s[%llu,%llu]", first ? "" : ",", (unsigned long long)site,
+			   (unsigned long long)times);
+		first = false;
+	}
+	buf_printf(&r->body, "]");
+	if (forget && clear_map(map))
+		reply_error(r, EIO, "the ledger could not be emptied");
+}
+
 /*
  * alive: what object "name", a ledger, holds at a quiescent point. "places" are [kind, call site, size, objects], at most
- * 1024, "untold" is how many objects more there are; the ledger's counts by their names; "missed" by program. With
- * "forget" all of it is forgotten, but for what was missed.
+ * 1024, "untold" is how many objects more there are; "replaced" are [call site, old objects that were freed]; the ledger's
+ * counts by their names; "missed" by program. With "forget" all of it is forgotten, but for what was missed: percpu objects
+ * that live are old from then on.
  */
 void do_alive(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	struct bpf_map *map = o ? bpf_object__find_map_by_name(object_bpf(o), "objects") : NULL;
+	struct bpf_map *old = o ? bpf_object__find_map_by_name(object_bpf(o), "replaced") : NULL;
 	bool forget = arg_int(op, "forget", 0);
 	int err;
 
 	if (!o)
 		return;
-	err = map ? count_all(bpf_map__fd(map), forget) : EINVAL;
+	err = map && old ? count_all(bpf_map__fd(map), forget) : EINVAL;
 	if (err) {
 		reply_error(r, err, "the ledger's objects: %s", strerror(err));
 		return;
 	}
 	reply_counts(o, forget, r);
 	reply_missed(o, r);
+	reply_replaced(old, forget, r);
 	reply_int(r, "untold", untold);
 	buf_printf(&r->body, ",\"places\":[");
 	for (int i = 0; i < nr_places; i++)

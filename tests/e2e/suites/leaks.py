@@ -16,7 +16,7 @@ def test_first(dsq: Dsqs) -> None:
 def test_that_leaks(dsq: Dsqs, guest: Guest) -> None:
     dsq.attach("dsq_many", [(7, -1)], nr_dsqs=1, first_id=7)
     for _ in range(LEAKS):
-        guest.write(CANARY, "slab-leak")
+        guest.write(CANARY, "slab-loss")
     dsq.check_live()
 
 
