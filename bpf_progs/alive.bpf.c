@@ -6,15 +6,15 @@
  *
  * Nothing here allocates (the map has all its elements from the start), so it is no fault site.
  */
-#include "kharness.bpf.h"
+#include "objects.bpf.h"
 
-enum { KIND_PERCPU = 1, KIND_SLAB = 2, KIND_OLD = 4 };
+/* A percpu object that is older than the moment at which the agent last forgot everything. */
+#define KIND_OLD 4
 
 #define MAX_OBJECTS 262144
 #define MAX_PLACES 256
-#define MAX_RANGES 8
 
-/* vm/agent/alive.c has the same layout. A percpu object from before the agent last forgot everything is KIND_OLD, too. */
+/* vm/agent/alive.c has the same layout. */
 struct object {
 	u64 call_site;
 	u32 kind;
@@ -40,11 +40,6 @@ struct {
 	__type(value, u64);
 } replaced SEC(".maps");
 
-/* Text of the code under test, [start, end): slab objects count if they are allocated there. */
-u64 starts[MAX_RANGES];
-u64 ends[MAX_RANGES];
-u32 nr_ranges;
-
 /* Since the agent last forgot everything; the freed percpu objects are those that were written down ... */
 s64 percpu_allocated;
 s64 percpu_freed;
@@ -52,18 +47,6 @@ s64 percpu_freed;
 s64 percpu_older;
 s64 slab_allocated;
 s64 slab_alive;
-
-/* Objects that found no room. */
-u64 lost;
-
-static __always_inline bool in_ranges(u64 address)
-{
-	for (u32 i = 0; i < MAX_RANGES && i < nr_ranges; i++) {
-		if (address >= starts[i] && address < ends[i])
-			return true;
-	}
-	return false;
-}
 
 /*
  * include/trace/events/percpu.h. The tracepoint of the free is reached with pcpu_lock held and interrupts off, before the

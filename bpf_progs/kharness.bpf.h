@@ -146,18 +146,6 @@ static __always_inline bool dsq_move_to_local(u64 dsq_id)
 	return scx_bpf_consume(dsq_id);
 }
 
-/*
- * The address of an object as a key of a map. kmemleak scans maps (their memory is vmalloc()'s), elements that were deleted
- * too, and would take the address itself for a reference: turned, it is no address. Those of percpu objects, offsets, are
- * told apart by bit 0.
- */
-static __always_inline u64 object_key(const void *at, bool percpu)
-{
-	u64 address = (u64)at | percpu;
-
-	return address << 16 | address >> 48;
-}
-
 #define STRUCT_OPS(name, args...) SEC("struct_ops/" #name) BPF_PROG(name, ##args)
 #define STRUCT_OPS_SLEEPABLE(name, args...) SEC("struct_ops.s/" #name) BPF_PROG(name, ##args)
 

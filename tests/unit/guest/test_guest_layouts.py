@@ -25,6 +25,7 @@ from tests.unit.suite.fakes import FakeBench, observer
 
 ROOT = Path(__file__).resolve().parents[3]
 AGENT, BPF, MODULE = ROOT / "vm" / "agent", ROOT / "bpf_progs", ROOT / "vm" / "module" / "told.c"
+OBJECTS = BPF / "objects.bpf.h"
 SITES, LEDGER, ALIVE = BPF / "fault_sites.bpf.c", BPF / "ledger.bpf.c", BPF / "alive.bpf.c"
 
 CODES = {
@@ -141,12 +142,12 @@ def test_numbers_that_both_sides_have() -> None:
     assert all(a & b == 0 for a, b in itertools.combinations(flags.values(), 2)), "flags are bits of their own"
     assert constant("agent/steps.c", "ENDED_BASE") == endings.ENDED_BASE
     assert number(steps, "ENDED_BASE") == endings.ENDED_BASE
-    for path in (LEDGER, ALIVE):
-        kinds = {number(path.read_text(), f"KIND_{kind}"): f"{kind.lower()} leak" for kind in ("PERCPU", "SLAB")}
-        assert kinds == ledger.KINDS
-    assert number(ALIVE.read_text(), "MAX_RANGES") == resident.MAX_RANGES
-    for kind in ("KIND_PERCPU", "KIND_OLD"):
-        assert number((AGENT / "alive.c").read_text(), kind) == number(ALIVE.read_text(), kind)
+    kinds = {number(OBJECTS.read_text(), f"KIND_{kind}"): f"{kind.lower()} leak" for kind in ("PERCPU", "SLAB")}
+    assert kinds == ledger.KINDS
+    assert number(OBJECTS.read_text(), "MAX_RANGES") == resident.MAX_RANGES
+    for path, name in ((OBJECTS, "KIND_PERCPU"), (ALIVE, "KIND_OLD")):
+        assert number((AGENT / "alive.c").read_text(), name) == number(path.read_text(), name)
+    assert not number(ALIVE.read_text(), "KIND_OLD") & sum(kinds)
     types = {number(SITES.read_text(), f"SITE_{kind}"): name for kind, name in (("SLAB", "failslab"), ("PAGE", "page"))}
     assert types == cause.TYPES
     assert number((BPF / f"{percpu.PROGRAM}.bpf.c").read_text(), "MAX_CALLERS") == percpu.MAX_CALLERS
@@ -173,7 +174,8 @@ def test_every_program_of_the_resident_ledger_is_attached_each_with_its_twin() -
 def test_what_the_host_reads_of_the_resident_ledger_is_in_the_agent_s_answer() -> None:
     agent, program = (AGENT / "alive.c").read_text(), ALIVE.read_text()
     counts = set(re.findall(r'"(\w+)"', agent[agent.index("counts[] = {") :].split("};", 1)[0]))
-    assert counts <= set(re.findall(r"^(?:u64|s64) (\w+);", bare(program), re.MULTILINE)), "all of them have 8 bytes"
+    there = set(re.findall(r"^(?:u64|s64) (\w+);", bare(program + OBJECTS.read_text()), re.MULTILINE))
+    assert counts <= there, "all of them have 8 bytes"
     sent = counts | {name for pair in re.findall(r'reply_int\(r, "(\w+)"|,\\"(\w+)\\":[\[{]', agent) for name in pair}
     readers = [ROOT / "harness" / name for name in ("oracles/alive.py", "suite/objects.py", "guest/resident.py")]
     read = {name for path in readers for name in re.findall(r'\banswer\["(\w+)"\]', path.read_text())}
@@ -212,13 +214,15 @@ def test_the_variables_that_the_agent_maps_are_there_in_that_size(opener: str, p
 
 def test_the_variables_that_the_host_sets_and_reads_are_there() -> None:
     def variables(path: Path) -> set[str]:
-        return set(re.findall(r"^(?:u64|s64|u32|s32) (\w+)(?:\[\w+\])?;", bare(path.read_text()), re.MULTILINE))
+        text = path.read_text() + (OBJECTS.read_text() if '"objects.bpf.h"' in path.read_text() else "")
+        return set(re.findall(r"^(?:u64|s64|u32|s32) (\w+)(?:\[\w+\])?;", bare(text), re.MULTILINE))
 
     suite = ROOT / "harness" / "suite"
     uses = {
         LEDGER: (suite / "trials.py", r"_ledger\.set\(\"(\w+)\""),
         BPF / "fail_percpu.bpf.c": (suite / "percpu.py", r"shim\.(?:set|get)\(\"(\w+)\""),
         SITES: (suite / "sweep.py", r"observer\.(?:set|get)\(\"(\w+)\""),
+        ALIVE: (ROOT / "harness" / "guest" / "resident.py", r"\bvar=\"(\w+)\""),
     }
     for program, (user, pattern) in uses.items():
         used = set(re.findall(pattern, user.read_text()))

@@ -64,8 +64,8 @@ def test_a_kernel_that_cannot_have_it_is_told_why(verb: str) -> None:
 
 
 def test_more_places_than_there_is_room_for_are_ours() -> None:
-    with pytest.raises(HarnessError, match="lies in 9 places"):
-        resident.attach(cast(Agent, Calls()), "/bpf", [(n, n + 1) for n in range(9)])
+    with pytest.raises(HarnessError, match="lies in 17 places"):
+        resident.attach(cast(Agent, Calls()), "/bpf", [(n, n + 1) for n in range(17)])
 
 
 def begin(calls: Calls, *texts: str) -> tuple[str, dict[str, int]]:
