@@ -51,10 +51,9 @@ class DsqModel:
     def percpu_objects(self, boot: bool = False) -> int:
         """How many alloc_percpu objects of init_dsq() are alive once the kernel is quiescent. Raises as user_objects().
 
-        A scheduler holds its user DSQs, one global DSQ a possible node (alloc_pnode) and one bypass DSQ a possible CPU
-        (scx_alloc_and_add_sched) from attach until its link is gone, also after it has exited (scx_sched_free_rcu_work).
-        With `boot`, the local DSQs (init_sched_ext_class), which never change.
-        """
+        A scheduler holds its user DSQs, one global DSQ a possible node (alloc_pnode), one bypass DSQ a possible CPU
+        (scx_alloc_and_add_sched), from attach until its link is gone, also exited (scx_sched_free_rcu_work). With
+        `boot`, the local DSQs (init_sched_ext_class), which never change."""
         if not self.features.percpu_data:
             return 0
         own = len(self.links) * self.rules.own_dsqs() + (self.rules.possible_cpus if boot else 0)
