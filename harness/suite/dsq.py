@@ -181,7 +181,7 @@ class Dsqs:
         title = f"{got} {kind} objects allocated in {function}() are alive, the model wants {wanted}"
         self._bench.count_model(0, 1, title if got != wanted else None)
         if got != wanted:
-            raise Disagreed(title)
+            raise Disagreed(title, function)
 
     # --- parts --------------------------------------------------------------------------
 

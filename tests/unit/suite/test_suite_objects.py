@@ -16,7 +16,7 @@ from harness.records import Frame
 from harness.suite import objects
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
-from harness.suite.outcome import Disagreed, Inconclusive
+from harness.suite.outcome import Disagreed, Inconclusive, ending_of
 from harness.suite.session import Ready
 
 INIT, INIT_BYPASS, CREATE, OTHER = 0x1000, 0x2000, 0x3000, 0x4000
@@ -129,7 +129,9 @@ def test_one_too_many_or_too_few_is_a_disagreement(held: tuple[Sequence[int], ..
     dsq = dsqs(Ledger(*held), 5, Features())
     with pytest.raises(Disagreed) as raised:
         dsq.check_objects()
-    assert str(raised.value) == says
+    assert str(raised.value) == says and f" {raised.value.function}() " in says
+    (found,) = ending_of(raised.value, lambda frame: (frame,)).findings
+    assert (found.oracle, found.function, found.title) == ("model", raised.value.function, says)
     assert books_of(dsq)[-1] == (0, 1, says)
 
 
