@@ -89,6 +89,17 @@ def test_what_lost_something_is_not_exact(changes: dict[str, int]) -> None:
     assert not look(Ledger([1, INIT, 8, 3], **changes)).exact
 
 
+def test_what_takes_the_place_of_boot_s_is_no_leak_but_of_the_code_under_test() -> None:
+    """Two objects of boot's were freed: their calls are not known."""
+    guest = Ledger([1, 0x99, 32, 3], [1, INIT, 8, 3], percpu_older=2)
+    held = objects.look(cast(Agent, guest), ready(), stats(50 + 4))
+    assert held.exact
+    assert {(found.function, found.count) for found in held.findings()} == {(None, 1), ("scx_init_dsq", 3)}
+    guest.answer["replaced"] = [[0x98, 1]]
+    held = objects.look(cast(Agent, guest), ready(), stats(50 + 4))
+    assert {found.count for found in held.findings()} == {2, 3}, "one of the two is of a call that is known"
+
+
 def dsqs(guest: Ledger, users: int, features: Features) -> Dsqs:
     """An interpreter in a state where a scheduler on 2 CPUs and 1 node holds so many user DSQs."""
     counted: list[tuple[int, int, str | None]] = []
