@@ -4,13 +4,10 @@
  * number of the run, and crosses out what is freed, by whomever. What is left at a quiescent point is leaked, and its
  * run tells which fault it was. Exact: nothing is scanned, nothing waits.
  */
-#include "kharness.bpf.h"
-
-enum { KIND_PERCPU = 1, KIND_SLAB = 2 };
+#include "objects.bpf.h"
 
 #define MAX_OBJECTS 16384
 #define MAX_DEPTH 28
-#define MAX_RANGES 16
 
 struct object {
 	u64 run;
@@ -21,7 +18,7 @@ struct object {
 	u64 stack[MAX_DEPTH];
 };
 
-/* By address; percpu addresses, which are offsets, with bit 0 set. */
+/* By object_key(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_OBJECTS);
@@ -44,11 +41,7 @@ u64 run;
 s32 tid;
 s32 other_tid;
 
-/* Text of the functions under test, [start, end): slab objects count if they are allocated there ... */
-u64 starts[MAX_RANGES];
-u64 ends[MAX_RANGES];
-u32 nr_ranges;
-/* ... or, with this set, anywhere below. Stacks are kept only then. */
+/* Slab objects count if they are allocated in the ranges or, with this set, anywhere below. Stacks are kept only then. */
 u32 deep;
 
 /* Objects of this run that are alive. */
@@ -57,18 +50,6 @@ s64 live_slab;
 
 /* alloc_percpu() calls of anybody that came back empty-handed. */
 u64 percpu_failed;
-
-/* Objects that found no room. */
-u64 lost;
-
-static __always_inline bool in_ranges(u64 address)
-{
-	for (u32 i = 0; i < MAX_RANGES && i < nr_ranges; i++) {
-		if (address >= starts[i] && address < ends[i])
-			return true;
-	}
-	return false;
-}
 
 static __always_inline bool stack_in_ranges(const struct object *object)
 {
@@ -104,7 +85,7 @@ static __always_inline void keep_stack(void *ctx, struct object *object, u64 cal
 
 static __always_inline void allocated(void *ctx, u32 slot, u32 kind, u64 call_site, const void *at, u64 size)
 {
-	u64 key = (u64)at | (kind == KIND_PERCPU);
+	u64 key = object_key(at, kind == KIND_PERCPU);
 	struct object *object = bpf_map_lookup_elem(&scratch, &slot);
 
 	if (!object || !at)
@@ -127,7 +108,7 @@ static __always_inline void allocated(void *ctx, u32 slot, u32 kind, u64 call_si
 
 static __always_inline void freed(const void *at, u32 kind)
 {
-	u64 key = (u64)at | (kind == KIND_PERCPU);
+	u64 key = object_key(at, kind == KIND_PERCPU);
 	struct object *object = bpf_map_lookup_elem(&objects, &key);
 
 	if (!object)

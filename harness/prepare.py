@@ -277,7 +277,7 @@ class Workbench:
         symbols = Symbols(Path(kernel.vmlinux), self._toolchain)
         try:
             saved = pristine.ensure(
-                launch, Path(kernel.path).name, self._toolchain, self._cache, self._progress
+                launch, Path(kernel.path).name, symbols, self._toolchain, self._cache, self._progress
             )
         except MachineEnded as error:
             found = crash.of(error, symbols, resolve=Addresses(symbols, ""))

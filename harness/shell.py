@@ -124,7 +124,7 @@ class Shell:
             return self._in(booted, kernel, symbols, about, line)
         with _judging(symbols):
             name = Path(kernel.path).name
-            saved = pristine.ensure(launch, name, toolchain, self._cache, self._progress)
+            saved = pristine.ensure(launch, name, symbols, toolchain, self._cache, self._progress)
         return self._in(Guest(saved, toolchain), kernel, symbols, about)
 
     def _in(

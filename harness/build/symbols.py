@@ -106,6 +106,17 @@ class Symbols:
         found = {(s.start, s.start + (s.size or s.room)) for s in self._clones.get(name, ())}
         return tuple(sorted(found))
 
+    def spans(self, functions: Iterable[str], near: int) -> tuple[tuple[int, int], ...]:
+        """Text ranges [start, end) that hold the code of these functions and what lies between two of them that are
+        at most `near` bytes apart, in address order. The linker keeps the text of an object together."""
+        out: list[tuple[int, int]] = []
+        for start, end in sorted(span for name in functions for span in self._ranges_of(name)):
+            if out and start - out[-1][1] <= near:
+                out[-1] = out[-1][0], max(out[-1][1], end)
+            else:
+                out.append((start, end))
+        return tuple(out)
+
     def text(self) -> dict[str, tuple[int, int]]:
         """The first text range of every function, by the name that the source gives it."""
         return {name: min(self._ranges_of(name)) for name in self._clones}

@@ -8,11 +8,12 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.guest import kmemleak
+from harness.build.symbols import Symbols
+from harness.guest import kmemleak, resident
 from harness.guest.agent import Agent
 from harness.host.cache import Cache
 from harness.host.progress import Progress
@@ -21,12 +22,13 @@ from harness.machine.deadline import Deadline, scale_of
 from harness.machine.examine import look_into
 from harness.machine.qemu import Launch, command_line, hardware
 from harness.machine.vm import Vm
+from harness.plan import PROFILE
 from harness.records import GuestError, HarnessError, KernelFailure, MachineEnded, UsageError
 
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
-FORMAT = 7
+FORMAT = 8
 """Version of what a snapshot holds and how it was prepared."""
 
 BPF_FOLDER = "/bpf"
@@ -37,6 +39,9 @@ WATCHDOGS = (
     ("/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", 21, 300),
 )
 """The guest's own deadlines: knob, default and most seconds (kernel/watchdog.c, hung_task.c, rcu/tree_stall.h)."""
+
+NEAR = 1 << 16
+"""Functions of one object that are so many bytes apart have nothing but its text between them."""
 
 BARRIER = "/sys/kernel/debug/kharness/barrier"
 PERCPU_STATS = "/sys/kernel/debug/percpu_stats"
@@ -51,7 +56,8 @@ BROKEN = (r"kharness: module refused", r"kharness: agent on no port", r"kharness
 class Pristine:
     """A saved guest. `state` is QEMU's migration file; `log` the raw /dev/kmsg records of boot,
     `percpu` what percpu_stats held, quiescent, when it was saved; `own` where our module's functions lie, as
-    harness.build.addresses reads it."""
+    harness.build.addresses reads it. `missed` is how often each program of the resident ledger had missed an event by
+    then, `blind` why there is no such ledger, if there is none."""
 
     launch: Launch
     state: Path
@@ -62,19 +68,24 @@ class Pristine:
     percpu: str
     cached: bool
     own: str = ""
+    missed: dict[str, int] = field(default_factory=dict)
+    blind: str = ""
 
 
 def key(launch: Launch, kernel: str, toolchain: Toolchain) -> str:
-    """Content key: kernel, initramfs, whole argv and command line, QEMU binary, accelerator."""
+    """Content key: kernel, initramfs, whole argv and command line, QEMU binary, accelerator, functions under test."""
     digest = hashlib.sha256()
     digest.update(launch.initramfs.read_bytes())
-    for part in (kernel, toolchain.id, command_line(launch), str(FORMAT), *hardware(launch)):
+    parts = (kernel, toolchain.id, command_line(launch), str(FORMAT), *hardware(launch), *PROFILE.functions)
+    for part in parts:
         digest.update(b"\0" + part.encode())
     return digest.hexdigest()[:24]
 
 
-def ensure(launch: Launch, kernel: str, toolchain: Toolchain, cache: Cache, progress: Progress) -> Pristine:
-    """The pristine guest, from the cache or booted now.
+def ensure(
+    launch: Launch, kernel: str, symbols: Symbols, toolchain: Toolchain, cache: Cache, progress: Progress
+) -> Pristine:
+    """The pristine guest, from the cache or booted now. `symbols` are those of its kernel.
 
     Raises MachineEnded (for the crash oracle) when the kernel dies or hangs at boot, KernelFailure when it is not the
     machine that was asked for, GuestError when our own userspace does not come up, MachineLost when QEMU fails.
@@ -83,7 +94,7 @@ def ensure(launch: Launch, kernel: str, toolchain: Toolchain, cache: Cache, prog
 
     def maker(folder: Path) -> None:
         with progress.phase(name, f"boot-{launch.definition.arch}-{launch.spec.name}") as phase:
-            _boot(launch, toolchain, folder, lambda note: phase.step(note=note))
+            _boot(launch, symbols, toolchain, folder, lambda note: phase.step(note=note))
 
     folder, cached = cache.produce(
         "snapshot", key(launch, kernel, toolchain), maker, what=name, say=progress.say
@@ -96,7 +107,7 @@ def load(launch: Launch, folder: Path, cached: bool) -> Pristine:
     meta = json.loads((folder / "meta.json").read_text())
     return Pristine(
         launch, folder / "state", meta["boot_seconds"], meta["scale"], meta["next_seq"], tuple(meta["log"]),
-        meta["percpu"], cached, meta["own"],
+        meta["percpu"], cached, meta["own"], meta["missed"], meta["blind"],
     )  # fmt: skip
 
 
@@ -112,16 +123,18 @@ def boot_seconds() -> float:
     return seconds
 
 
-def _boot(launch: Launch, toolchain: Toolchain, folder: Path, note: Callable[[str], None]) -> None:
+def _boot(
+    launch: Launch, symbols: Symbols, toolchain: Toolchain, folder: Path, note: Callable[[str], None]
+) -> None:
     start = time.monotonic()
     with Vm(launch, toolchain) as vm:
         try:
-            _prepare(vm, folder, note, start)
+            _prepare(vm, symbols, folder, note, start)
         except MachineEnded as error:
             raise look_into(vm, error, 1.0) from error
 
 
-def _prepare(vm: Vm, folder: Path, note: Callable[[str], None], start: float) -> None:
+def _prepare(vm: Vm, symbols: Symbols, folder: Path, note: Callable[[str], None], start: float) -> None:
     """From power-on, at the time `start`, to the file with its state."""
     vm.resume()
     patterns = [READY, *BROKEN]
@@ -136,10 +149,13 @@ def _prepare(vm: Vm, folder: Path, note: Callable[[str], None], start: float) ->
     # What does not load is left: the test that wants it will say why.
     note("loading BPF objects")
     agent.call("keep", seconds=KEEP_SECONDS, record=False, path=BPF_FOLDER)
+    own = str(agent.call("read", record=False, path=OWN_SYMBOLS)["data"])
+    under_test = (*symbols.spans(PROFILE.functions, NEAR), *resident.planting(own))
+    blind = resident.attach(agent, BPF_FOLDER, under_test)
     note("kmemleak baseline")
     kmemleak.baseline(agent)
     agent.call("write", record=False, path="/sys/kernel/debug/clear_warn_once", data="1")
-    percpu = quiet(agent)
+    percpu, missed = (quiet(agent), {}) if blind else resident.begin(agent, lambda: quiet(agent))
     records = agent.call("kmsg", record=False)
     if records["overruns"]:
         raise HarnessError("the kernel log overflowed during boot", step="raise CONFIG_LOG_BUF_SHIFT")
@@ -149,7 +165,9 @@ def _prepare(vm: Vm, folder: Path, note: Callable[[str], None], start: float) ->
         "next_seq": next_seq(records["records"]),
         "log": records["records"],
         "percpu": percpu,
-        "own": agent.call("read", record=False, path=OWN_SYMBOLS)["data"],
+        "own": own,
+        "missed": missed,
+        "blind": blind,
     }
     note("saving")
     vm.save(folder / "state")

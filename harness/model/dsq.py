@@ -50,22 +50,22 @@ class DsqModel:
         return frozenset(self.root.hash) if self.root else frozenset()
 
     def percpu_objects(self, boot: bool = False) -> int:
-        """How many alloc_percpu objects of init_dsq() are alive once the kernel is quiescent.
+        """How many alloc_percpu objects of init_dsq() are alive once the kernel is quiescent. Raises as user_objects().
 
-        A scheduler holds its user DSQs, one global DSQ a possible node (alloc_pnode) and one bypass DSQ a
-        possible CPU (scx_alloc_and_add_sched) from attach until its link is gone, also after it has exited
-        (scx_sched_free_rcu_work). With `boot`, the local DSQs (init_sched_ext_class), which never change.
-        Raises HarnessError while it cannot be known (an attach whose ops.init failed under a fault).
-        """
+        A scheduler holds its user DSQs, one global DSQ a possible node (alloc_pnode), one bypass DSQ a possible CPU
+        (scx_alloc_and_add_sched), from attach until its link is gone, also exited (scx_sched_free_rcu_work). With
+        `boot`, the local DSQs (init_sched_ext_class), which never change."""
         if not self.features.percpu_data:
             return 0
+        own = len(self.links) * self.rules.own_dsqs() + (self.rules.possible_cpus if boot else 0)
+        return self.user_objects() + own
+
+    def user_objects(self) -> int:
+        """How many user DSQs then have memory. Raises HarnessError after an ops.init that failed under a fault."""
         hashes = [self._global] if self.features.global_hash else [s.hash for s in self.links.values()]
         if any(h.maybe for h in hashes):
-            raise HarnessError(
-                "how many DSQs a failed ops.init left is unknown", step="detach, then ask again"
-            )
-        held = sum(h.objects() for h in hashes) + len(self.links) * self.rules.own_dsqs()
-        return held + (self.rules.possible_cpus if boot else 0)
+            raise HarnessError("how many DSQs a failed ops.init left is unknown", step="detach, then ask again")
+        return sum(h.objects() for h in hashes)
 
     def aborting(self) -> str | None:
         """Why the running scheduler is being thrown out, None if it is not."""

@@ -15,7 +15,7 @@ from harness.faults.sites import blame, total
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
 from harness.machine.examine import Hung, look_into
-from harness.oracles import dmesg, lockdep, percpu
+from harness.oracles import alive, dmesg, ledger, lockdep, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
 from harness.plan import Allowed
@@ -37,6 +37,7 @@ from harness.records import (
     Scenario,
     TestResult,
 )
+from harness.suite import objects
 from harness.suite.dump import Dumper
 from harness.suite.keep import Keeper
 from harness.suite.outcome import Ending, Inconclusive, ending_of
@@ -151,7 +152,7 @@ class Bench:
         after = self.guest.settle()
         records, overruns = self.log()
         self._judge_log(records, overruns)
-        self._judge_percpu(after)
+        self._judge_objects(after)
         self._watch_kmemleak(records)
         self._watch_lockdep()
 
@@ -190,23 +191,39 @@ class Bench:
         site = cause.operation, cause.type, cause.stack
         self.summaries = [blame(total(self.summaries), site, outcome, finding.signature)]
 
-    def _judge_percpu(self, after: str) -> None:
-        """The exact count first: it costs nothing. Only if it is off, kmemleak says whose the objects are.
-
-        It counts as well where kmemleak stopped watching.
-        """
+    def _judge_objects(self, after: str) -> None:
+        """What lives and should not. Ledger and exact count cost nothing; only where they show something kmemleak is
+        asked, which has the whole stack of what it sees. They count as well where it stopped watching."""
         before = percpu.parse(self.ready.pristine.percpu)
-        found = percpu.findings(before, percpu.parse(after), self.planted)
-        self.evidence.append(Evidence("percpu", payload=percpu.parse(after).nr_cur_alloc))
-        if not found:
-            return
-        leaks: list[Finding] = []
-        with contextlib.suppress(Inconclusive):
-            leaks = self.unreferenced()
-        # What a chain of deferred frees gave back meanwhile was late, not lost.
-        late = percpu.findings(before, percpu.parse(self.guest.settle()), self.planted)
-        if not self.blame(leaks):
-            self.findings += late
+        held = objects.look(self.guest.agent, self.ready, after)
+        counted = percpu.findings(before, percpu.parse(after), self.planted)
+        if counted or self._left(held) or not held.exact:
+            leaks: list[Finding] = []
+            with contextlib.suppress(Inconclusive):
+                leaks = self._reported()
+            # What a chain of deferred frees gave back meanwhile was late, not lost.
+            after = self.guest.settle()
+            held = objects.look(self.guest.agent, self.ready, after)
+            told, leaks = alive.supported([*self.findings, *self._left(held)], leaks)
+            self.findings = told
+            if not self.blame(leaks) and not held.exact:
+                self.findings += percpu.findings(before, percpu.parse(after), self.planted)
+        self.evidence += [Evidence("percpu", payload=percpu.parse(after).nr_cur_alloc), held.evidence]
+
+    def _left(self, held: objects.Held) -> list[Finding]:
+        """What the ledger holds and neither was planted nor has been told with the fault that it came under."""
+        told = {(finding.kind, finding.function) for finding in self.findings if finding.oracle == ledger.ORACLE}
+        return [
+            finding for finding in held.findings()
+            if (finding.kind, finding.function) not in told
+            and not (finding.function in PLANTED and finding.count <= self.planted)
+        ]  # fmt: skip
+
+    def _reported(self) -> list[Finding]:
+        """What kmemleak reports; where it has been asked before, those of its findings that count, taken back."""
+        known = [finding for finding in self.findings if finding.oracle == kmemleak_oracle.ORACLE and finding.counts]
+        self.findings = [finding for finding in self.findings if finding not in known]
+        return known or self.unreferenced()
 
     def blame(self, leaks: Sequence[Finding]) -> bool:
         """Adds what kmemleak found; True if any of it was not planted by us."""

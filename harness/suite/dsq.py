@@ -11,14 +11,20 @@ from harness.guest.guest import BpfObject, Guest, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.dsq import DsqModel
 from harness.model.trace import Answer, Disagreement
+from harness.oracles.ledger import KINDS
 from harness.records import GuestError, HarnessError
+from harness.suite import objects
 from harness.suite.bench import Bench
-from harness.suite.outcome import Disagreed
+from harness.suite.features import INIT_NAMES
+from harness.suite.outcome import Disagreed, Inconclusive
 
 STATE = "/sys/kernel/sched_ext/state"
 ENABLE_SECONDS = 20.0
 MAX_LISTED = 4096
 """As MAX_LISTED in bpf_progs/dsq_api.bpf.c: beyond it sets are compared by digest."""
+
+MAKERS = ("create_dsq", "scx_bpf_create_dsq")
+"""Where the memory of a user DSQ itself is allocated (create_dsq() in 6.12)."""
 
 _ERRNO = re.compile(r"\((-\d+)\)")
 
@@ -157,6 +163,25 @@ class Dsqs:
         else:
             problem = self.model.compare_digest(count, seen["live_sum"], seen["live_mix"])
         self._count(problem)
+
+    def check_objects(self) -> None:
+        """Waits for quiescence and compares how many objects of DSQs live with how many the model says must.
+
+        Percpu objects are those of the function that initialises a DSQ (init_dsq()), of user DSQs and of each loaded
+        scheduler's own; slab objects are the user DSQs themselves. Raises Inconclusive where the ledger lost something.
+        """
+        held = objects.look(self.guest.agent, self._bench.ready, self.guest.settle())
+        if not held.exact:
+            raise Inconclusive(f"{held.evidence.oracle} did not watch: {held.evidence.why}")
+        init = self.model.features.init
+        self._compare(init or INIT_NAMES[0], "percpu", held.count(KINDS[1], INIT_NAMES), self.model.percpu_objects())
+        self._compare("scx_bpf_create_dsq", "slab", held.count(KINDS[2], MAKERS), self.model.user_objects())
+
+    def _compare(self, function: str, kind: str, got: int, wanted: int) -> None:
+        title = f"{got} {kind} objects allocated in {function}() are alive, the model wants {wanted}"
+        self._bench.count_model(0, 1, title if got != wanted else None)
+        if got != wanted:
+            raise Disagreed(title, function)
 
     # --- parts --------------------------------------------------------------------------
 

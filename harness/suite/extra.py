@@ -22,6 +22,7 @@ from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles.log import parse_kmsg
 from harness.oracles.rules import FREED
 from harness.records import Canary, EventKind, Evidence, Finding, MachineEnded, Outcome, TestResult
+from harness.suite import objects
 from harness.suite.bench import Bench
 from harness.suite.leakhunt import Hunt
 from harness.suite.outcome import Inconclusive, KernelFinding
@@ -63,9 +64,17 @@ _warn = _said("dmesg", "warn", "warn", "kharness_warn")
 
 
 def _counted(guest: Guest, ready: Ready) -> dict[str, bool]:
+    """Leaks of both kinds, each counted exactly, by the ledger with the function that leaks."""
+    _provoke(guest, "slab-leak", LEAKS)
     _provoke(guest, "percpu-leak", LEAKS)
-    found = percpu.findings(percpu.parse(ready.pristine.percpu), percpu.parse(guest.settle()))
-    return {"percpu": any(f.count == LEAKS for f in found)}
+    after = guest.settle()
+    found = percpu.findings(percpu.parse(ready.pristine.percpu), percpu.parse(after))
+    held = objects.look(guest.agent, ready, after)
+    seen = {(f.kind, f.function, f.count) for f in held.findings()} if held.exact else set()
+    wanted = {kind: (f"{kind} leak", f"kharness_leak_{kind}", LEAKS) for kind in ("slab", "percpu")}
+    return {"percpu": any(f.count == LEAKS for f in found)} | {
+        f"ledger {kind}": leak in seen for kind, leak in wanted.items()
+    }
 
 
 def _blamed(found: Sequence[Finding], least: int) -> dict[str, bool]:
@@ -79,7 +88,6 @@ def _blamed(found: Sequence[Finding], least: int) -> dict[str, bool]:
 
 
 def _leaks(guest: Guest, ready: Ready) -> dict[str, bool]:
-    _provoke(guest, "slab-leak", LEAKS)
     counted = _counted(guest, ready)
     return counted | _blamed(kmemleak_oracle.findings(kmemleak.report(guest.agent), ready.symbols), SEEN)
 
@@ -140,7 +148,7 @@ CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
 
 PROVES = {
     "warn": ("dmesg",),
-    "leaks": ("kmemleak slab", "kmemleak percpu", "percpu"),
+    "leaks": ("kmemleak slab", "kmemleak percpu", "percpu", "ledger slab", "ledger percpu"),
     "panic": ("panic",),
     "hang": ("hang",),
     "atomic": ("atomic sleep",),
@@ -148,7 +156,7 @@ PROVES = {
     "lockdep": ("lockdep",),
     "preempt": ("preemptible",),
     "freed": ("percpu poison",),
-    "shape": ("dmesg", "percpu", "panic"),
+    "shape": ("dmesg", "percpu", "ledger slab", "ledger percpu", "panic"),
 }
 """The oracles that each canary proves, by the names in its events."""
 

@@ -18,9 +18,10 @@ from harness.faults.endings import Allowed
 from harness.guest.guest import Answer, BpfObject
 from harness.machine.deadline import Deadline
 from harness.oracles import kmemleak as kmemleak_oracle
-from harness.oracles import percpu
+from harness.oracles import ledger, percpu
 from harness.oracles.kmemleak import born
 from harness.records import Finding, KharnessError, Operation
+from harness.suite import objects
 from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench
 from harness.suite.halving import Asked, Narrowed, Reached, Spent, earliest, groups, narrow
@@ -49,7 +50,7 @@ NAMED = 3
 """So many tests are named one by one."""
 
 T = TypeVar("T", bound=Hashable)
-ORACLES = (kmemleak_oracle.ORACLE, percpu.ORACLE)
+ORACLES = (ledger.ORACLE, kmemleak_oracle.ORACLE, percpu.ORACLE)
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,7 @@ class Hunt:
             if any(leak.oracle == kmemleak_oracle.ORACLE for leak in self._wanted.values()):
                 found = bench.unreferenced()
                 after = guest.settle()
+            found += objects.look(guest.agent, ready, after).findings()
             found += percpu.findings(percpu.parse(ready.pristine.percpu), percpu.parse(after))
         return {leak.signature: born(leak) for leak in found}
 

@@ -32,7 +32,11 @@ class KernelFinding(Exception):
 
 
 class Disagreed(Exception):
-    """The kernel answered what the model does not allow."""
+    """The kernel answered what the model does not allow; `function` is the one that did it, where that is known."""
+
+    def __init__(self, what: str, function: str | None = None) -> None:
+        super().__init__(what)
+        self.function = function
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Ending:
     findings: tuple[Finding, ...] = ()
 
 
-def _finding(oracle: str, kind: str, title: str) -> Finding:
-    return Finding(oracle, kind, title, signature(oracle, kind, (), neutral(title)))
+def _finding(oracle: str, kind: str, title: str, function: str | None = None) -> Finding:
+    return Finding(oracle, kind, title, signature(oracle, kind, (), neutral(title)), function)
 
 
 def _machine_ended(
@@ -72,7 +76,7 @@ def ending_of(
     if isinstance(error, MachineEnded):
         return _machine_ended(error, symbolize, expect, resolve)
     if isinstance(error, Disagreed):
-        return Ending(Outcome.FAIL, str(error), (_finding("model", "disagreement", str(error)),))
+        return Ending(Outcome.FAIL, str(error), (_finding("model", "disagreement", str(error), error.function),))
     if isinstance(error, AssertionError | pytest.fail.Exception):
         title = (str(error).splitlines() or ["assertion failed"])[0]
         return Ending(Outcome.FAIL, title, (_finding("test", "assertion", title),))

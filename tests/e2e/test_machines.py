@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.command import Done, Kharness
 
 KMEMLEAK = {"kmemleak slab", "kmemleak percpu"}
-SHAPE = {"dmesg", "percpu", "panic"}
+SHAPE = {"dmesg", "percpu", "ledger slab", "ledger percpu", "panic"}
 
 
 def outcomes(done: Done) -> dict[tuple[str, str], str]:

@@ -116,6 +116,21 @@ def test_kmemleak_that_stopped_watching_is_no_pass(
     assert done.test("test_turned_off_when_done_again")["outcome"] == "pass"
 
 
+def test_what_lives_is_counted_and_named(kharness: Kharness, passed: Done, suite: Callable[[str], str]) -> None:
+    """At a test's end by the ledger, within it against the model; each leak is told once."""
+    done = kharness.run("--suite", suite("alive"), timeout=600).expect(1)
+    found = {f["function"]: f for f in done.test("test_that_leaks_both")["findings"]}
+    assert {name: (f["oracle"], f["kind"], f["count"]) for name, f in found.items()} == {
+        "kharness_leak_percpu": ("ledger", "percpu leak", 3), "kharness_leak_slab": ("ledger", "slab leak", 2),
+    }  # fmt: skip
+    assert len(done.test("test_that_leaks_both")["findings"]) == 2
+    for behind, objects, wanted in (("create", 5, 4), ("destroy", 3, 4)):
+        row = done.test(f"test_behind_the_model_s_back[{behind}]")
+        assert row["why"].endswith(f"_dsq() are alive, the model wants {wanted}")
+        assert row["why"].startswith(f"{objects} percpu objects allocated in ")
+        assert [f["oracle"] for f in row["findings"]] == ["model"], "its scheduler took all of it along"
+
+
 def test_replay(kharness: Kharness, wrong: Done) -> None:
     """The line that a failed run prints does the test again, and fails on the same signature."""
     assert "creating DSQ 7 twice answered -17" in wrong.stdout

@@ -89,6 +89,8 @@ void do_detach(const struct op *op, struct reply *r);
 void bpf_reset(void);
 void bpf_setup(void);
 struct object *find_object(const struct op *op, const char *key, struct reply *r);
+/* How many of its programs and maps are attached. */
+int object_links(const struct object *o);
 int object_prog_fd(struct object *o, const char *prog);
 struct bpf_link;
 /* The struct_ops map or program "what", attached; NULL with errno. */
@@ -146,6 +148,9 @@ void ledger_past(const struct ending *e);
 /* Adds what is left of a run (0: of all), ended as `of` says (NULL: as remembered); returns how many there are. */
 int ledger_left(struct object *ledger, uint64_t run, const struct ending *of, struct buf *out);
 void do_left(const struct op *op, struct reply *r);
+
+/* alive.c */
+void do_alive(const struct op *op, struct reply *r);
 
 /* sweep.c */
 void do_sweep_ops(const struct op *op, struct reply *r);

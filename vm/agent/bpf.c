@@ -16,6 +16,7 @@
 struct object {
 	char name[32];
 	struct bpf_object *bpf;
+	bool resident; /* stays through a reset */
 	struct {
 		char what[32];
 		struct bpf_link *link;
@@ -123,7 +124,10 @@ static struct bpf_object *load_file(const char *path, const struct op *op, struc
 	return NULL;
 }
 
-/* load: "path" as "name"; set.VAR=value for each global to set before it is loaded. */
+/*
+ * load: "path" as "name"; set.VAR=value for each global to set before it is loaded. "resident": it stays until it is
+ * unloaded by name.
+ */
 void do_load(const struct op *op, struct reply *r)
 {
 	const char *name = arg_str(op, "name", ""), *path = arg_str(op, "path", "");
@@ -147,6 +151,7 @@ void do_load(const struct op *op, struct reply *r)
 		set_arguments(o->bpf, op, r);
 	else
 		o->bpf = load_file(path, op, r);
+	o->resident = arg_int(op, "resident", 0);
 	if (o->bpf)
 		strcpy(o->name, name);
 }
@@ -192,6 +197,15 @@ void do_attach(const struct op *op, struct reply *r)
 	strcpy(o->links[slot].what, what);
 }
 
+int object_links(const struct object *o)
+{
+	int links = 0;
+
+	for (int i = 0; i < MAX_LINKS; i++)
+		links += o->links[i].link != NULL;
+	return links;
+}
+
 static void destroy_links(struct object *o, const char *what)
 {
 	for (int i = 0; i < MAX_LINKS; i++) {
@@ -229,6 +243,6 @@ void do_unload(const struct op *op, struct reply *r)
 void bpf_reset(void)
 {
 	for (int i = MAX_OBJECTS - 1; i >= 0; i--)
-		if (objects[i].bpf)
+		if (objects[i].bpf && !objects[i].resident)
 			unload(&objects[i]);
 }

@@ -43,7 +43,7 @@ static const struct {
 	{ "clear", do_clear },	     { "fork", do_fork },      { "mkdir", do_mkdir },
 	{ "rmdir", do_rmdir },	     { "fill", do_fill },      { "drain", do_drain },
 	{ "run-killed", do_run_killed }, { "clear-map", do_clear_map }, { "run-beside", do_run_beside },
-	{ "pin", do_pin },
+	{ "pin", do_pin },	     { "alive", do_alive },
 };
 
 bool run_verb(const struct op *op, struct reply *r)

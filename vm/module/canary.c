@@ -19,7 +19,10 @@ struct kharness_percpu {
 	u64 words[3];
 };
 
-/* Written and then forgotten: kmemleak must find nothing that still points there. */
+/*
+ * Written by the leaking canaries and then forgotten: kmemleak must find nothing that still points there. The ledger of
+ * objects (bpf_progs/alive.bpf.c) watches the functions whose names begin with kharness_leak_.
+ */
 static __always_inline void leak_slab(const char *text)
 {
 	/*
@@ -40,7 +43,7 @@ static noinline void kharness_leak_slab(void)
 	leak_slab("kharness");
 }
 
-/* A leak by a function that no leak batch plants with: that of a test. */
+/* A leak by a function that the ledger does not watch and no leak batch plants with: that of a test. */
 static noinline void kharness_lose_slab(void)
 {
 	leak_slab("lost");

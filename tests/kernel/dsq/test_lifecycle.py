@@ -24,6 +24,7 @@ def test_create_and_destroy(dsq: Dsqs) -> None:
     dsq.nr_queued(1)
     dsq.create(1)
     dsq.check_live()
+    dsq.check_objects()
 
 
 def test_duplicate_is_refused(dsq: Dsqs) -> None:
@@ -35,6 +36,7 @@ def test_duplicate_is_refused(dsq: Dsqs) -> None:
     dsq.destroy(8)
     dsq.create(8)
     dsq.check_live()
+    dsq.check_objects()
 
 
 def test_builtin_ids_are_refused(dsq: Dsqs) -> None:
@@ -71,7 +73,9 @@ def test_without_a_scheduler(dsq: Dsqs) -> None:
 def test_scheduler_takes_its_dsqs_along(dsq: Dsqs) -> None:
     first = dsq.attach("dsq_many", [(i, -1) for i in range(20)], nr_dsqs=20)
     dsq.create(100)
+    dsq.check_objects()
     dsq.detach(first)
+    dsq.check_objects()
     dsq.create(100)
     dsq.nr_queued(100)
     dsq.destroy(5)
@@ -79,6 +83,7 @@ def test_scheduler_takes_its_dsqs_along(dsq: Dsqs) -> None:
     dsq.nr_queued(100)
     dsq.create(100)
     dsq.check_live()
+    dsq.check_objects()
 
 
 def test_second_scheduler_is_refused(dsq: Dsqs) -> None:
@@ -87,6 +92,7 @@ def test_second_scheduler_is_refused(dsq: Dsqs) -> None:
     dsq.nr_queued(1)
     dsq.nr_queued(2)
     dsq.check_live()
+    dsq.check_objects()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,9 @@ def test_ops_init_that_fails(dsq: Dsqs, bench: Bench, first_id: int, node: int, 
     bench.expect(r"ops\.init\(\) failed \(-22\)")
     scheduler = dsq.attach("dsq_many", [(first_id, node)], nr_dsqs=1, first_id=first_id, node=node)
     assert scheduler.get("created", "first_error") == {"created": 0, "first_error": -22}, why
+    dsq.check_objects()
     dsq.detach(scheduler)
+    dsq.check_objects()
     dsq.attach("dsq_many", [(5, -1)], nr_dsqs=1, first_id=5)
 
 
@@ -117,3 +125,4 @@ def test_random_lifecycle(dsq: Dsqs, bench: Bench) -> None:
             case _:
                 dsq.nr_queued(dsq_id)
     dsq.check_live()
+    dsq.check_objects()

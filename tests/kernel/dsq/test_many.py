@@ -25,8 +25,10 @@ def create_and_free(dsq: Dsqs, count: int) -> None:
     scheduler = dsq.attach("dsq_many", [(i, -1) for i in range(count)], nr_dsqs=count)
     assert scheduler.get("created")["created"] == count
     dsq.check_live()
+    dsq.check_objects()
     dsq.detach(scheduler)
     dsq.check_live()
+    dsq.check_objects()
 
 
 def test_create_many_one_by_one(dsq: Dsqs) -> None:
@@ -38,6 +40,7 @@ def test_create_many_one_by_one(dsq: Dsqs) -> None:
     dsq.check_live()
     dsq.create_range(1, 1000)
     dsq.check_live()
+    dsq.check_objects()
 
 
 def test_reload_many_times(dsq: Dsqs) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -189,6 +190,19 @@ def test_ranges(symbols: Symbols) -> None:
     assert ranges["inner"] == ()
     assert len(ranges["clone"]) == 1, "the clone is an alias of the same text"
     assert all(start < end for several in ranges.values() for start, end in several)
+
+
+def test_spans_take_what_lies_between_two_near_functions(symbols: Symbols) -> None:
+    """One span a cluster, in order; each function in exactly one."""
+    names = ["outer", "twin", "main"]
+    every = sorted(span for name in names for span in symbols.ranges([name])[name])
+    (whole,) = symbols.spans(names, 1 << 20)
+    assert whole == (every[0][0], max(end for _, end in every))
+    gaps = [after[0] - before[1] for before, after in itertools.pairwise(every)]
+    assert symbols.spans(reversed(names), max(gaps)) == (whole,)
+    several = symbols.spans(names, min(gaps) - 1)
+    assert several == tuple(every), "nothing near enough: each by itself"
+    assert symbols.spans(["no_such_function"], 1) == ()
 
 
 def test_all_functions_lie_between_two_addresses(symbols: Symbols) -> None:

@@ -16,6 +16,7 @@ from harness.guest.agent import Agent
 from harness.guest.pristine import _cpus, check_shape, key, next_seq
 from harness.host.toolchain import Toolchain
 from harness.machine.qemu import Launch
+from harness.plan import PROFILE
 from harness.records import KernelFailure
 
 
@@ -61,13 +62,15 @@ def test_each_part_of_the_machine_changes_the_key(launch: Launch, what: str) -> 
     assert keyed(CHANGES[what](launch)) != keyed(launch)
 
 
-def test_kernel_toolchain_initramfs_and_format_change_the_key(
+def test_kernel_toolchain_initramfs_format_and_functions_under_test_change_the_key(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [keyed(launch), keyed(launch, kernel="kernel-2"), keyed(launch, tools="tools-2")]
     launch.initramfs.write_bytes(b"cpi0")
     keys.append(keyed(launch))
     monkeypatch.setattr(pristine, "FORMAT", pristine.FORMAT + 1)
+    keys.append(keyed(launch))
+    monkeypatch.setattr(pristine, "PROFILE", replace(PROFILE, functions=("create_dsq",)))
     keys.append(keyed(launch))
     assert len(set(keys)) == len(keys)
 

@@ -302,6 +302,7 @@ def test_ops_init_fails_by_itself(creates: list[tuple[int, int]], error: int, he
     assert values(answer) == {0} and answer.exits == {error}
     assert m.observe(answer, 0, exit_error=error) is None
     assert m.percpu_objects() == held
+    assert m.user_objects() == held - 3, "without one global DSQ and two bypass DSQs"
 
 
 def test_a_fault_somewhere_in_attach() -> None:
@@ -309,8 +310,9 @@ def test_a_fault_somewhere_in_attach() -> None:
     answer = m.attach("a", [(1, -1)], fault="any")
     assert values(answer) == {0, -errno.ENOMEM} and answer.exits == {None, -errno.ENOMEM}
     assert m.observe(answer, 0, exit_error=-errno.ENOMEM) is None
-    with pytest.raises(HarnessError, match="unknown"):
-        m.percpu_objects()
+    for asked in (m.percpu_objects, m.user_objects):
+        with pytest.raises(HarnessError, match="unknown"):
+            asked()
     m.associate("a")
     assert values(m.create(1, -1)) == {0, -errno.EEXIST}
     assert m.observe(m.nr_queued(1), 0) is None

@@ -10,7 +10,7 @@ import pytest
 from harness.plan import Allowed
 from harness.records import Ended, How, MachineEnded, Outcome
 from harness.suite.bench import Bench
-from tests.unit.suite.test_suite_bench import LEAK, WARN, FakeGuest, conclude
+from tests.unit.suite.test_suite_bench import INIT, WARN, FakeGuest, conclude
 
 KNOWN = Allowed("dmesg:warn:init_dsq*", "known upstream", "2999-12-31")
 
@@ -36,8 +36,8 @@ def test_an_entry_of_another_architecture_time_or_finding_allows_nothing(entry: 
 
 def test_a_leak_that_is_allowed_explains_the_count() -> None:
     def leak(bench: Bench, guest: FakeGuest) -> None:
-        guest.percpu, guest.kmemleak = 101, LEAK
-        bench.allow = (Allowed("kmemleak:percpu leak:init_dsq*", "late", "2999-12-31"),)
+        guest.percpu, guest.places = 101, [[1, INIT, 8, 1]]
+        bench.allow = (Allowed("ledger:percpu leak:init_dsq*", "late", "2999-12-31"),)
 
     result = conclude(leak)
     assert (result.outcome, [found.allowed_by for found in result.findings]) == (Outcome.PASS, ["late"])
