@@ -21,6 +21,11 @@ from harness.source.repository import environment
 from harness.source.series import Patch
 from harness.source.tree import Tree, kernel_version
 
+
+class DoesNotApply(UsageError):
+    """A patch whose context the tree does not have."""
+
+
 _FAILED = re.compile(r"^error: patch failed: (.+):(\d+)$", re.MULTILINE)
 _ABSENT = re.compile(r"^error: (.+): (?:No such file or directory|does not exist in .*)$", re.MULTILINE)
 _EXISTS = re.compile(r"^error: (.+): already exists in working directory$", re.MULTILINE)
@@ -139,7 +144,7 @@ def _apply(patch: Patch, folder: Path, base: Tree, which: str, progress: Progres
     else:
         step = "rebase it onto this tree; --tree or --kernel names another one"
     what = f"{which}, {patch.name!r}, does not apply to {base.origin} ({base.version})"
-    raise UsageError(f"{what}: {where}", step=step, detail=lines)
+    raise DoesNotApply(f"{what}: {where}", step=step, detail=lines)
 
 
 def _where(patch: Patch, said: str, base: Tree) -> Iterator[str]:
