@@ -162,11 +162,19 @@ def _planned(wishes: Wishes) -> Plan:
 def bisect(
     context: typer.Context,
     tree: Tree = "",
+    kernel: Version = "",
     good: Annotated[str, typer.Option(metavar="REV", help="A revision of --tree that passes.")] = "",
     bad: Annotated[str, typer.Option(metavar="REV", help="A revision of --tree that fails.")] = "",
     find: Annotated[
         str, typer.Option(help="'regression', or 'fixed': bad is the older one, and what mended it is looked for.")
     ] = "regression",
+    patch: Annotated[
+        list[str], typer.Option(help="Instead of good and bad: a series; one patch of it is looked for.")
+    ] = [],  # noqa: B006
+    kconfig: Annotated[
+        tuple[str, str],
+        typer.Option(metavar="GOOD BAD", help="Instead of good and bad: two .config files; a symbol is looked for."),
+    ] = ("", ""),
     arch: Arch = defaults.DEFAULT_ARCHES[0],
     machine: Machines = "",
     suite: Suite = defaults.DEFAULT_SUITE,
@@ -194,12 +202,18 @@ def bisect(
     guests: Guests = 0,
     toolchain: ToolchainKind = "root",
 ) -> None:
-    """Find the commit that brought a failure, or mended it. The same command goes on where it was interrupted."""
+    """Find the commit, patch or symbol that brought a failure, or mended it.
+
+    The same command goes on where it was interrupted.
+    """
     from harness.bisect.command import Hunt
     from harness.bisect.command import bisect as search
 
-    asked = replace(_planned(planfile.gather("", {"arch": arch, **given(context)})), seed=seed)
-    hunt = Hunt(good, bad, find, confidence, follow, tuple(fixup), signature, runs, tries)
+    own = {name: value for name, value in given(context).items() if name not in ("patch", "kconfig")}
+    asked = replace(_planned(planfile.gather("", {"arch": arch, **own})), seed=seed)
+    hunt = Hunt(
+        good, bad, find, confidence, follow, tuple(fixup), signature, runs, tries, patch=tuple(patch), kconfig=kconfig
+    )
     raise typer.Exit(search(asked, hunt))
 
 

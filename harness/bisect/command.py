@@ -17,21 +17,31 @@ from harness.bisect.history import History
 from harness.bisect.ranges import Commits
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import CONFIDENCE, Find
+from harness.bisect.series import Series
 from harness.bisect.state import Outcome, State
 from harness.bisect.steps import Source, Stepper
+from harness.bisect.symbols import Symbols
+from harness.build import kbuild
+from harness.definition import load
 from harness.host.cache import Cache
 from harness.host.progress import Progress
+from harness.host.toolchain import open_toolchain
 from harness.plan import Plan
 from harness.planfile import unknown
 from harness.records import Exit, UsageError, encode
 from harness.report import results
+from harness.sources import Sources
 
 LOG = "bisect.log"
 
 
 @dataclass(frozen=True)
 class Hunt:
-    """What is asked of a bisection beside its runs. `good` and `bad` are revisions of the plan's tree."""
+    """What is asked of a bisection beside its runs.
+
+    `good` and `bad` are revisions of the plan's tree. Instead of them, `patch` are the files of a series on the plan's
+    source, or `kconfig` two .config files, one that passes and one that fails.
+    """
 
     good: str = ""
     bad: str = ""
@@ -42,6 +52,8 @@ class Hunt:
     signature: str = ""
     runs: int = END_RUNS
     tries: int = TRIES
+    patch: tuple[str, ...] = ()
+    kconfig: tuple[str, str] = ("", "")
 
 
 class Searched(Subject, Source, Protocol):
@@ -62,11 +74,12 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
     cache = Cache.default(plan.cache_cap_gib << 30)
     progress = Progress(cache.folder("durations"))
     arches = tuple(dict.fromkeys(kernel.arch for kernel in plan.kernels))
-    subjects = {arch: _subject(plan, hunt, arch, cache) for arch in arches}
-    told = _identity(plan, asked, fixups, next(iter(subjects.values())))
+    told = _identity(plan, hunt, asked, fixups)
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     out = Path(plan.out) if plan.out else Path("out") / f"bisect-{key[:12]}"
     plan = replace(plan, seed=told["seed"])
+    maker = _Maker(plan, hunt, out, cache, progress)
+    subjects = {arch: maker.subject(arch) for arch in arches}
     done: list[SearchRow] = []
     for arch, subject in subjects.items():
         state = State.open(out / arch, {**told, "arch": arch})
@@ -116,43 +129,102 @@ def _file(path: str, flag: str) -> str:
     return str(file.resolve())
 
 
-def _subject(plan: Plan, hunt: Hunt, arch: str, cache: Cache) -> Searched:
-    """What is searched. Raises UsageError where good and bad are not two ends of a history."""
-    tree = plan.kernels[0].source.tree
+class _Maker:
+    """Makes what is searched. Raises UsageError where it is none."""
+
+    def __init__(self, plan: Plan, hunt: Hunt, out: Path, cache: Cache, progress: Progress) -> None:
+        self._plan = plan
+        self._hunt = hunt
+        self._out = out
+        self._cache = cache
+        self._progress = progress
+
+    def subject(self, arch: str) -> Searched:
+        """What is searched for one architecture."""
+        if self._hunt.patch:
+            return Series(self._plan, self._hunt.patch, arch, self._out / arch / "series", self._cache)
+        if any(self._hunt.kconfig):
+            return self._symbols(arch)
+        repository, good, bad = revisions(self._plan, self._hunt)
+        ends, names = _ordered(
+            self._hunt, (good, bad), (f"--good {self._hunt.good}", f"--bad {self._hunt.bad}")
+        )
+        return Commits(repository, self._plan, arch, ends, names, self._cache)
+
+    def _symbols(self, arch: str) -> Symbols:
+        kernel = next(kernel for kernel in self._plan.kernels if kernel.arch == arch)
+        toolchain = open_toolchain(self._plan.toolchain, arch, self._cache, self._progress)
+        sources = Sources(self._plan, toolchain, self._cache, self._progress, self._out)
+        users = tuple(Path(path) for path in self._plan.kconfig)
+
+        def attempt(fragment: Path) -> None:
+            tree = sources.tree(kernel)
+            request = kbuild.BuildRequest(tree, load(arch), (*users, fragment), self._plan.jobs)
+            kbuild.configure(request, toolchain, self._cache, self._progress)
+
+        ends, names = _ordered(self._hunt, self._hunt.kconfig, self._hunt.kconfig)
+        files = (Path(ends[0]), Path(ends[1]))
+        return Symbols(kernel, files, names, self._out / arch / "kconfig", attempt, self._progress.say)
+
+
+def _ordered(
+    hunt: Hunt, ends: tuple[str, str], names: tuple[str, str]
+) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Ends and their names, given good first, with the older first."""
+    if hunt.find == Find.FIXED:
+        return (ends[1], ends[0]), (names[1], names[0])
+    return ends, names
+
+
+def revisions(plan: Plan, hunt: Hunt) -> tuple[Repository, str, str]:
+    """The plan's repository, with the commits of good and bad. Raises UsageError where there is none."""
     if not (hunt.good and hunt.bad):
         raise UsageError(
-            "bisect needs --good REV and --bad REV", step="as --tree ~/linux --good v7.1 --bad v7.2"
+            "bisect needs --good REV and --bad REV",
+            step="as --tree ~/linux --good v7.1 --bad v7.2; or --patch, --kconfig",
         )
+    tree = plan.kernels[0].source.tree
     if not tree:
         raise UsageError(
             "bisect needs --tree: a Debian source has no history",
             step="give a clone, or make one of releases with 'kharness source import'",
         )
     repository = Repository(Path(tree))
-    good, bad = repository.commit(hunt.good, "--good"), repository.commit(hunt.bad, "--bad")
-    named = (f"--good {hunt.good}", f"--bad {hunt.bad}")
-    if hunt.find == Find.FIXED:
-        return Commits(repository, plan, arch, (bad, good), (named[1], named[0]), cache)
-    return Commits(repository, plan, arch, (good, bad), named, cache)
+    return repository, repository.commit(hunt.good, "--good"), repository.commit(hunt.bad, "--bad")
 
 
-def _identity(plan: Plan, asked: Asked, fixups: tuple[str, ...], subject: Searched) -> dict[str, Any]:
-    """What makes a bisection this one and no other: the ends, and all that decides what a run says."""
-    files = {
-        path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        for path in (*plan.kconfig, *fixups)
-        if Path(path).is_file()
-    }
-    ends = [subject.old, subject.history.points[-1].id]
-    seed = plan.seed or int(hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:7], 16) + 1
+def _identity(plan: Plan, hunt: Hunt, asked: Asked, fixups: tuple[str, ...]) -> dict[str, Any]:
+    """What makes a bisection this one and no other: the ends, and all that decides what a run says.
+
+    Raises UsageError where there are no ends, or more than two.
+    """
+    kinds = [bool(hunt.good or hunt.bad), bool(hunt.patch), any(hunt.kconfig)]
+    if sum(kinds) > 1:
+        raise UsageError(
+            "--good and --bad, --patch and --kconfig exclude each other", step="give one of them"
+        )
+    ends: list[str] = []
+    files = [*plan.kconfig, *fixups]
+    if hunt.patch:
+        files += [_file(path, "--patch") for path in hunt.patch]
+    elif any(hunt.kconfig):
+        files += [_file(path, "--kconfig") for path in hunt.kconfig]
+    else:
+        ends = list(revisions(plan, hunt)[1:])
+    contents = {path: _content(Path(path)) for path in files}
+    seed = plan.seed or int(hashlib.sha256(json.dumps([ends, contents]).encode()).hexdigest()[:7], 16) + 1
     told: dict[str, Any] = encode(asked)
-    source = encode(plan.kernels[0].source)
     return {
-        **told, "what": subject.what, "source": source, "ends": ends,
-        "files": files, "fixups": list(fixups), "seed": seed,
-        "machines": list(plan.machines), "suite": plan.suite, "full": plan.full, "cmdline": plan.cmdline,
+        **told, "source": encode(plan.kernels[0].source), "ends": ends, "files": contents, "fixups": list(fixups),
+        "seed": seed, "machines": list(plan.machines), "suite": plan.suite, "full": plan.full, "cmdline": plan.cmdline,
         "bpf": encode(plan.bpf), "faults": encode(plan.faults),
     }  # fmt: skip
+
+
+def _content(path: Path) -> str:
+    """A hash of a file, or of those in a folder."""
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
 # --- the report -----------------------------------------------------------------------------

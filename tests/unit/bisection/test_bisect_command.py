@@ -60,6 +60,11 @@ class Conductor:
             return self.raises.pop(0)
         (kernel,) = plan.kernels
         id = kernel.source.revision
+        if not id:  # a series on a base: what its last patch adds decides
+            id = f"{len(kernel.patches)}"
+            text = Path(kernel.patches[-1]).read_text() if kernel.patches else "fine"
+            results.write(self._results(plan, id, text, 1), results.claim(Path(plan.out)).path)
+            return Answer(0)
         text = subprocess.run(
             ["git", "-C", self.folder, "show", f"{id}:{CORE}"], check=True, capture_output=True, text=True
         ).stdout
@@ -386,3 +391,38 @@ def test_the_report_is_json(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert data["searches"][0]["candidates"][0]["id"] == ids[2]
     with pytest.raises(UsageError, match="holds another bisection"):
         invoke(*ends(tree, ids[:2]), "--bad", ids[2], "--out", "here", "--seed", "3")
+
+
+# --- patches and symbols ------------------------------------------------------------------------
+
+PATCH = """--- a/kernel/sched/core.c
++++ b/kernel/sched/core.c
+@@ -1 +1,2 @@
+ int core;
++/* {} */
+"""
+
+
+def test_a_patch_of_a_series(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git_tree(tree)
+    Path("series").mkdir()
+    for number in range(1, 13):
+        Path(f"series/{number:04}.patch").write_text(PATCH.format("BUG" if number >= 8 else "fine"))
+    it = start(tree, monkeypatch)
+    status, said = invoke("--tree", str(tree), "--patch", "series")
+    assert status == 0
+    assert "BROUGHT IN BY p0008 '0008.patch'" in said.splitlines()[-1]
+    report = rows.read(Path("out/latest"))
+    assert report.searches[0].names == ("the base", "all 12 patches")
+    assert "+/* BUG */" in report.searches[0].candidates[0].diff
+    assert all(plan.kernels[0].role is Role.TREE for plan in it.plans)
+    assert {len(plan.kernels[0].patches) for plan in it.plans} >= {0, 7, 8, 12}
+    with pytest.raises(UsageError, match="0001.patch is one patch: there is nothing to search"):
+        invoke("--tree", str(tree), "--patch", "series/0001.patch")
+    with pytest.raises(UsageError, match="--good and --bad, --patch and --kconfig exclude each other"):
+        invoke("--tree", str(tree), "--patch", "series", "--good", "HEAD")
+    with pytest.raises(UsageError, match="no.patch: no such file; check --patch"):
+        try:
+            invoke("--tree", str(tree), "--patch", "no.patch")
+        except UsageError as error:
+            raise UsageError(error.line()) from error
