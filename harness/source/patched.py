@@ -19,7 +19,7 @@ from harness.host.progress import Progress
 from harness.records import HarnessError, UsageError
 from harness.source.repository import environment
 from harness.source.series import Patch
-from harness.source.tree import Tree, kernel_version
+from harness.source.tree import Tree, kernel_version, linked
 
 
 class DoesNotApply(UsageError):
@@ -57,7 +57,7 @@ def apply(base: Tree, patches: Sequence[Patch], cache: Cache, progress: Progress
 
     def maker(staging: Path) -> None:
         with progress.phase(f"patched snapshot of {base.version}", "patched-snapshot"):
-            _linked(base.path, staging)
+            linked(base.path, staging)
             for path, content in delta.items():
                 _write(staging / path, content)
             kernel_version(staging)
@@ -91,12 +91,6 @@ def _key(base: Tree, delta: dict[str, Content]) -> str:
         for path, content in sorted(delta.items())
     ]
     return hashlib.sha256(json.dumps([base.tree, told]).encode()).hexdigest()[:40]
-
-
-def _linked(source: Path, target: Path) -> None:
-    """The files of a snapshot once more, as hard links: snapshots are only read, and _write() makes new files."""
-    argv = ["cp", "-a", "--link", f"{source}/.", str(target)]
-    run(argv, what="copying a snapshot", env=environment())
 
 
 def _write(path: Path, content: Content) -> None:
