@@ -25,6 +25,8 @@ app = typer.Typer(
 )  # fmt: skip
 cache_app = typer.Typer(help="The cache of toolchain, sources, kernels and snapshots.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+source_app = typer.Typer(help="Kernel sources.", no_args_is_help=True)
+app.add_typer(source_app, name="source")
 
 Tree = Annotated[
     str,
@@ -296,6 +298,27 @@ def doctor(
         rootfs.install_missing(lambda line: print(line, file=sys.stderr))
     ok = show_doctor(check(toolchain, Cache.default(0), planfile.arches(arch)), sys.stdout)
     raise typer.Exit(Exit.PASS if ok else Exit.UNJUDGED)
+
+
+@source_app.command("import")
+def source_import(
+    items: Annotated[
+        list[str], typer.Argument(metavar="VERSION|TARBALL|FOLDER...", help="Releases: Debian's, or what lies here.")
+    ],
+    into: Annotated[str, typer.Option(help="The bare repository to make, or to add to.")] = "linux-releases.git",
+    toolchain: ToolchainKind = "root",
+) -> None:
+    """Make a git repository of kernel releases, one commit each: a history for 'kharness bisect'."""
+    from harness.host.cache import Cache
+    from harness.host.progress import Progress
+    from harness.source import releases
+
+    cache = Cache.default(defaults.CACHE_CAP_GIB << 30)
+    made = releases.gather(items, Path(into), cache, Progress(cache.folder("durations")), toolchain)
+    for version, commit in made:
+        print(f"v{version} {commit[:12]}")
+    if len(made) > 1:
+        print(f"next: kharness bisect --tree {into} --good v{made[0][0]} --bad v{made[-1][0]}")
 
 
 @cache_app.command("list")
