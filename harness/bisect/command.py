@@ -80,6 +80,7 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
     plan = replace(plan, seed=told["seed"])
     maker = _Maker(plan, hunt, out, cache, progress)
     subjects = {arch: maker.subject(arch) for arch in arches}
+    progress.say(f"bisect: its state and results are in {out}")
     done: list[SearchRow] = []
     for arch, subject in subjects.items():
         state = State.open(out / arch, {**told, "arch": arch})

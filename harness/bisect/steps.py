@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from harness.bisect import judge
 from harness.bisect.child import Answer
 from harness.bisect.judge import Wanted
 from harness.bisect.state import Outcome, Run
-from harness.collect import environment
+from harness.collect import ROOT
 from harness.host.process import end, spawn
 from harness.plan import KernelRequest, Plan
 from harness.records import Exit, GuestError, HarnessError, UsageError, decode, encode
@@ -130,8 +131,9 @@ def conduct(plan: Plan, log: Path) -> Answer:
         asked, answer = scratch / "plan.json", scratch / "answer.json"
         asked.write_text(json.dumps(encode(plan)))
         argv = [sys.executable, "-m", "harness.bisect.child", str(asked), str(answer)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         with log.open("wb") as said:
-            child = spawn(argv, env=environment(scratch), stdout=said, stderr=None)
+            child = spawn(argv, env=env, stdout=said, stderr=None)
             try:
                 status = child.wait()
             except BaseException:

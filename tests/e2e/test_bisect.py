@@ -66,6 +66,8 @@ def test_the_commit_is_found_and_a_kill_changes_nothing(kharness: Kharness, made
     first = kharness.start(*arguments(made, "--out", "here"))
     first.wait_until("the first runs were written down", lambda: lines(3 + rng.randrange(4)), STEPS_SECONDS)
     first.kill()
+    for left in (kharness.cwd.parent / "tmp").iterdir():  # nobody can clean up after a SIGKILL
+        shutil.rmtree(left, ignore_errors=True)
     second = kharness.start(*arguments(made, "--out", "here"))
     second.wait_until("a commit between the ends was judged", lambda: lines(13), STEPS_SECONDS)
     second.interrupt().expect(130)
@@ -94,6 +96,22 @@ def test_the_commit_is_found_and_a_kill_changes_nothing(kharness: Kharness, made
     git(made.folder, "bisect", "reset")
     again = kharness(*arguments(made, "--out", "here"), timeout=120).expect(0)
     assert again.verdict == done.verdict
+
+
+def test_a_failure_of_one_guest_in_three(kharness: Kharness, passed: Done, cache_home: Path) -> None:
+    """Seven commits around the culprit; some 40 runs, as many as it takes."""
+    source = cache_home / "kharness/source" / passed.results["kernels"][0]["tree"]
+    tree = UserTree(source, cache_home / "linux-flaky")
+    try:
+        flaky = history.make(tree.folder, tree.scheduler, commits=CULPRIT + 5, always=False)
+        ends = ["--good", flaky.commit(CULPRIT - 2), "--bad", flaky.commit(CULPRIT + 5)]
+        words = ["bisect", "--tree", str(tree.folder), *ends, "--arch", ARCH, "-k", TEST, "--tries", "20", "--out", "here"]
+        done = kharness(*words, timeout=2 * STEPS_SECONDS).expect(0)
+    finally:
+        shutil.rmtree(tree.folder)
+    assert f"BROUGHT IN BY {flaky.commit(CULPRIT)[:12]}" in done.verdict
+    found = report(kharness.cwd / "here")
+    assert 0.1 < found["rate"] < 0.7
 
 
 def test_git_bisect_run_understands_us(kharness: Kharness, made: Made) -> None:
