@@ -66,9 +66,9 @@ class Mismatch:
 
 
 class Refused(UsageError):
-    """Symbols of a user's fragment that did not make it into the final .config."""
+    """Symbols of a user's fragment that did not make it into the final .config: `got` is what each came out as."""
 
-    symbols: tuple[str, ...] = ()
+    got: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def refusal(
     if from_user:
         step = why or "see what each depends on, and ask for that too or drop the line"
         refused = Refused(what, step=step, detail=detail)
-        refused.symbols = tuple(mismatch.symbol for mismatch in mismatches)
+        refused.got = {mismatch.symbol: mismatch.got for mismatch in mismatches}
         return refused
     step = why or "this tree is not one that kharness's kconfigs/ fit: see what each depends on"
     return HarnessError(what, step=step, detail=detail)
