@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.bisect.history import History, Point
+from harness.bisect.history import History, Point, called
 from harness.host.process import Done, end, run, spawn
 from harness.records import HarnessError, UsageError
 from harness.source import repository
@@ -98,7 +98,7 @@ class Repository:
                 step = f"the clone is shallow: git -C {self.folder} fetch --unshallow"
             else:
                 step = f"take their merge base: git -C {self.folder} merge-base {old[:12]} {new[:12]}"
-            raise UsageError(f"{flags[0]} ({old[:12]}) is no ancestor of {flags[1]} ({new[:12]})", step=step)
+            raise UsageError(f"{called(flags[0], old)} is no ancestor of {called(flags[1], new)}", step=step)
         listed = self.git(
             "log", "--topo-order", "--reverse", "--format=%H%x00%P%x00%s", new, f"^{old}"
         ).stdout

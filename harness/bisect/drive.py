@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from harness.bisect import judge
-from harness.bisect.history import History
+from harness.bisect.history import History, called
 from harness.bisect.judge import Wanted
 from harness.bisect.search import CONFIDENCE, Choice, Cost, Find, Known, Search, Seen, enough
 from harness.bisect.state import Outcome, Run, State
@@ -133,7 +133,7 @@ class Bisection:
     def _named(self, id: str) -> str:
         """An end as the user calls it."""
         old, new = self._subject.names
-        return f"{new if id == self._new else old} ({id[:12]})"
+        return called(new if id == self._new else old, id)
 
     def run(self) -> Answer:
         """The whole of it. Raises UsageError where an end is not what it was said to be, and GuestError (inconclusive)
@@ -143,7 +143,7 @@ class Bisection:
         wanted = self._wanted = self._choose(first)
         self._say(f"looked for: {wanted.title} [{wanted.signature}], in {', '.join(wanted.tests[:3])}")
         good = self._passing(passing, self._asked.select)
-        select = self._narrow(failing, wanted)
+        select = self._narrow(failing, wanted, first)
         bad = self._estimate(failing, select, first)
         good = self._believed(passing, select, bad, good)
         self._learn(failing, first)
@@ -193,11 +193,11 @@ class Bisection:
             step=f"see {run.out}, or select other tests with -k",
         )
 
-    def _narrow(self, failing: str, wanted: Wanted) -> str:
+    def _narrow(self, failing: str, wanted: Wanted, first: Run) -> str:
         """-k for the runs to come: the tests that had the failure alone, if it shows there too."""
         select = self._asked.select
         own = judge.narrowed(wanted, select)
-        if own == select:
+        if own == select or first.tests == len(wanted.tests):  # it was alone
             return select
         for _ in range(NARROW_TRIES):
             run = self._do(failing, own, f"the failing end, {', '.join(wanted.tests[:2])} alone")

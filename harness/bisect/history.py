@@ -65,3 +65,8 @@ def line(titles: Sequence[tuple[str, str]]) -> History:
     for id, title in titles:
         points.append(Point(id, (points[-1].id,) if points else (), title))
     return History(tuple(points))
+
+
+def called(name: str, id: str) -> str:
+    """An end as the user named it, with its id where that does not say it."""
+    return name.replace(id, id[:12]) if id in name else f"{name} ({id[:12]})"

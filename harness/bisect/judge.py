@@ -111,6 +111,13 @@ def _without(results: Results, wanted: Wanted, found: Sequence[Finding], why: st
     return Outcome.PASSES, "passes" if results.verdict is Verdict.PASS else f"passes; what else fails: {why}"
 
 
+def tests(results: Results) -> int:
+    """How many tests were run, but for the pseudo-tests and the leak batch."""
+    return len(
+        {test.id for test in results.under_test() if test.id not in PSEUDO and not test.id.startswith(BATCH)}
+    )
+
+
 def narrowed(wanted: Wanted, select: str) -> str:
     """pytest's -k for the tests that had the failure, within what was selected; as it was where that cannot be told."""
     names = dict.fromkeys(_name(test) for test in wanted.tests)

@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.bisect.drive import Ending
+from harness.bisect.history import called
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import Find
 from harness.report.results import store
@@ -60,7 +61,7 @@ def _entry(label: str, text: str) -> list[str]:
 def _search(search: SearchRow, find: Find) -> Iterator[str]:
     """One architecture's part."""
     nothing = f"; {len(search.dull)} change nothing that is built" if search.dull else ""
-    between = f"{search.names[0]} ({search.old[:12]}) and {search.names[1]} ({search.new[:12]})"
+    between = f"{called(search.names[0], search.old)} and {called(search.names[1], search.new)}"
     yield from _entry(search.arch, f"{plural(search.points, search.what)} between {between}{nothing}")
     often = "each time" if search.rate > 0.95 else f"in about {search.rate:.0%} of the runs"
     yield from _entry(

@@ -54,7 +54,7 @@ class Run:
     `signatures` are those of all its findings, `why` is the run's own first reason. `seconds` is wall time, of which
     `build_seconds` went into a kernel; `kernel` is its cache key, empty where there is none, and `fresh` tells that it
     was not in the cache. `fixups` are the patches without which it would not build. `out` is where the results
-    are, relative to the bisection's folder.
+    are, relative to the bisection's folder; `tests` is how many tests were run, but for those that the harness adds.
     """
 
     outcome: Outcome
@@ -67,6 +67,7 @@ class Run:
     fixups: tuple[str, ...] = ()
     out: str = ""
     started: float = 0.0
+    tests: int = 0
 
     @property
     def signatures(self) -> tuple[str, ...]:

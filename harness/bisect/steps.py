@@ -115,7 +115,7 @@ def of(told: Results, wanted: Wanted | None, out: str = "") -> Run:
     built = kernel is not None and bool(kernel.config)
     fresh = built and kernel is not None and not kernel.cached
     return Run(
-        ended, why, judge.findings(told), out=out,
+        ended, why, judge.findings(told), out=out, tests=judge.tests(told),
         kernel=Path(kernel.config).parent.name if built and kernel else "",
         fresh=fresh, build_seconds=kernel.build_seconds if fresh and kernel else 0.0,
     )  # fmt: skip

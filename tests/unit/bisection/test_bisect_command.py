@@ -48,6 +48,7 @@ class Conductor:
     plans: list[Plan] = field(default_factory=list)
     raises: list[Answer] = field(default_factory=list)
     dies: int = -1
+    company: bool = False
     shows: Callable[[int], bool] = lambda turn: True
     turns: dict[str, int] = field(default_factory=dict)
 
@@ -112,7 +113,9 @@ class Conductor:
             outcome = Outcome.INCONCLUSIVE
         elif "BUG" in text or ("FLAKY" in text and self.shows(turn)):
             outcome, findings = Outcome.FAIL, (found,)
-        tests = (TestRow(test, arch, "k", "default", outcome, findings=findings, why="it said so"),)
+        tests: tuple[TestRow, ...] = (TestRow(test, arch, "k", "default", outcome, findings=findings, why="it said so"),)
+        if self.company and plan.select == "lifecycle":
+            tests += (TestRow(TEST + "_too", arch, "k", "default", Outcome.PASS),)
         verdict = {Outcome.PASS: Verdict.PASS, Outcome.FAIL: Verdict.FAIL}.get(outcome, Verdict.INCONCLUSIVE)
         machine = MachineRow(arch, MachineSpec(arch), "tcg", "", 1.0, 1.0)
         return Results(1, verdict, RunRow(), (row,), (machine,), (), tests, why=("it said so",))
@@ -159,6 +162,7 @@ def test_from_the_command_to_the_report(tree: Path, monkeypatch: pytest.MonkeyPa
     texts = [*["fine"] * 9, "BUG", *["BUG"] * 6]
     ids = history(tree, texts)
     it = start(tree, monkeypatch)
+    it.company = True
     before = fingerprint(tree)
     status, said = invoke(*ends(tree, ids), "-k", "lifecycle")
     assert status == Exit.PASS
@@ -187,6 +191,14 @@ def test_from_the_command_to_the_report(tree: Path, monkeypatch: pytest.MonkeyPa
     assert {plan.select for plan in it.plans} == {"lifecycle", "(lifecycle) and (test_create_and_destroy)"}
     shown = CliRunner().invoke(cli.app, ["report", str(out)])
     assert (shown.exit_code, shown.stdout.splitlines()[0]) == (0, said.splitlines()[0])
+
+
+def test_a_test_that_was_alone_is_not_run_alone_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = history(tree, ["fine", "BUG", "BUG"])
+    it = start(tree, monkeypatch)
+    invoke(*ends(tree, ids), "-k", "lifecycle")
+    assert {plan.select for plan in it.plans} == {"lifecycle"}
+    assert sum(plan.kernels[0].source.revision == ids[-1] for plan in it.plans) == 5
 
 
 def test_git_replays_the_log(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
