@@ -30,7 +30,7 @@ from harness.records import (
 )
 from harness.report import results
 from harness.verdict import KernelRow, MachineRow, Results, RunRow, TestRow
-from tests.unit.source.kernel_trees import fingerprint, git, git_tree
+from tests.unit.source.kernel_trees import FILES, MAKEFILE, fingerprint, git, git_tree, write_tree
 
 TEST = "tests/kernel/dsq/test_lifecycle.py::test_create_and_destroy"
 CORE = "kernel/sched/core.c"
@@ -113,7 +113,9 @@ class Conductor:
             outcome = Outcome.INCONCLUSIVE
         elif "BUG" in text or ("FLAKY" in text and self.shows(turn)):
             outcome, findings = Outcome.FAIL, (found,)
-        tests: tuple[TestRow, ...] = (TestRow(test, arch, "k", "default", outcome, findings=findings, why="it said so"),)
+        tests: tuple[TestRow, ...] = (
+            TestRow(test, arch, "k", "default", outcome, findings=findings, why="it said so"),
+        )
         if self.company and plan.select == "lifecycle":
             tests += (TestRow(TEST + "_too", arch, "k", "default", Outcome.PASS),)
         verdict = {Outcome.PASS: Verdict.PASS, Outcome.FAIL: Verdict.FAIL}.get(outcome, Verdict.INCONCLUSIVE)
@@ -403,6 +405,28 @@ def test_the_report_is_json(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert data["searches"][0]["candidates"][0]["id"] == ids[2]
     with pytest.raises(UsageError, match="holds another bisection"):
         invoke(*ends(tree, ids[:2]), "--bad", ids[2], "--out", "here", "--seed", "3")
+
+
+# --- releases ---------------------------------------------------------------------------------
+
+
+def test_the_release_that_mended_it(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A history imported from four folders; the failure is gone from the third on."""
+    texts = {6: "BUG", 9: "BUG", 11: "fine", 13: "fine"}
+    for point, text in texts.items():
+        makefile = MAKEFILE.replace("SUBLEVEL = 13", f"SUBLEVEL = {point}")
+        write_tree(Path(f"linux-7.2.{point}"), {**FILES, "Makefile": makefile, CORE: f"/* {text} */\n"})
+    done = CliRunner().invoke(
+        cli.app, ["source", "import", *(f"linux-7.2.{point}" for point in texts), "--into", str(tree)]
+    )
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == f"next: kharness bisect --tree {tree} --good v7.2.6 --bad v7.2.13"
+    start(tree, monkeypatch)
+    status, said = invoke("--tree", str(tree), "--bad", "v7.2.6", "--good", "v7.2.13", "--find", "fixed")
+    assert status == 0
+    assert "FIXED BY" in said.splitlines()[-1] and "'Linux 7.2.11'" in said.splitlines()[-1]
+    with pytest.raises(UsageError, match=r"--good v7.2.11 .* passes|--bad v7.2.13 .* does not fail"):
+        invoke("--tree", str(tree), "--good", "v7.2.11", "--bad", "v7.2.13")
 
 
 # --- patches and symbols ------------------------------------------------------------------------
