@@ -163,7 +163,9 @@ def _planned(wishes: Wishes) -> Plan:
 @app.command()
 def bisect(
     context: typer.Context,
-    tree: Tree = "",
+    tree: Annotated[
+        str, typer.Option(help="A git tree of yours whose revisions are tested; with --patch and --kconfig any tree.")
+    ] = "",
     kernel: Version = "",
     good: Annotated[str, typer.Option(metavar="REV", help="A revision of --tree that passes.")] = "",
     bad: Annotated[str, typer.Option(metavar="REV", help="A revision of --tree that fails.")] = "",

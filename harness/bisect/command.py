@@ -30,6 +30,7 @@ from harness.plan import Plan
 from harness.planfile import unknown
 from harness.records import Exit, UsageError, encode
 from harness.report import results
+from harness.source import local
 from harness.sources import Sources
 
 LOG = "bisect.log"
@@ -75,6 +76,8 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
     progress = Progress(cache.folder("durations"))
     arches = tuple(dict.fromkeys(kernel.arch for kernel in plan.kernels))
     told = _identity(plan, hunt, asked, fixups)
+    if plan.kernels[0].source.tree and not told["ends"]:  # what lies in it now is the base of all points
+        told["tree"] = local.snapshot(Path(plan.kernels[0].source.tree), cache, progress).tree
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     out = Path(plan.out) if plan.out else Path("out") / f"bisect-{key[:12]}"
     plan = replace(plan, seed=told["seed"])

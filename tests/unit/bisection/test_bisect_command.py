@@ -453,6 +453,9 @@ def test_a_patch_of_a_series(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "+/* BUG */" in report.searches[0].candidates[0].diff
     assert all(plan.kernels[0].role is Role.TREE for plan in it.plans)
     assert {len(plan.kernels[0].patches) for plan in it.plans} >= {0, 7, 8, 12}
+    (tree / CORE).write_text("int core;\nint edited;\n")
+    assert invoke("--tree", str(tree), "--patch", "series")[0] == 0
+    assert len(list(Path("out").glob("bisect-*"))) == 2, "another base is another bisection"
     with pytest.raises(UsageError, match="0001.patch is one patch: there is nothing to search"):
         invoke("--tree", str(tree), "--patch", "series/0001.patch")
     with pytest.raises(UsageError, match="--good and --bad, --patch and --kconfig exclude each other"):
