@@ -16,7 +16,7 @@ import typer
 from harness import allow as allowlist
 from harness import plan as defaults
 from harness import planfile
-from harness.plan import Visit, Wishes
+from harness.plan import Plan, Visit, Wishes
 from harness.records import Exit, KharnessError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app = typer.Typer(
 )  # fmt: skip
 cache_app = typer.Typer(help="The cache of toolchain, sources, kernels and snapshots.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+source_app = typer.Typer(help="Kernel sources.", no_args_is_help=True)
+app.add_typer(source_app, name="source")
 
 Tree = Annotated[
     str,
@@ -58,6 +60,31 @@ Fragments = Annotated[
     typer.Option(help="A Kconfig fragment over ours, may be given again: kasan, lockdep, preempt or a file of yours."),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Compilers at once.")]
+Guests = Annotated[int, typer.Option(min=0, help="Guests at once; 0: as many as cores and memory allow.")]
+Machines = Annotated[
+    str, typer.Option(help="Machines of vm/ARCH.yaml, separated by commas: every test on each of them.")
+]
+Suite = Annotated[
+    str,
+    typer.Option(help="The tests to run: a file or folder, or 'selftests': the sched_ext selftests of the tree."),
+]
+Select = Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")]
+Full = Annotated[bool, typer.Option("--full/--no-full", help="The long tests too.")]
+Bpf = Annotated[
+    list[str],
+    typer.Option(help="A BPF scheduler of yours, FILE.bpf.c, to be tested too; may be given again."),
+]
+Faults = Annotated[
+    str, typer.Option(metavar="FILE", help="A fault plan of yours, YAML, to be carried out too; -k plan: alone.")
+]
+Allow = Annotated[
+    list[str],
+    typer.Option(metavar="FILE", help="An allow-list of yours, YAML: findings that do not count; repeatable."),
+]
+
+BISECT_EXIT = "--bisect-exit"
+FOR_GIT = {Exit.USAGE: 128, Exit.UNJUDGED: 129}
+"""With BISECT_EXIT: the statuses that say nothing of a commit, as what ends `git bisect run`."""
 
 
 def given(context: typer.Context) -> dict[str, object]:
@@ -78,34 +105,19 @@ def run(
     base: Annotated[str, typer.Option(help="A revision of --tree to compare with.")] = "",
     head: Annotated[str, typer.Option(help="The revision to test; default: what lies in --tree now.")] = "",
     arch: Arch = "",
-    machine: Annotated[
-        str, typer.Option(help="Machines of vm/ARCH.yaml, separated by commas: every test on each of them.")
-    ] = "",
-    suite: Annotated[
-        str,
-        typer.Option(help="The tests to run: a file or folder, or 'selftests': the sched_ext selftests of the tree."),
-    ] = defaults.DEFAULT_SUITE,
-    select: Annotated[str, typer.Option("-k", help="pytest's expression that selects tests.")] = "",
-    full: Annotated[bool, typer.Option("--full/--no-full", help="The long tests too.")] = False,
+    machine: Machines = "",
+    suite: Suite = defaults.DEFAULT_SUITE,
+    select: Select = "",
+    full: Full = False,
     cmdline: Cmdline = "",
     kconfig: Fragments = [],  # noqa: B006
-    bpf: Annotated[
-        list[str],
-        typer.Option(help="A BPF scheduler of yours, FILE.bpf.c, to be tested too; may be given again."),
-    ] = [],  # noqa: B006
-    faults: Annotated[
-        str, typer.Option(metavar="FILE", help="A fault plan of yours, YAML, to be carried out too; -k plan: alone.")
-    ] = "",
-    allow: Annotated[
-        list[str],
-        typer.Option(metavar="FILE", help="An allow-list of yours, YAML: findings that do not count; repeatable."),
-    ] = [],  # noqa: B006
+    bpf: Bpf = [],  # noqa: B006
+    faults: Faults = "",
+    allow: Allow = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,
-    guests: Annotated[
-        int, typer.Option(min=0, help="Guests at once; 0: as many as cores and memory allow.")
-    ] = 0,
+    guests: Guests = 0,
     toolchain: ToolchainKind = "root",
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the guest of each test that does not pass: kharness shell --kept.")
@@ -120,11 +132,27 @@ def run(
     print_plan: Annotated[
         bool, typer.Option("--print-plan", help="Write what would be run as a PLAN, and run nothing.")
     ] = False,
+    bisect_exit: Annotated[
+        bool, typer.Option(BISECT_EXIT, help="Exit as 'git bisect run' wants it: 125 for what cannot be judged.")
+    ] = False,
 ) -> None:
     """Build, boot and test a kernel; the verdict is on the last line."""
     from harness.run import conduct
 
     wishes = planfile.gather(plan, given(context))
+    asked = _planned(wishes)
+    if print_plan:
+        print(planfile.render(wishes), end="")
+        return
+    if bisect_exit:
+        from harness.bisect.judge import status
+
+        raise typer.Exit(conduct(asked, status))
+    raise typer.Exit(conduct(asked))
+
+
+def _planned(wishes: Wishes) -> Plan:
+    """The plan of what is wished, with the files that it names read."""
     asked = planfile.request(wishes, ("kharness", *sys.argv[1:]))
     asked = replace(asked, allow=allowlist.gather(asked.suite, wishes.allow, date.today()))
     if wishes.faults:
@@ -132,10 +160,68 @@ def run(
         from harness.suite.operations import ACTIONS
 
         asked = replace(asked, faults=plans.read(Path(wishes.faults), ACTIONS))
-    if print_plan:
-        print(planfile.render(wishes), end="")
-        return
-    raise typer.Exit(conduct(asked))
+    return asked
+
+
+@app.command()
+def bisect(
+    context: typer.Context,
+    tree: Annotated[
+        str, typer.Option(help="A git tree of yours whose revisions are tested; with --patch and --kconfig any tree.")
+    ] = "",
+    kernel: Version = "",
+    good: Annotated[str, typer.Option(metavar="REV", help="A revision of --tree that passes.")] = "",
+    bad: Annotated[str, typer.Option(metavar="REV", help="A revision of --tree that fails.")] = "",
+    find: Annotated[
+        str, typer.Option(help="'regression', or 'fixed': bad is the older one, and what mended it is looked for.")
+    ] = "regression",
+    patch: Annotated[
+        list[str], typer.Option(help="Instead of good and bad: a series; one patch of it is looked for.")
+    ] = [],  # noqa: B006
+    kconfig: Annotated[
+        tuple[str, str],
+        typer.Option(metavar="GOOD BAD", help="Instead of good and bad: two .config files; a symbol is looked for."),
+    ] = ("", ""),
+    arch: Arch = defaults.DEFAULT_ARCHES[0],
+    machine: Machines = "",
+    suite: Suite = defaults.DEFAULT_SUITE,
+    select: Select = "",
+    full: Full = False,
+    cmdline: Cmdline = "",
+    bpf: Bpf = [],  # noqa: B006
+    faults: Faults = "",
+    allow: Allow = [],  # noqa: B006
+    confidence: Annotated[float, typer.Option(help="How sure the answer must be, from 0.5 to below 1.")] = 0.99,
+    signature: Annotated[
+        str, typer.Option(help="The finding to look for, * and ? allowed; default: the first at the failing end.")
+    ] = "",
+    follow: Annotated[
+        str, typer.Option(help="What counts as the failure too and is not skipped: build, boot, other; by commas.")
+    ] = "",
+    fixup: Annotated[
+        list[str], typer.Option(metavar="PATCH", help="Applied to what does not build without it; repeatable.")
+    ] = [],  # noqa: B006
+    runs: Annotated[int, typer.Option(min=1, help="Runs of the failing end: how often does it fail?")] = 5,
+    tries: Annotated[int, typer.Option(min=1, help="Runs of the failing end until it fails once.")] = 10,
+    seed: Annotated[int, typer.Option(help="Same seed, same operations; 0: one that the ends decide.")] = 0,
+    out: Annotated[str, typer.Option(help="Where state and results go; default out/bisect-<what is asked>.")] = "",
+    jobs: Jobs = defaults.DEFAULT_JOBS,
+    guests: Guests = 0,
+    toolchain: ToolchainKind = "root",
+) -> None:
+    """Find the commit, patch or symbol that brought a failure, or mended it.
+
+    The same command goes on where it was interrupted.
+    """
+    from harness.bisect.command import Hunt
+    from harness.bisect.command import bisect as search
+
+    own = {name: value for name, value in given(context).items() if name not in ("patch", "kconfig")}
+    asked = replace(_planned(planfile.gather("", {"arch": arch, **own})), seed=seed)
+    hunt = Hunt(
+        good, bad, find, confidence, follow, tuple(fixup), signature, runs, tries, patch=tuple(patch), kconfig=kconfig
+    )
+    raise typer.Exit(search(asked, hunt))
 
 
 # Options end at the first word of COMMAND, whose own they are from there on.
@@ -184,9 +270,15 @@ def replay(
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run, such as out/latest.")],
 ) -> None:
-    """Show the results of a run again; its exit status is the run's."""
+    """Show the results of a run or a bisection again; its exit status is theirs."""
+    from harness.bisect import rows, show
     from harness.report import html, results, terminal
 
+    if (folder / rows.BISECT).is_file():
+        found = rows.read(folder)
+        show.write_html(found, folder / "report.html")
+        print(show.render(found, str(folder / "report.html")), end="")
+        raise typer.Exit(found.exit)
     judged = results.read(folder / results.RESULTS)
     html.write(judged, folder / "report.html")
     terminal.show(judged, sys.stdout, str(folder / "report.html"))
@@ -211,6 +303,27 @@ def doctor(
         rootfs.install_missing(lambda line: print(line, file=sys.stderr))
     ok = show_doctor(check(toolchain, Cache.default(0), planfile.arches(arch)), sys.stdout)
     raise typer.Exit(Exit.PASS if ok else Exit.UNJUDGED)
+
+
+@source_app.command("import")
+def source_import(
+    items: Annotated[
+        list[str], typer.Argument(metavar="VERSION|TARBALL|FOLDER...", help="Releases: Debian's, or what lies here.")
+    ],
+    into: Annotated[str, typer.Option(help="The bare repository to make, or to add to.")] = "linux-releases.git",
+    toolchain: ToolchainKind = "root",
+) -> None:
+    """Make a git repository of kernel releases, one commit each: a history for 'kharness bisect'."""
+    from harness.host.cache import Cache
+    from harness.host.progress import Progress
+    from harness.source import releases
+
+    cache = Cache.default(defaults.CACHE_CAP_GIB << 30)
+    made = releases.gather(items, Path(into), cache, Progress(cache.folder("durations")), toolchain)
+    for version, commit in made:
+        print(f"v{version} {commit[:12]}")
+    if len(made) > 1:
+        print(f"next: kharness bisect --tree {into} --good v{made[0][0]} --bad v{made[-1][0]}")
 
 
 @cache_app.command("list")
@@ -248,6 +361,16 @@ def _interrupted() -> NoReturn:
 def main() -> NoReturn:
     """Entry point: every failure is one line and an exit status of records.Exit."""
     signal.signal(signal.SIGTERM, _terminated)
+    try:
+        _command()
+    except SystemExit as ended:
+        # Also for a flag that is none, which typer ends with: to git, 2 would be a commit that is bad.
+        if BISECT_EXIT in sys.argv and ended.code in FOR_GIT:
+            sys.exit(FOR_GIT[Exit(ended.code)])
+        raise
+
+
+def _command() -> NoReturn:
     try:
         app(standalone_mode=True, prog_name="kharness")
     except KharnessError as error:

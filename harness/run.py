@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import children, collect, coverage, prepare
@@ -196,14 +196,18 @@ class Conductor:
         return str(path)
 
 
-def conduct(plan: Plan) -> Exit:
-    """Runs a plan to its end and returns the exit status; every failure becomes one clear line."""
+def conduct(plan: Plan, status: Callable[[Results], int] | None = None) -> int:
+    """Runs a plan to its end and returns the exit status; every failure becomes one clear line.
+
+    `status` makes the exit status of the results, where it is not the verdict's own.
+    """
     cache = Cache.default(plan.cache_cap_gib << 30)
     progress = Progress(cache.folder("durations"))
     start = time.time()
     try:
         conductor = Conductor(plan, progress, cache)
-        return conductor.run()
+        ended = conductor.run()
+        return status(conductor.judged) if status and conductor.judged else ended
     except KharnessError:
         raise
     except KeyboardInterrupt:

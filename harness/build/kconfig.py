@@ -65,6 +65,12 @@ class Mismatch:
         return f"CONFIG_{self.symbol} (wanted {self.wanted}, got {self.got}, {self.fragment}:{self.line})"
 
 
+class Refused(UsageError):
+    """Symbols of a user's fragment that did not make it into the final .config: `got` is what each came out as."""
+
+    got: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True)
 class Kconfig:
     """An ordered set of symbols with values; each symbol once, the last line that named it."""
@@ -275,6 +281,8 @@ def refusal(
     detail = "\n".join(f"{m.describe()}: {needs.get(m.symbol, none)}" for m in mismatches)
     if from_user:
         step = why or "see what each depends on, and ask for that too or drop the line"
-        return UsageError(what, step=step, detail=detail)
+        refused = Refused(what, step=step, detail=detail)
+        refused.got = {mismatch.symbol: mismatch.got for mismatch in mismatches}
+        return refused
     step = why or "this tree is not one that kharness's kconfigs/ fit: see what each depends on"
     return HarnessError(what, step=step, detail=detail)

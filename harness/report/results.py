@@ -50,7 +50,7 @@ def claim(out: Path | None = None, base: Path = Path("out")) -> Out:
         held = _hold(path)
         try:
             if path.resolve().parent == base.resolve():
-                _point(base / "latest", path.name)
+                point(base / "latest", path.name)
         except BaseException:
             held.release()
             raise
@@ -93,7 +93,8 @@ def _set_aside(path: Path) -> None:
         entry.rename(path / OLD / entry.name)
 
 
-def _point(link: Path, target: str) -> None:
+def point(link: Path, target: str) -> None:
+    """Makes `link` lead to `target`, in one step. Raises UsageError where something else lies there."""
     if link.exists() and not link.is_symlink():
         raise UsageError(f"{link} is in the way of the link to the newest run", step=f"move {link} away")
     fresh = link.with_name(f".latest-{os.getpid()}")

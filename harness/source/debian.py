@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,29 @@ def fetch(version: str, toolchain: Toolchain, cache: Cache, progress: Progress) 
             )
     origin = f"{offer.package} {offer.version}"
     return Tree(path, key, "", False, origin, kernel_version(path))
+
+
+def lacking(
+    versions: Sequence[str], toolchain: Toolchain, cache: Cache, progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Which of `versions` (as :func:`fetch` takes them) cannot be had, and what can be: in the archive or the cache.
+
+    Raises HarnessError when the archive is out of reach and the cache has not all of them.
+    """
+    place = cache.folder("debian")
+    with cache.locked("debian", "state", what="Debian's kernel sources", say=progress.say):
+        archive = _Archive(place, toolchain, cache, progress)
+        held = list(archive.held())
+        if all(choose(version, held) for version in versions):
+            return [], [offer.version for offer in held]
+        offers, trouble = archive.offers()
+        absent = [version for version in versions if choose(version, [*offers, *held]) is None]
+        if absent and archive.told_from_memory:
+            offers, trouble = archive.offers(anew=True)
+            absent = [version for version in versions if choose(version, [*offers, *held]) is None]
+        if absent and trouble is not None:
+            raise trouble
+    return absent, list(dict.fromkeys(offer.version for offer in [*offers, *held]))
 
 
 def _offered(version: str, archive: _Archive, held: dict[Offer, str], progress: Progress) -> Offer:

@@ -14,14 +14,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.host.cache import Cache
+from harness.host.cache import Cache, write_atomically
 from harness.host.process import Done, run
 from harness.host.progress import Progress
 from harness.records import HarnessError, UsageError
 from harness.source import repository
 from harness.source.plain import products, wanted
 from harness.source.repository import User, environment
-from harness.source.tree import Tree, kernel_version
+from harness.source.tree import Tree, kernel_version, linked
 
 SETTINGS: Mapping[str, str] = {
     "core.bare": "false",
@@ -42,6 +42,12 @@ SETTINGS: Mapping[str, str] = {
 
 PLAIN_BYTES = "* -text -filter -ident -eol -working-tree-encoding -export-ignore -export-subst\n"
 """Private attributes, which win over the tree's: content is taken as it lies on disk."""
+
+FEW = 3000
+"""Files in which two snapshots may differ for one to be made of links to the other."""
+
+TAKEN = "kharness-taken"
+KEPT_TAKEN = 20
 
 TRIES = 3
 _MISSING = re.compile(r"unable to read|missing blob|could not fetch|not a valid object|bad object|invalid object")
@@ -73,15 +79,29 @@ def snapshot(tree_dir: Path, cache: Cache, progress: Progress, revision: str = "
         def maker(staging: Path) -> None:
             with progress.phase(f"snapshot of {folder.name}", "snapshot") as phase:
                 phase.total(private.count(), "files")
-                private.export(staging)
+                private.export(staging, _near(private, tree, cache))
                 kernel_version(staging, folder)  # what would not pass as a tree must not enter the cache
                 phase.step(phase.of)
 
         path, _ = cache.produce("source", tree, maker, what=f"snapshot of {folder}", say=progress.say)
+        private.remember(tree)
         for name in private.foreign:
             progress.say(f"{folder / name} is a repository of its own: no part of what is tested")
     dirty = user is not None and tree != user.head_tree
     return Tree(path, tree, user.commit if user else "", dirty, str(folder), kernel_version(path))
+
+
+def _near(private: _Private, tree: str, cache: Cache) -> tuple[Path, tuple[str, ...]] | None:
+    """A snapshot of the same folder in the cache that differs in few files from `tree`, and these; None without one."""
+    for other in private.remembered():
+        path = cache.get("source", other) if other != tree else None
+        if path is None:
+            continue
+        files = private.differing(other, tree)
+        if files is not None and len(files) <= FEW:
+            return path, files
+        cache.release("source", other)
+    return None
 
 
 class _Private:
@@ -257,17 +277,56 @@ class _Private:
         given = "".join(f"{path}\0" for path in paths)
         return self.git("update-index", "--add", "--remove", "-z", "--stdin", input=given, check=False)
 
+    def remembered(self) -> list[str]:
+        """The trees that were taken from this folder, newest first."""
+        file = self.place / TAKEN
+        return file.read_text().split() if file.is_file() else []
+
+    def remember(self, tree: str) -> None:
+        """Notes a tree that was taken."""
+        others = [other for other in self.remembered() if other != tree]
+        write_atomically(self.place / TAKEN, "\n".join([tree, *others[: KEPT_TAKEN - 1]]) + "\n")
+
+    def differing(self, one: str, other: str) -> tuple[str, ...] | None:
+        """The paths that differ between two trees; None where git has one of them no more."""
+        argv = ["diff-tree", "-r", "-z", "--name-only", "--no-renames", one, other]
+        done = self.git(*argv, check=False, more=self._lent())
+        return tuple(name for name in done.stdout.split("\0") if name) if done.status == 0 else None
+
     def count(self) -> int:
         """How many files the snapshot has."""
         return self.git("ls-files", "-z").stdout.count("\0")
 
-    def export(self, staging: Path) -> None:
-        """Writes what was hashed into `staging`, but for what an in-tree build makes."""
-        argv = ["checkout-index", "--all", "--force", f"--prefix={staging}/"]
-        done = self.git(*argv, check=False, more=self._lent())
+    def export(self, staging: Path, near: tuple[Path, tuple[str, ...]] | None = None) -> None:
+        """Writes what was hashed into `staging`, but for what an in-tree build makes.
+
+        With a snapshot that is `near`, and the files in which that differs, the rest are links to its files.
+        """
+        argv = ["checkout-index", "--force", f"--prefix={staging}/"]
+        if near is None:
+            done = self.git(*argv, "--all", check=False, more=self._lent())
+        else:
+            linked(near[0], staging)
+            there = set(self.git("ls-files", "-z").stdout.split("\0"))
+            for name in near[1]:
+                _unlink(staging, name)  # never written through a link
+            names = "".join(f"{name}\0" for name in near[1] if name in there)
+            done = self.git(*argv, "-z", "--stdin", input=names, check=False, more=self._lent())
         if done.status and _MISSING.search(done.stderr):
             raise self._lacking(done)
         if done.status:
             raise HarnessError(f"git cannot write the snapshot of {self.folder}", detail=done.stderr[-2000:])
         for product in products(staging):
             shutil.rmtree(product) if product.is_dir() else product.unlink()
+
+
+def _unlink(top: Path, name: str) -> None:
+    """Removes a file, and the folders that it leaves empty."""
+    path = top / name
+    if path.is_symlink() or path.exists():
+        path.unlink()
+    for folder in path.parents:
+        if folder == top or (folder.exists() and any(folder.iterdir())):
+            break
+        if folder.exists():
+            folder.rmdir()

@@ -19,7 +19,12 @@ from harness.host.progress import Progress
 from harness.records import HarnessError, UsageError
 from harness.source.repository import environment
 from harness.source.series import Patch
-from harness.source.tree import Tree, kernel_version
+from harness.source.tree import Tree, kernel_version, linked
+
+
+class DoesNotApply(UsageError):
+    """A patch whose context the tree does not have."""
+
 
 _FAILED = re.compile(r"^error: patch failed: (.+):(\d+)$", re.MULTILINE)
 _ABSENT = re.compile(r"^error: (.+): (?:No such file or directory|does not exist in .*)$", re.MULTILINE)
@@ -52,7 +57,7 @@ def apply(base: Tree, patches: Sequence[Patch], cache: Cache, progress: Progress
 
     def maker(staging: Path) -> None:
         with progress.phase(f"patched snapshot of {base.version}", "patched-snapshot"):
-            _linked(base.path, staging)
+            linked(base.path, staging)
             for path, content in delta.items():
                 _write(staging / path, content)
             kernel_version(staging)
@@ -86,12 +91,6 @@ def _key(base: Tree, delta: dict[str, Content]) -> str:
         for path, content in sorted(delta.items())
     ]
     return hashlib.sha256(json.dumps([base.tree, told]).encode()).hexdigest()[:40]
-
-
-def _linked(source: Path, target: Path) -> None:
-    """The files of a snapshot once more, as hard links: snapshots are only read, and _write() makes new files."""
-    argv = ["cp", "-a", "--link", f"{source}/.", str(target)]
-    run(argv, what="copying a snapshot", env=environment())
 
 
 def _write(path: Path, content: Content) -> None:
@@ -139,7 +138,7 @@ def _apply(patch: Patch, folder: Path, base: Tree, which: str, progress: Progres
     else:
         step = "rebase it onto this tree; --tree or --kernel names another one"
     what = f"{which}, {patch.name!r}, does not apply to {base.origin} ({base.version})"
-    raise UsageError(f"{what}: {where}", step=step, detail=lines)
+    raise DoesNotApply(f"{what}: {where}", step=step, detail=lines)
 
 
 def _where(patch: Patch, said: str, base: Tree) -> Iterator[str]:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.host.process import run
 from harness.records import UsageError
 
 MARKS = ("Kconfig", "Kbuild", "kernel/sched", "scripts")
@@ -56,3 +57,9 @@ def kernel_version(path: Path, shown: Path | None = None) -> str:
             f"{name} is not a kernel tree: its Makefile has no VERSION and PATCHLEVEL", step=step
         )
     return f"{found['VERSION']}.{found['PATCHLEVEL']}.{found['SUBLEVEL'] or 0}{found['EXTRAVERSION']}"
+
+
+def linked(source: Path, target: Path) -> None:
+    """The files of a snapshot once more in `target`, as hard links: snapshots are only read, and who changes one of its
+    files makes a new one."""
+    run(["cp", "-a", "--link", f"{source}/.", str(target)], what="copying a snapshot")

@@ -91,7 +91,7 @@ def imports(file: Path) -> set[str]:
 
 ROOMS = (
     "records", "words", "definition", "plan", "planfile", "allow", "host", "replay", "journal", "source", "build", "machine", "guest", "faults", "oracles", "model",
-    "suite", "sources", "prepare", "collect", "children", "coverage", "verdict", "report", "run", "again", "shell", "cli",
+    "suite", "sources", "prepare", "collect", "children", "coverage", "verdict", "report", "run", "again", "shell", "bisect", "cli",
 )  # fmt: skip
 """Left to right, as docs/rooms.md has them; a module may import only from its own room and those before it."""
 

@@ -39,7 +39,7 @@ def plan_file(folder: Path, text: str) -> Path:
 
 
 def test_every_flag_is_a_key_and_every_key_a_flag() -> None:
-    assert set(options()) - {"print_plan", "help"} == {field.name for field in fields(Wishes)}
+    assert set(options()) - {"print_plan", "bisect_exit", "help"} == {field.name for field in fields(Wishes)}
 
 
 def test_a_flag_has_one_default() -> None:

@@ -193,7 +193,7 @@ def test_where_known_is_asked_for_only_where_it_is(tree: Path) -> None:
     assert list(user.only_known(kconfig.known_symbols(tree)).values()) == ["BUG"]
 
 
-@pytest.mark.parametrize(("from_user", "kind"), [(True, UsageError), (False, HarnessError)])
+@pytest.mark.parametrize(("from_user", "kind"), [(True, kconfig.Refused), (False, HarnessError)])
 def test_a_refusal_lists_every_symbol(tree: Path, from_user: bool, kind: type[Exception]) -> None:
     lost = [Mismatch("FRAGILE", "y", "n", "base.config", 3), Mismatch("GHOST", "y", "n", "base.config", 4)]
     error = kconfig.refusal(lost, tree, "x86", from_user=from_user)

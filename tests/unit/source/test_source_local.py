@@ -361,3 +361,39 @@ def test_two_runs_at_once(tree: Path, cache: Cache, progress: Progress) -> None:
 ])  # fmt: skip
 def test_kernel_version(tmp_path: Path, text: str, version: str) -> None:
     assert kernel_version(trees.write_tree(tmp_path, {**trees.FILES, "Makefile": text})) == version
+
+
+def test_a_near_snapshot_is_made_of_links(tmp_path: Path, cache: Cache, progress: Progress) -> None:
+    """Commit after commit: only what differs is written anew, and no snapshot changes with another."""
+    folder = trees.git_tree(tmp_path / "linux")
+    first = trees.git(folder, "rev-parse", "HEAD")
+    (folder / "kernel/sched/core.c").write_text("int other;\n")
+    (folder / "deep/er").mkdir(parents=True)
+    (folder / "deep/er/new.c").write_text("int new;\n")
+    (folder / "link").symlink_to("Makefile")
+    (folder / "scripts/tool.sh").chmod(0o644)
+    trees.git(folder, "add", "-A", "-f")
+    trees.git(folder, "commit", "-q", "-m", "two")
+    second = trees.git(folder, "rev-parse", "HEAD")
+    trees.git(folder, "rm", "-q", "-r", "deep", "link")
+    (folder / "link").mkdir()
+    (folder / "link/file").write_text("a folder now\n")
+    trees.git(folder, "add", "-A", "-f")
+    trees.git(folder, "commit", "-q", "-m", "three")
+    third = trees.git(folder, "rev-parse", "HEAD")
+    taken = [local.snapshot(folder, cache, progress, revision) for revision in (first, second, third, first)]
+    assert taken[0].path == taken[3].path
+    for tree, revision in zip(taken, (first, second, third), strict=False):
+        plain = Cache(tmp_path / f"fresh-{revision}", 0)
+        fresh = local.snapshot(folder, plain, progress, revision)
+        assert (tree.tree, trees.contents(tree.path)) == (fresh.tree, trees.contents(fresh.path))
+        shapes = [
+            {
+                str(path.relative_to(it.path)): (path.is_dir() and not path.is_symlink(), path.lstat().st_mode & 0o111, path.is_symlink())
+                for path in it.path.rglob("*")
+            }
+            for it in (tree, fresh)
+        ]
+        assert shapes[0] == shapes[1]
+    assert (taken[0].path / "Makefile").samefile(taken[1].path / "Makefile")
+    assert not (taken[0].path / "kernel/sched/core.c").samefile(taken[1].path / "kernel/sched/core.c")

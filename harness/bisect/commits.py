@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the commits between two revisions of the user's tree, read with git and never written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.bisect.history import History, Point, called
+from harness.host.process import Done, end, run, spawn
+from harness.records import HarnessError, UsageError
+from harness.source import repository
+from harness.source.repository import environment
+
+SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path that differs between a commit and a parent; `gone` or `new` where one side has none.
+
+    `blob` is its content in the commit.
+    """
+
+    path: str
+    blob: str = ""
+    new: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """What git tells of a commit: times are as its author's clock and zone had them."""
+
+    id: str
+    subject: str
+    author: str
+    date: str
+
+
+class Repository:
+    """The user's repository at `folder`: a work tree's top folder, or a bare one.
+
+    Raises UsageError where it is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if repository.of_bare(folder) is None and repository.of_folder(folder) is None:
+            raise UsageError(
+                f"{folder} is no git tree: it has no history", step="give the top folder of a clone"
+            )
+
+    def git(self, *argv: str, input: str | None = None, check: bool = True) -> Done:
+        """Git, which reads only. Raises HarnessError with its words when it fails and `check` is set."""
+        done = run(
+            ["git", "-C", str(self.folder), *argv], what=f"git {argv[0]} of {self.folder}", env=environment(),
+            input=input, deadline=SECONDS, check=False,
+        )  # fmt: skip
+        if check and done.status:
+            said = next(
+                (line for line in done.stderr.splitlines() if line.startswith(("fatal:", "error:"))), ""
+            )
+            raise HarnessError(
+                f"git {argv[0]} of {self.folder} failed: {said.partition(': ')[2] or f'status {done.status}'}",
+                step="see 'git fsck' there", detail=done.stderr[-2000:],
+            )  # fmt: skip
+        return done
+
+    def commit(self, revision: str, flag: str) -> str:
+        """The commit that a revision names; `flag` is how the user named it. Raises UsageError where there is none."""
+        name = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+        found = self.git(*name, check=False)
+        if found.status or not found.stdout.strip():
+            raise UsageError(
+                f"{flag} {revision}: {self.folder} has no such revision",
+                step=f"see 'git -C {self.folder} log --oneline', or fetch it first",
+            )
+        return found.stdout.strip()
+
+    def between(self, old: str, new: str, flags: tuple[str, str]) -> History:
+        """The commits that `new` contains and `old` does not, oldest first. Both are full ids.
+
+        Raises UsageError for an empty range, and where `old` is no ancestor of `new`; `flags` are how the user named
+        the two.
+        """
+        if old == new:
+            raise UsageError(
+                f"{flags[0]} and {flags[1]} are the same commit ({old[:12]})", step="name two that differ"
+            )
+        if self.git("merge-base", "--is-ancestor", old, new, check=False).status:
+            reverse = self.git("merge-base", "--is-ancestor", new, old, check=False).status == 0
+            if reverse:
+                step = f"exchange them, or search the other way with --find {_other(flags)}"
+            elif self.git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+                step = f"the clone is shallow: git -C {self.folder} fetch --unshallow"
+            else:
+                step = f"take their merge base: git -C {self.folder} merge-base {old[:12]} {new[:12]}"
+            raise UsageError(f"{called(flags[0], old)} is no ancestor of {called(flags[1], new)}", step=step)
+        listed = self.git(
+            "log", "--topo-order", "--reverse", "--format=%H%x00%P%x00%s", new, f"^{old}"
+        ).stdout
+        rows = [row.split("\0") for row in listed.splitlines()]
+        inside = {row[0] for row in rows}
+        return History(
+            tuple(
+                Point(id, tuple(parent for parent in parents.split() if parent in inside), title)
+                for id, parents, title in rows
+            )
+        )
+
+    def tell(self, id: str) -> Told:
+        """Subject, author and date of a commit."""
+        subject, author, date = (
+            self.git("log", "-1", "--format=%s%x00%an%x00%ai", id).stdout.rstrip("\n").split("\0")
+        )
+        return Told(id, subject, author, date)
+
+    def trees(self, ids: Iterable[str]) -> Mapping[str, str]:
+        """The content hash of each commit, by its id."""
+        wanted = list(ids)
+        asked = "".join(f"{id}^{{tree}}\n" for id in wanted)
+        found = self.git("cat-file", "--batch-check=%(objectname)", input=asked).stdout.splitlines()
+        return dict(zip(wanted, found, strict=True))
+
+    def parents(self, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """All parents of each commit, by its id."""
+        listed = self.git(
+            "log", "--no-walk=unsorted", "--stdin", "--format=%H %P", input="\n".join(ids) + "\n"
+        )
+        return {row.split()[0]: tuple(row.split()[1:]) for row in listed.stdout.splitlines()}
+
+    def changes(self, ids: Sequence[str]) -> Mapping[str, tuple[tuple[Change, ...], ...]]:
+        """What each commit changes against each of its parents, in their order."""
+        parents = self.parents(ids)
+        trees = self.trees(dict.fromkeys([*ids, *(parent for all in parents.values() for parent in all)]))
+        pairs = [(trees[parent], trees[id]) for id in ids for parent in parents[id]]
+        differing = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
+        asked = "".join(f"{old} {new}\n" for old, new in differing)
+        argv = ("diff-tree", "--stdin", "-r", "-z", "--raw", "--no-renames")
+        found = dict(_parse(self.git(*argv, input=asked).stdout)) if differing else {}
+        return {id: tuple(found.get((trees[parent], trees[id]), ()) for parent in parents[id]) for id in ids}
+
+    def texts(self, blobs: Iterable[str]) -> Mapping[str, str]:
+        """The content of each blob, by its id; what is not there is left out."""
+        with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answer:
+            asked.write("".join(f"{blob}\n" for blob in dict.fromkeys(blobs)).encode())
+            asked.seek(0)
+            argv = ["git", "-C", str(self.folder), "cat-file", "--batch"]
+            child = spawn(argv, env=environment(), stdin=asked, stdout=answer)
+            try:
+                child.wait(SECONDS)
+            finally:
+                end(child)
+            answer.seek(0)
+            found = {}
+            while head := answer.readline().split():
+                if head[-1] != b"missing":
+                    found[head[0].decode()] = answer.read(int(head[2])).decode(errors="replace")
+                    answer.readline()
+        return found
+
+    def diff(self, id: str, paths: Sequence[str]) -> str:
+        """The change of a commit, of a merge against its first parent, limited to `paths` (none: all)."""
+        argv = [
+            "show",
+            "--format=",
+            "--first-parent",
+            "-m",
+            "--no-color",
+            "--no-ext-diff",
+            "--no-textconv",
+            id,
+            "--",
+        ]
+        return self.git(*argv, *(f":(literal){path}" for path in paths)).stdout
+
+
+def _other(flags: tuple[str, str]) -> str:
+    """The search for which the ends would be the right way round."""
+    return "fixed" if flags[0].startswith("--good") else "regression"
+
+
+def _parse(text: str) -> Iterator[tuple[tuple[str, str], tuple[Change, ...]]]:
+    """The output of ``git diff-tree --stdin -z``: each pair of trees with what differs."""
+    pair: tuple[str, str] | None = None
+    found: list[Change] = []
+    words = iter(text.split("\0"))
+    for word in words:
+        # A pair ends in a newline and not in a NUL, so that it stands before the first entry that belongs to it.
+        if not word.startswith(":") and "\n" in word:
+            if pair is not None:
+                yield pair, tuple(found)
+            named, _, word = word.rpartition("\n")
+            old, new = named.split("\n")[-1].split()
+            pair, found = (old, new), []
+        if word.startswith(":"):
+            _, _, _, blob, status = word.split()
+            found.append(Change(next(words), blob, new=status == "A", gone=status == "D"))
+    if pair is not None:
+        yield pair, tuple(found)

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the course of a bisection: both ends, then run after run until enough is known. Resumes from its state.
+
+Every decision follows from the runs in the state and from nothing else, so a bisection that was killed comes the same
+way again, without the runs that are written down.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol
+
+from harness.bisect import judge
+from harness.bisect.history import History, called
+from harness.bisect.judge import Wanted
+from harness.bisect.search import CONFIDENCE, Choice, Cost, Find, Known, Search, Seen, enough
+from harness.bisect.state import Outcome, Run, State
+from harness.host.progress import duration
+from harness.records import GuestError, UsageError
+
+END_RUNS = 5
+"""Of the end that fails: from them it is known whether the failure shows each time."""
+
+TRIES = 10
+"""Of the end that fails, until the failure shows once."""
+
+LEAST_CHANCE = 0.001
+"""A candidate that is less likely is not named."""
+
+NARROW_TRIES = 2
+UNCLEAR_TRIES = 2
+"""How often a run that could not be judged is done in all, before its point is given up."""
+
+FOLLOW = ("build", "boot", "other")
+"""What may be counted as the failure, beside the one that is looked for."""
+
+
+class Step(Protocol):
+    """Makes one run: of a point or end by its id, the number of the run, what is looked for, pytest's -k."""
+
+    def __call__(self, id: str, number: int, wanted: Wanted | None, select: str) -> Run: ...
+
+
+class Subject(Protocol):
+    """What is searched: the points between `old` and the last of them."""
+
+    history: History
+    old: str
+    names: tuple[str, str]
+    """How the user named the old and the new end."""
+
+    def dull(self, id: str, run: Run) -> Mapping[str, str]:
+        """Which points change nothing that is built, and why, as far as the kernel of a run of `id` tells."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How the user wants it. `follow` are words of FOLLOW; `signature` chooses among the failing end's failures."""
+
+    find: Find = Find.REGRESSION
+    confidence: float = CONFIDENCE
+    follow: tuple[str, ...] = ()
+    signature: str = ""
+    select: str = ""
+    end_runs: int = END_RUNS
+    tries: int = TRIES
+
+
+class Ending(StrEnum):
+    """How a bisection ended."""
+
+    FOUND = "found"
+    SEVERAL = "several"
+    """The candidates cannot be told apart, for what lies between them cannot be judged."""
+    CONTRADICTION = "contradiction"
+    """No single point explains the runs."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a bisection found: the candidates with their chances, likeliest first; one where it is FOUND.
+
+    `rate` is how often the failure shows, `interior` how many kernels were built or tried between the ends.
+    """
+
+    ending: Ending
+    wanted: Wanted
+    candidates: tuple[tuple[str, float], ...]
+    rate: float
+    interior: int
+    runs: int
+    select: str
+    dull: Mapping[str, str]
+    seen: Mapping[str, Seen]
+    unfit: tuple[str, ...]
+
+
+class Bisection:
+    """One bisection; :meth:`run` does it, or what is left of it."""
+
+    def __init__(
+        self, subject: Subject, asked: Asked, state: State, step: Step, say: Callable[[str], None]
+    ) -> None:
+        self._subject = subject
+        self._asked = asked
+        self._state = state
+        self._step = step
+        self._say = say
+        self._used: Counter[str] = Counter()
+        """How many of the state's runs of each point were taken so far."""
+        self._number = 0
+        self._taken: list[tuple[str, Run]] = []
+        self._wanted: Wanted | None = None
+        self._dull: dict[str, str] = {}
+        """The points that change nothing that is built, and why."""
+
+    # --- ends -------------------------------------------------------------------------------
+
+    @property
+    def _new(self) -> str:
+        return self._subject.history.points[-1].id
+
+    @property
+    def _ends(self) -> tuple[str, str]:
+        """The end that fails and the one that passes."""
+        old, new = self._subject.old, self._new
+        return (new, old) if self._asked.find is Find.REGRESSION else (old, new)
+
+    def _named(self, id: str) -> str:
+        """An end as the user calls it."""
+        old, new = self._subject.names
+        return called(new if id == self._new else old, id)
+
+    def run(self) -> Answer:
+        """The whole of it. Raises UsageError where an end is not what it was said to be, and GuestError (inconclusive)
+        where one cannot be judged."""
+        failing, passing = self._ends
+        first = self._first_failure(failing)
+        wanted = self._wanted = self._choose(first)
+        self._say(f"looked for: {wanted.title} [{wanted.signature}], in {', '.join(wanted.tests[:3])}")
+        good = self._passing(passing, self._asked.select)
+        select = self._narrow(failing, wanted, first)
+        bad = self._estimate(failing, select, first)
+        good = self._believed(passing, select, bad, good)
+        self._learn(failing, first)
+        self._learn(passing, good)
+        return self._search(wanted, select, bad)
+
+    def _first_failure(self, failing: str) -> Run:
+        """The first run of the failing end that fails."""
+        for attempt in range(1, self._asked.tries + 1):
+            run = self._do(
+                failing, self._asked.select, f"the failing end, {self._named(failing)}, run {attempt}"
+            )
+            if run.outcome is Outcome.FAILS:
+                return run
+            if run.outcome is not Outcome.PASSES and attempt >= UNCLEAR_TRIES:
+                raise GuestError(
+                    f"{self._named(failing)} cannot be judged: {run.why}",
+                    step=f"see {run.out}, or select other tests with -k",
+                )
+        raise UsageError(
+            f"{self._named(failing)} does not fail: it passed in {self._asked.tries} runs",
+            step="check -k and the revisions; for a failure that is rarer, --tries N",
+        )
+
+    def _choose(self, first: Run) -> Wanted:
+        return judge.choose(first.findings, self._asked.signature)
+
+    def _passing(self, passing: str, select: str) -> Run:
+        """One run of the end that passes, or the error that says how it does not."""
+        for _ in range(UNCLEAR_TRIES):
+            run = self._do(passing, select, f"the passing end, {self._named(passing)}")
+            if run.outcome is Outcome.PASSES:
+                return run
+            if run.outcome is Outcome.FAILS:
+                assert self._wanted is not None
+                raise UsageError(
+                    f"{self._named(passing)} fails as {self._named(self._ends[0])} does: {self._wanted.title}",
+                    step="name one that passes",
+                )
+            if run.outcome is not Outcome.UNCLEAR:
+                raise UsageError(
+                    f"{self._named(passing)} does not pass, it fails in another way: {run.why}",
+                    step="name one that passes, or select with -k the tests that matter",
+                )
+        raise GuestError(
+            f"{self._named(passing)} cannot be judged: {run.why}",
+            step=f"see {run.out}, or select other tests with -k",
+        )
+
+    def _narrow(self, failing: str, wanted: Wanted, first: Run) -> str:
+        """-k for the runs to come: the tests that had the failure alone, if it shows there too."""
+        select = self._asked.select
+        own = judge.narrowed(wanted, select)
+        if own == select or first.tests == len(wanted.tests):  # it was alone
+            return select
+        for _ in range(NARROW_TRIES):
+            run = self._do(failing, own, f"the failing end, {', '.join(wanted.tests[:2])} alone")
+            if run.outcome is Outcome.FAILS:
+                return own
+        self._say("alone the tests do not fail: all that was selected is run at each step")
+        return select
+
+    def _estimate(self, failing: str, select: str, first: Run) -> Seen:
+        """How often the failure shows at the failing end. Raises GuestError where it cannot be judged."""
+        seen = self._runs_of(failing, select)
+        unclear = 0
+        while seen.runs < self._asked.end_runs:
+            run = self._do(
+                failing, select, f"the failing end again, run {seen.runs + 1} of {self._asked.end_runs}"
+            )
+            if run.outcome not in (Outcome.FAILS, Outcome.PASSES):
+                unclear += 1
+                if unclear >= UNCLEAR_TRIES:
+                    raise GuestError(
+                        f"{self._named(failing)} cannot be judged: {run.why}", step=f"see {run.out}"
+                    )
+            seen = self._runs_of(failing, select)
+        often = "each time" if not seen.passed else f"in {seen.failed} of {seen.runs} runs"
+        self._say(f"the failure shows {often} at {self._named(failing)}")
+        return seen
+
+    def _runs_of(self, id: str, select: str) -> Seen:
+        """The runs of a point that were taken so far, of one selection, as far as they say anything."""
+        mine = [run.outcome for name, run in self._taken if name == self._key(id, select)]
+        return Seen(mine.count(Outcome.FAILS), mine.count(Outcome.PASSES))
+
+    def _believed(self, passing: str, select: str, bad: Seen, good: Run) -> Run:
+        """Runs the passing end until it may be taken to pass, given how often the other fails."""
+        while not enough(self._runs_of(passing, select).passed, bad, self._asked.confidence):
+            good = self._passing(passing, select)
+        return good
+
+    def _learn(self, id: str, run: Run) -> None:
+        """The points that need no run, as the kernel of this one tells; found out once for each kernel."""
+        name = f"dull {id}"
+        if name not in self._state.notes:
+            self._state.note(name, dict(self._subject.dull(id, run)))
+        fresh = {point: why for point, why in self._state.notes[name].items() if point not in self._dull}
+        self._dull |= fresh
+        if fresh:
+            self._say(f"{len(fresh)} of {len(self._subject.history)} points change nothing that is built")
+
+    # --- between them -----------------------------------------------------------------------
+
+    def _search(self, wanted: Wanted, select: str, bad: Seen) -> Answer:
+        history = self._subject.history
+        if self._asked.find is Find.REGRESSION:
+            known = Known(seen={len(history) - 1: bad})
+        else:
+            known = Known(bad=bad, seen={len(history) - 1: self._runs_of(self._ends[1], select)})
+        unclear: Counter[int] = Counter()
+        while True:
+            known = replace(known, dull=sum(1 << history.index[id] for id in self._dull))
+            search = Search(history, known, self._asked.find, cost=self._cost())
+            if search.best() is None:
+                return self._answer(Ending.CONTRADICTION, wanted, select, search)
+            left = search.settled(self._asked.confidence)
+            choice = None if left else search.next()
+            if choice is None:
+                ending = Ending.FOUND if len(left) == 1 else Ending.SEVERAL
+                return self._answer(ending, wanted, select, search, left)
+            point = history.points[choice.place]
+            run = self._do(point.id, select, self._about(search, choice))
+            if run.outcome in (Outcome.FAILS, Outcome.PASSES) or run.outcome in self._asked.follow:
+                known = known.ran(choice.place, run.outcome is not Outcome.PASSES)
+                self._learn(point.id, run)
+                continue
+            unclear[choice.place] += 1
+            if run.outcome is not Outcome.UNCLEAR or unclear[choice.place] >= UNCLEAR_TRIES:
+                known = known.refused(choice.place)
+
+    def _about(self, search: Search, choice: Choice) -> str:
+        """What is said before a run."""
+        left = sum(1 for chance in search.chances().values() if chance > 0.0005)
+        point = self._subject.history.points[choice.place]
+        again = "again " if choice.repeat else ""
+        return f"{left} candidates left; {again}{point.id[:12]} {point.title[:60]}"
+
+    def _cost(self) -> Cost:
+        """What runs and builds took so far, as seconds."""
+        runs = [
+            run.seconds - run.build_seconds
+            for _, run in self._taken
+            if run.kernel and run.seconds and not run.fresh
+        ]
+        builds = [run.seconds for _, run in self._taken if run.fresh]
+        usual = Cost()
+        run = statistics.median(runs) if runs else usual.run
+        build = statistics.median(builds) - run if builds else usual.build
+        return Cost(max(run, 1.0), max(build, 1.0))
+
+    def _answer(
+        self,
+        ending: Ending,
+        wanted: Wanted,
+        select: str,
+        search: Search,
+        left: Sequence[int] = (),
+    ) -> Answer:
+        history = self._subject.history
+        chances = list(search.chances().items())
+        chances = [
+            (place, chance)
+            for place, chance in chances
+            if (place in left if left else chance >= LEAST_CHANCE)
+        ]
+        ends = {self._subject.old, self._new}
+        interior = {name.partition(" ")[0] for name, _ in self._taken} - ends
+        return Answer(
+            ending, wanted, tuple((history.points[place].id, chance) for place, chance in chances),
+            search.rate(), len(interior), len(self._taken), select, self._dull,
+            {history.points[place].id: seen for place, seen in search.known.seen.items()},
+            tuple(history.points[place].id for place in history.members(search.known.unfit)),
+        )  # fmt: skip
+
+    # --- runs -------------------------------------------------------------------------------
+
+    @staticmethod
+    def _key(id: str, select: str) -> str:
+        return f"{id} {select}"
+
+    def _do(self, id: str, select: str, about: str) -> Run:
+        """The next run of a point: from the state, if it is there, else now, and written down."""
+        key = self._key(id, select)
+        there: Sequence[Run] = self._state.runs.get(key, ())
+        self._number += 1
+        if self._used[key] < len(there):
+            run = there[self._used[key]]
+        else:
+            self._say(f"bisect: {about}")
+            run = self._step(id, len(self._state.order) + 1, self._wanted, select)
+            self._state.ran(key, run)
+            self._say(f"bisect: {id[:12]} {run.outcome}: {run.why} ({duration(run.seconds)})")
+        self._used[key] += 1
+        self._taken.append((key, run))
+        return run

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns what the results of one run say about the failure that is looked for. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.bisect.state import Finding, Outcome
+from harness.records import Exit, UsageError, Verdict
+from harness.records import Outcome as Ended
+from harness.report.text import distinct, place
+from harness.verdict import BOOT, BUILD, Results, TestRow
+from harness.verdict.compare import signatures
+from harness.verdict.rows import BATCH, PSEUDO, SELFTESTS_BUILD
+
+UNTESTABLE = 125
+"""What `git bisect run` takes for a commit that cannot be judged."""
+
+MISTAKE, UNJUDGED = 128, 129
+"""Statuses that end `git bisect run`: what is wrong is not this commit's."""
+
+NARROW = 4
+"""In at most so many tests a failure is looked for alone."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The failure that is looked for, and the tests that had it at the end that fails."""
+
+    signature: str
+    title: str
+    tests: tuple[str, ...]
+
+
+def findings(results: Results) -> tuple[Finding, ...]:
+    """What went wrong, most telling first, each signature in each test once; of a test without any its own words."""
+    found: dict[tuple[str, str], Finding] = {}
+    order = [finding.signature for _, finding, _ in distinct(results)]
+    for test in results.under_test():
+        if test.outcome is not Ended.FAIL:
+            continue
+        own = [finding for finding in test.findings if finding.counts]
+        for finding in own:
+            told = Finding(finding.signature, finding.title, test.id, place(finding))
+            found.setdefault((finding.signature, test.id), told)
+        if not own:
+            words = f"{test.id}: {min(signatures(test))}"
+            found.setdefault((words, test.id), Finding(words, test.told(), test.id))
+    rank = {signature: number for number, signature in enumerate(order)}
+    return tuple(sorted(found.values(), key=lambda item: rank.get(item.signature, len(rank))))
+
+
+def choose(found: Sequence[Finding], asked: str = "") -> Wanted:
+    """The failure to look for, among those of the end that fails: `asked` (a signature, with * and ?), or the first.
+
+    Raises UsageError where none is as asked.
+    """
+    fitting = [
+        item
+        for item in found
+        if not asked or item.signature == asked or fnmatch.fnmatchcase(item.signature, asked)
+    ]
+    if not fitting:
+        there = "; ".join(dict.fromkeys(item.signature for item in found))
+        raise UsageError(
+            f"the failing end has no finding of signature {asked!r}", step=f"it has: {there[:600]}"
+        )
+    first = fitting[0]
+    tests = tuple(dict.fromkeys(item.test for item in found if item.signature == first.signature))
+    return Wanted(first.signature, first.title, tests)
+
+
+def outcome(results: Results, wanted: Wanted | None) -> tuple[Outcome, str]:
+    """How a run ended, and why in one line. Without `wanted` any failure counts."""
+    found = findings(results)
+    why = results.why[0] if results.why else ""
+    if wanted is None and found:
+        return Outcome.FAILS, found[0].title
+    if wanted is not None and any(item.signature == wanted.signature for item in found):
+        return Outcome.FAILS, wanted.title
+    for test, kind in ((BUILD, Outcome.BUILD), (SELFTESTS_BUILD, Outcome.BUILD), (BOOT, Outcome.BOOT)):
+        broken = next((item for item in found if item.test == test), None)
+        if broken is not None:
+            return kind, broken.title
+    if wanted is not None:
+        return _without(results, wanted, found, why)
+    return (Outcome.PASSES if results.verdict is Verdict.PASS else Outcome.UNCLEAR), why
+
+
+def _without(results: Results, wanted: Wanted, found: Sequence[Finding], why: str) -> tuple[Outcome, str]:
+    """As :func:`outcome`, where the failure is not there and the kernel came up."""
+    rows = [test for test in results.under_test() if test.id in wanted.tests]
+    other = next((item for item in found if item.test in wanted.tests), None)
+    if other is not None:
+        return Outcome.OTHER, f"{other.test} fails in another way: {other.title}"
+    if set(wanted.tests) <= set(PSEUDO):  # it built, or booted: that alone is asked
+        return Outcome.PASSES, "builds and boots"
+    lame = next((test for test in rows if test.outcome is not Ended.PASS or test.flaky), None)
+    if lame is not None:
+        return Outcome.UNCLEAR, f"{lame.id}: {lame.told()}"
+    missing = sorted(set(wanted.tests) - {test.id for test in rows})
+    if missing:
+        return Outcome.UNCLEAR, f"{missing[0]} was not run"
+    blind = next((canary for canary in results.canaries if not canary.caught), None)
+    if results.verdict is Verdict.INCONCLUSIVE or blind is not None:
+        return Outcome.UNCLEAR, why
+    # It may fail elsewhere, which is not what is looked for: each test has a guest of its own.
+    return Outcome.PASSES, "passes" if results.verdict is Verdict.PASS else f"passes; what else fails: {why}"
+
+
+def tests(results: Results) -> int:
+    """How many tests were run, but for the pseudo-tests and the leak batch."""
+    return len(
+        {test.id for test in results.under_test() if test.id not in PSEUDO and not test.id.startswith(BATCH)}
+    )
+
+
+def narrowed(wanted: Wanted, select: str) -> str:
+    """pytest's -k for the tests that had the failure, within what was selected; as it was where that cannot be told."""
+    names = dict.fromkeys(_name(test) for test in wanted.tests)
+    if not all(names) or len(names) > NARROW:
+        return select
+    own = " or ".join(names)
+    return f"({select}) and ({own})" if select else own
+
+
+def _name(test: str) -> str:
+    """The function of a test, as -k knows it; empty for what is none, as the leak batch."""
+    if test in PSEUDO or test.startswith(BATCH):
+        return ""
+    name = test.rpartition("::")[2].partition("[")[0]
+    return name if re.fullmatch(r"\w+", name) else ""
+
+
+def status(results: Results) -> int:
+    """The exit status of `run --bisect-exit`, as `git bisect run` understands it: 0 good, 1 bad, 125 to be skipped."""
+    if results.verdict is Verdict.PASS:
+        return Exit.PASS
+    if results.verdict is Verdict.INCONCLUSIVE:
+        return UNTESTABLE
+    bad = [test for test in results.under_test() if _against(test)]
+    untestable = bool(bad) and all(test.id in PSEUDO for test in bad)
+    return UNTESTABLE if untestable else Exit.FAIL
+
+
+def _against(test: TestRow) -> bool:
+    return test.outcome is Ended.FAIL and not test.excused

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns a range of commits as what is searched: how a kernel of it is made, and which commits need none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+
+from harness.bisect.commits import Change, Repository
+from harness.bisect.history import History
+from harness.bisect.rows import Candidate
+from harness.bisect.state import Run
+from harness.build import inputs
+from harness.build.inputs import Inputs
+from harness.definition import VM_FOLDER, load
+from harness.host.cache import Cache
+from harness.plan import KernelRequest, Plan, SourceRequest
+
+MODULE = VM_FOLDER / "module"
+"""Our module's source: what it includes of the kernel's headers takes part in every build."""
+
+MANY = 20000
+"""Commits in a range beyond which only paths are looked at, not texts."""
+
+
+class Commits:
+    """The commits between two ends. `old` and `new` are full ids, `names` how the user named them."""
+
+    what = "commit"
+
+    def __init__(
+        self,
+        repository: Repository,
+        plan: Plan,
+        arch: str,
+        ends: tuple[str, str],
+        names: tuple[str, str],
+        cache: Cache,
+    ) -> None:
+        self.repository = repository
+        self.old = ends[0]
+        self.names = names
+        self.history: History = repository.between(*ends, names)
+        self._plan = plan
+        self._arch = arch
+        self._cache = cache
+
+    def kernel(self, id: str) -> KernelRequest:
+        """The kernel of a commit."""
+        return KernelRequest(SourceRequest(tree=str(self.repository.folder), revision=id), self._arch)
+
+    def kconfig(self, id: str) -> tuple[str, ...]:
+        """No fragment but the plan's."""
+        return ()
+
+    def candidate(self, id: str, chance: float) -> Candidate:
+        """What git tells of a commit, with its change of the files that may take part in a build."""
+        told = self.repository.tell(id)
+        nothing = Inputs(load(self._arch).kernel.srcarch, frozenset(), frozenset())
+        sides = self.repository.changes([id])[id]
+        paths = [change.path for change in (sides[0] if sides else ()) if not nothing.outside(change.path)]
+        diff = self.repository.diff(id, paths) if paths else ""
+        return Candidate(id, chance, told.subject, told.author, told.date, diff)
+
+    @cached_property
+    def changes(self) -> Mapping[str, tuple[tuple[Change, ...], ...]]:
+        """What each commit changes, against each of its parents."""
+        return self.repository.changes([point.id for point in self.history.points])
+
+    @cached_property
+    def _versions(self) -> Mapping[str, tuple[str, ...]]:
+        """The texts that each file has in the range, where it differs."""
+        if len(self.history) > MANY:
+            return {}
+        blobs: dict[str, list[str]] = {}
+        for change in self._all():
+            if change.path.endswith((".c", ".h", ".S")) and not change.gone:
+                blobs.setdefault(change.path, []).append(change.blob)
+        texts = self.repository.texts(blob for own in blobs.values() for blob in own)
+        return {
+            path: tuple(texts[blob] for blob in dict.fromkeys(own) if blob in texts)
+            for path, own in blobs.items()
+        }
+
+    def _all(self) -> Iterable[Change]:
+        return (change for sides in self.changes.values() for side in sides for change in side)
+
+    def dull(self, id: str, run: Run) -> Mapping[str, str]:
+        """The commits that change nothing that is built, and why, as far as the kernel of a run of `id` tells."""
+        part = taking_part(
+            run, self._plan, self._arch, self._cache, lambda path: self._versions.get(path, ())
+        )
+        return dull(self.history, self.changes, part, id) if part else {}
+
+
+def taking_part(
+    run: Run, plan: Plan, arch: str, cache: Cache, versions: Callable[[str], Iterable[str]]
+) -> Inputs | None:
+    """The files that took part in the kernel of a run; None where the cache no longer has it or its source.
+
+    `versions` gives the texts that a file has elsewhere in what is searched.
+    """
+    kernel = cache.get("kernel", run.kernel) if run.kernel else None
+    if kernel is None:
+        return None
+    source = str(json.loads((kernel / "meta.json").read_text())["tree"])
+    tree = cache.get("source", source)
+    if tree is None:
+        return None
+    try:
+        return inputs.of_build(
+            tree, load(arch).kernel.srcarch, (kernel / "objects").read_text().split(),
+            [path.read_text() for path in sorted(MODULE.rglob("*.[ch]"))],
+            bpf=bool(plan.bpf), selftests=plan.selftests, versions=versions,
+        )  # fmt: skip
+    finally:
+        cache.release("kernel", run.kernel)
+        cache.release("source", source)
+
+
+def dull(
+    history: History, changes: Mapping[str, Sequence[Sequence[Change]]], part: Inputs, built: str
+) -> Mapping[str, str]:
+    """The points that make the kernel of one of their parents, with the reason. Pure.
+
+    `part` was found for the point `built`, or for the far end if that is no point. It holds for all points from which
+    no change of a makefile or of the configuration lies between.
+    """
+    steering = 0
+    for place, point in enumerate(history.points):
+        if any(part.steers(change.path) for side in changes[point.id] for change in side):
+            steering |= 1 << place
+    here = history.contained[history.index[built]] if built in history.index else 0
+    found: dict[str, str] = {}
+    for place, point in enumerate(history.points):
+        # What lies between, either way: both what the built one has more and what this one has more.
+        same = not (here ^ history.contained[place]) & steering
+        for side in changes[point.id]:
+            why = [
+                part.unread(change.path, change.new or change.gone) if same else part.outside(change.path)
+                for change in side
+            ]
+            if all(why):
+                found[point.id] = ", ".join(dict.fromkeys(why)) or "it changes no file"
+    return found

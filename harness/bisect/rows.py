@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the shape of OUT/bisect.json: what a bisection found and how, of which the other reports are made.
+
+Version 1; fields may be added, never renamed. Times are seconds of wall time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.bisect.drive import Ending
+from harness.bisect.judge import Wanted
+from harness.bisect.search import Find
+from harness.bisect.state import Run
+from harness.records import SCHEMA, Exit, UsageError, decode, encode
+from harness.report.results import store
+
+BISECT = "bisect.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point that may be the culprit, with its chance; `diff` is limited to files that may take part in a build."""
+
+    id: str
+    chance: float
+    title: str
+    author: str = ""
+    date: str = ""
+    diff: str = ""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One run, in its order; `title` is its point's."""
+
+    id: str
+    title: str
+    select: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """The search for one architecture's failure.
+
+    `failing` and `passing` are the runs nearest to the culprit on either side, where there are any; `dull` tells which
+    points change nothing that is built, and why; `unfit` could not be judged. `folder` holds its steps, relative to
+    OUT.
+    """
+
+    arch: str
+    what: str
+    ending: Ending
+    names: tuple[str, str]
+    old: str
+    new: str
+    points: int
+    wanted: Wanted
+    rate: float
+    interior: int
+    select: str
+    candidates: tuple[Candidate, ...]
+    steps: tuple[StepRow, ...]
+    folder: str
+    failing: StepRow | None = None
+    passing: StepRow | None = None
+    dull: Mapping[str, str] = field(default_factory=dict)
+    unfit: tuple[str, ...] = ()
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """OUT/bisect.json."""
+
+    argv: tuple[str, ...]
+    find: Find
+    confidence: float
+    searches: tuple[SearchRow, ...]
+    schema: int = SCHEMA
+
+    @property
+    def exit(self) -> Exit:
+        """PASS where every culprit was found."""
+        found = all(search.ending is Ending.FOUND for search in self.searches)
+        return Exit.PASS if found else Exit.INCONCLUSIVE
+
+
+def write(report: Report, out: Path) -> None:
+    """Writes OUT/bisect.json, whole or not at all. Raises HarnessError when the disk refuses."""
+    store(out / BISECT, json.dumps(encode(report), indent=1) + "\n")
+
+
+def read(out: Path) -> Report:
+    """The report in a folder. Raises UsageError where there is none."""
+    try:
+        return decode(json.loads((out / BISECT).read_bytes()), Report)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no results of a bisection in {out}: {error}", step="give the folder of one"
+        ) from error

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns a patch series as what is searched: the n-th point is the base with the first n patches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.bisect.commits import Change
+from harness.bisect.history import History, line
+from harness.bisect.ranges import dull, taking_part
+from harness.bisect.rows import Candidate
+from harness.bisect.state import Run
+from harness.build.inputs import Inputs
+from harness.host.cache import Cache, write_atomically
+from harness.plan import KernelRequest, Plan
+from harness.records import Role, UsageError
+from harness.source.series import Patch, read
+
+BASE = "base"
+
+
+class Series:
+    """The patches of `given` (files and folders) on the source of the plan. Copies of them are kept in `folder`.
+
+    Raises UsageError for what is no patch, and for a series that is none.
+    """
+
+    what = "patch"
+    old = BASE
+
+    def __init__(self, plan: Plan, given: Sequence[str], arch: str, folder: Path, cache: Cache) -> None:
+        self._patches: tuple[Patch, ...] = read(given)
+        if len(self._patches) < 2:
+            raise UsageError(
+                f"{given[0]} is one patch: there is nothing to search",
+                step="'kharness run --patch' tests it alone",
+            )
+        self.names = ("the base", f"all {len(self._patches)} patches")
+        self.history: History = line(
+            [(f"p{number:04}", patch.name) for number, patch in enumerate(self._patches, 1)]
+        )
+        self._files: list[str] = []
+        for number, patch in enumerate(self._patches, 1):
+            words = re.sub(r"[^\w.-]+", "-", patch.name.removesuffix(".patch")).strip("-.")[:60]
+            file = folder / f"{number:04}-{words}.patch"
+            write_atomically(file, patch.data.decode("utf-8", "surrogateescape"))
+            self._files.append(str(file.resolve()))
+        self._plan = plan
+        self._arch = arch
+        self._cache = cache
+
+    def kernel(self, id: str) -> KernelRequest:
+        """The base with the patches up to this one."""
+        number = 0 if id == BASE else self.history.index[id] + 1
+        base = next(kernel for kernel in self._plan.kernels if kernel.arch == self._arch)
+        return replace(base, role=Role.TREE, patches=tuple(self._files[:number]))
+
+    def kconfig(self, id: str) -> tuple[str, ...]:
+        """No fragment but the plan's."""
+        return ()
+
+    def candidate(self, id: str, chance: float) -> Candidate:
+        """A patch with its text."""
+        patch = self._patches[self.history.index[id]]
+        return Candidate(id, chance, patch.name, diff=patch.data.decode(errors="replace"))
+
+    def dull(self, id: str, run: Run) -> Mapping[str, str]:
+        """The patches that change nothing that is built, and why."""
+        added: dict[str, list[str]] = {}
+        for patch in self._patches:
+            text = "\n".join(
+                row[1:] for row in patch.data.decode(errors="replace").splitlines() if row[:1] == "+"
+            )
+            for change in patch.changes:
+                added.setdefault(change.new, []).append(text)
+        part: Inputs | None = taking_part(
+            run, self._plan, self._arch, self._cache, lambda path: added.get(path, ())
+        )
+        changes = {
+            point.id: (_changes(patch),)
+            for point, patch in zip(self.history.points, self._patches, strict=True)
+        }
+        return dull(self.history, changes, part, id) if part else {}
+
+
+def _changes(patch: Patch) -> tuple[Change, ...]:
+    """What a patch changes, a file that it moves as one that goes and one that comes."""
+    found: list[Change] = []
+    for change in patch.changes:
+        if change.old and change.old != change.new:
+            found.append(Change(change.old, gone=True))
+        if change.new:
+            found.append(Change(change.new, new=change.old != change.new))
+    return tuple(found)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns how a bisection is shown: on the terminal, and as report.html."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from harness.bisect.drive import Ending
+from harness.bisect.history import called
+from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
+from harness.bisect.search import Find
+from harness.report.results import store
+from harness.report.text import clean, duration
+from harness.words import plural
+
+TEMPLATE = "bisect.html.j2"
+WIDTH = 100
+DIFF_LINES = 40
+CANDIDATES = 8
+_LABEL = 11
+
+
+def render(report: Report, path: str) -> str:
+    """The summary as plain text, the verdict on its last line; `path` is where the reader finds the rest."""
+    lines = [line for search in report.searches for line in _search(search, report.find)]
+    return "\n".join([*lines, verdict(report, path)]) + "\n"
+
+
+def verdict(report: Report, path: str) -> str:
+    """The last line."""
+    parts = [f"{search.arch} {_found(search, report.find)}" for search in report.searches]
+    return clean(f"bisect: {'; '.join(parts)}  {path}".rstrip())
+
+
+def _found(search: SearchRow, find: Find) -> str:
+    best = search.candidates[0] if search.candidates else None
+    if search.ending is Ending.FOUND and best:
+        word = "FIXED BY" if find is Find.FIXED else "BROUGHT IN BY"
+        return f"{word} {best.id[:12]} {best.title!r}, {chance(best.chance)}"
+    if search.ending is Ending.SEVERAL:
+        return f"ONE OF {plural(len(search.candidates), 'point')}, which cannot be told apart"
+    return "CONTRADICTION: no single point explains the runs"
+
+
+def chance(value: float) -> str:
+    """A probability in per cent, never rounded up to certainty."""
+    return f"{min(int(value * 10000) / 100, 99.99):g} %" if value < 1 else "100 %"
+
+
+def _entry(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        clean(text), WIDTH, initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL,
+        break_long_words=False, break_on_hyphens=False,
+    ) or [label]  # fmt: skip
+
+
+def _search(search: SearchRow, find: Find) -> Iterator[str]:
+    """One architecture's part."""
+    nothing = f"; {len(search.dull)} change nothing that is built" if search.dull else ""
+    between = f"{called(search.names[0], search.old)} and {called(search.names[1], search.new)}"
+    yield from _entry(search.arch, f"{plural(search.points, search.what)} between {between}{nothing}")
+    often = "each time" if search.rate > 0.95 else f"in about {search.rate:.0%} of the runs"
+    yield from _entry(
+        "looked for", f"{search.wanted.title}, {often}, in {', '.join(search.wanted.tests[:3])}"
+    )
+    for number, step in enumerate(search.steps, 1):
+        yield from _entry("steps" if number == 1 else "", step_line(number, step))
+    for id in search.unfit:
+        yield from _entry("not judged", id[:12])
+    for candidate in search.candidates[:CANDIDATES]:
+        yield from _candidate(candidate, single=search.ending is Ending.FOUND)
+    if len(search.candidates) > CANDIDATES:
+        yield from _entry("", f"and {len(search.candidates) - CANDIDATES} more")
+    for label, step_ in (("before", _sides(search, find)[0]), ("after", _sides(search, find)[1])):
+        if step_ is not None:
+            yield from _entry(label, outcome_line(step_))
+    if search.remark:
+        yield from _entry("note", search.remark)
+    builds = plural(search.interior, "kernel")
+    took = duration(sum(step.run.seconds for step in search.steps))
+    yield from _entry("effort", f"{builds} between the ends, {plural(len(search.steps), 'run')}, {took}")
+
+
+def _sides(search: SearchRow, find: Find) -> tuple[StepRow | None, StepRow | None]:
+    """The runs nearest to the culprit, before and after it."""
+    both = (search.passing, search.failing)
+    return both if find is Find.REGRESSION else (both[1], both[0])
+
+
+def step_line(number: int, step: StepRow) -> str:
+    """One run in one line."""
+    run = step.run
+    built = f", built in {duration(run.build_seconds)}" if run.fresh else ""
+    fixup = f", with {', '.join(run.fixups)}" if run.fixups else ""
+    return (
+        f"{number:3} {step.id[:12]} {run.outcome:<7} {duration(run.seconds)}{built}{fixup}  {step.title[:50]}"
+    )
+
+
+def outcome_line(step: StepRow) -> str:
+    """What a test did at a point: its finding, or that it passed."""
+    found = step.run.findings[0] if step.run.findings else None
+    where = f" at {found.place}" if found and found.place else ""
+    return f"{step.id[:12]} {step.run.outcome}: {found.title if found else step.run.why}{where}"
+
+
+def _candidate(candidate: Candidate, *, single: bool) -> Iterator[str]:
+    yield from _entry(
+        "culprit" if single else "candidate", f"{candidate.id} {candidate.title}, {chance(candidate.chance)}"
+    )
+    if candidate.author:
+        yield from _entry("", f"{candidate.author}, {candidate.date}")
+    lines = candidate.diff.splitlines() if single else []
+    for line in lines[:DIFF_LINES]:
+        yield " " * _LABEL + clean(line)
+    if len(lines) > DIFF_LINES:
+        yield " " * _LABEL + f"and {len(lines) - DIFF_LINES} more lines"
+
+
+def html(report: Report) -> str:
+    """report.html, as one file that needs no other."""
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=lambda value: clean(value) if type(value) is str else value,
+    )  # fmt: skip
+    env.filters["duration"] = duration
+    env.filters["chance"] = chance
+    env.filters["sides"] = lambda search: _sides(search, report.find)
+    env.filters["outcome"] = outcome_line
+    return env.get_template(TEMPLATE).render(r=report, line=verdict(report, ""), argv=shlex.join(report.argv))
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Writes the page whole or not at all. Raises HarnessError when the disk refuses."""
+    store(path, html(report))

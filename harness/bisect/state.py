@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns state.jsonl: every run of a bisection, on disk before the next one begins, so that the same command goes on.
+
+The first line tells what was asked for; a folder that holds another bisection is refused. Each further line is one
+Record. A line that was cut short by a power failure is the last one, and is dropped.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from harness.records import SCHEMA, HarnessError, UsageError, decode, encode
+
+STATE = "state.jsonl"
+
+
+class Outcome(StrEnum):
+    """How one run ended, as far as the failure that is looked for is concerned."""
+
+    FAILS = "fails"
+    PASSES = "passes"
+    BUILD = "build"
+    """The kernel did not build, and that is not what is looked for."""
+    BOOT = "boot"
+    """It did not boot, or died another way than the one that is looked for before anything could be tested."""
+    OTHER = "other"
+    """The test failed in another way."""
+    UNCLEAR = "unclear"
+    """It could not be judged."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding of a run, as the report shows it; `test` is the id of the test that had it."""
+
+    signature: str
+    title: str
+    test: str
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one point.
+
+    `signatures` are those of all its findings, `why` is the run's own first reason. `seconds` is wall time, of which
+    `build_seconds` went into a kernel; `kernel` is its cache key, empty where there is none, and `fresh` tells that it
+    was not in the cache. `fixups` are the patches without which it would not build. `out` is where the results
+    are, relative to the bisection's folder; `tests` is how many tests were run, but for those that the harness adds.
+    """
+
+    outcome: Outcome
+    why: str = ""
+    findings: tuple[Finding, ...] = ()
+    seconds: float = 0.0
+    build_seconds: float = 0.0
+    kernel: str = ""
+    fresh: bool = False
+    fixups: tuple[str, ...] = ()
+    out: str = ""
+    started: float = 0.0
+    tests: int = 0
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(found.signature for found in self.findings))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the state: a `run` of `point`, or a `note` by its name with what was found out once and for all."""
+
+    point: str = ""
+    run: Run | None = None
+    note: str = ""
+    data: Any = None
+
+
+@dataclass
+class State:
+    """The state of one bisection, open for appending; nobody else has it meanwhile."""
+
+    path: Path
+    descriptor: int
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    order: list[tuple[str, Run]] = field(default_factory=list)
+    """All runs in their order."""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, asked: Mapping[str, Any]) -> Self:
+        """The state in `folder`, made if there is none.
+
+        Raises UsageError where the folder holds another bisection, one that is under way, or something else, and
+        HarnessError when the disk refuses.
+        """
+        path = folder / STATE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            what = f"cannot use {folder} for the bisection: {error.strerror}"
+            raise UsageError(what, step="choose another folder with --out") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            what = f"another process is at this bisection: {folder}"
+            raise UsageError(what, step="wait for it, or choose another folder with --out") from error
+        state = cls(path, descriptor)
+        try:
+            state._read(json.loads(json.dumps(encode(asked))))
+        except BaseException:
+            state.close()
+            raise
+        return state
+
+    def _read(self, asked: Mapping[str, Any]) -> None:
+        data = self.path.read_bytes()
+        *lines, rest = data.split(b"\n")
+        if rest:
+            os.ftruncate(self.descriptor, len(data) - len(rest))
+        if not lines:
+            self._append({"schema": SCHEMA, "asked": asked})
+            return
+        try:
+            head, *records = [json.loads(line) for line in lines]
+            there = head["asked"] if head["schema"] == SCHEMA else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.path} is no state of a bisection", step="choose another folder with --out"
+            ) from error
+        if there != asked:
+            keys = [key for key in asked if not isinstance(there, dict) or there.get(key) != asked[key]]
+            raise UsageError(
+                f"{self.path.parent} holds another bisection (it differs in {', '.join(keys[:3]) or 'what was asked'})",
+                step="choose another folder with --out, or remove this one",
+            )
+        for record in records:
+            self._take(decode(record, Record))
+
+    def _take(self, record: Record) -> None:
+        if record.run is not None:
+            self.runs.setdefault(record.point, []).append(record.run)
+            self.order.append((record.point, record.run))
+        else:
+            self.notes[record.note] = record.data
+
+    def ran(self, point: str, run: Run) -> None:
+        """Writes a run down; it is on the disk when this returns. Raises HarnessError when the disk refuses."""
+        self._write(Record(point=point, run=run))
+
+    def note(self, name: str, data: Any) -> None:
+        """Writes down what was found out and must not be asked again, as plain values."""
+        self._write(Record(note=name, data=data))
+
+    def _write(self, record: Record) -> None:
+        self._append(encode(record))
+        self._take(record)
+
+    def _append(self, data: Mapping[str, Any]) -> None:
+        whole = (json.dumps(data, ensure_ascii=True) + "\n").encode()
+        try:
+            at = os.fstat(self.descriptor).st_size
+            if os.write(self.descriptor, whole) != len(whole):
+                os.ftruncate(self.descriptor, at)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self.descriptor)
+        except OSError as error:
+            what = f"cannot write {self.path}: {error.strerror}"
+            raise HarnessError(what, step="free space on that disk; the same command goes on") from error
+
+    def close(self) -> None:
+        """Lets another process have the bisection; a second call does nothing."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1

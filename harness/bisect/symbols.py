@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns the difference of two .config files as what is searched: the n-th point has the first n symbols as the newer.
+
+Kconfig's own order puts a symbol after what it depends on, more often than not. What cannot be had at a point because
+of what is not switched yet is left to Kconfig there, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.bisect.history import History, line
+from harness.bisect.rows import Candidate
+from harness.bisect.state import Run
+from harness.build import kconfig
+from harness.build.kconfig import Entry, Kconfig, Refused
+from harness.host.cache import write_atomically
+from harness.plan import KernelRequest
+from harness.records import UsageError
+
+OLD = "k0000"
+ROUNDS = 12
+"""How often a request is cut down to what can be had."""
+
+Try = Callable[[Path], None]
+"""Makes the final .config of a fragment. Raises Refused where it is not as asked."""
+
+
+class Symbols:
+    """What differs between `ends` (files: the older, the newer), on one kernel; fragments are kept in `folder`.
+
+    Raises UsageError for what is no .config, and for two that are the same.
+    """
+
+    what = "symbol"
+    old = OLD
+
+    def __init__(
+        self, kernel: KernelRequest, ends: tuple[Path, Path], names: tuple[str, str], folder: Path, attempt: Try,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.names = names
+        self._kernel = kernel
+        self._folder = folder
+        self._attempt = attempt
+        self._say = say
+        self._was, self._now = (kconfig.read(path) for path in ends)
+        self.differing = differing(self._was, self._now)
+        if not self.differing:
+            raise UsageError(f"{names[0]} and {names[1]} ask for the same", step="name two that differ")
+        was, now = self._was.values(), self._now.values()
+        titles = [f"CONFIG_{name}: {was.get(name, 'n')} -> {now.get(name, 'n')}" for name in self.differing]
+        self.history: History = line([(f"k{number:04}", title) for number, title in enumerate(titles, 1)])
+
+    def kernel(self, id: str) -> KernelRequest:
+        """The same for all."""
+        return self._kernel
+
+    def kconfig(self, id: str) -> tuple[str, ...]:
+        """The fragment of a point."""
+        number = 0 if id == OLD else self.history.index[id] + 1
+        end = number in (0, len(self.history))
+        wanted = mixed(self._was, self._now, self.differing[:number])
+        for _ in range(ROUNDS):
+            path = self._folder / f"{id}.config"
+            write_atomically(path, wanted.render())
+            try:
+                self._attempt(path)
+                break
+            except Refused as error:
+                if end:
+                    raise
+                # Not left out, but asked for as it comes out: kharness's own fragments may ask for it, too.
+                wanted = Kconfig(tuple(Entry(name, got, "bisect") for name, got in error.got.items())).over(
+                    wanted
+                )
+                self._say(
+                    f"{id}: left to Kconfig: {', '.join(f'CONFIG_{name}' for name in list(error.got)[:6])}"
+                )
+        return (str(path.resolve()),)
+
+    def candidate(self, id: str, chance: float) -> Candidate:
+        """A symbol, with what it was and is."""
+        place = self.history.index[id]
+        before = ", ".join(f"CONFIG_{name}" for name in self.differing[max(0, place - 5) : place])
+        note = (
+            f"with those before it as in {self.names[1]}: {'..., ' if place > 5 else ''}{before}"
+            if before
+            else ""
+        )
+        return Candidate(id, chance, self.history.points[place].title, diff=note)
+
+    def dull(self, id: str, run: Run) -> Mapping[str, str]:
+        """None is known beforehand: what makes the same .config comes from the cache."""
+        return {}
+
+
+def differing(was: Kconfig, now: Kconfig) -> tuple[str, ...]:
+    """The symbols that two files ask for differently, in the order of the newer; what only the older has comes last."""
+    old, new = was.values(), now.values()
+    names = dict.fromkeys(
+        [*(entry.symbol for entry in now.entries), *(entry.symbol for entry in was.entries)]
+    )
+    return tuple(name for name in names if old.get(name, "n") != new.get(name, "n"))
+
+
+def mixed(was: Kconfig, now: Kconfig, switched: tuple[str, ...]) -> Kconfig:
+    """What `was` asks for, but the symbols `switched` as `now` has them."""
+    values = now.values()
+    ahead = Kconfig(tuple(Entry(name, values.get(name, "n"), "bisect") for name in switched))
+    return ahead.over(was)

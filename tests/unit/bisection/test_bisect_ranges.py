@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of ranges of commits: what git tells of them, and which need no run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from harness.bisect.commits import Change, Repository
+from harness.bisect.history import History, Point, line
+from harness.bisect.ranges import dull
+from harness.build.inputs import Inputs
+from tests.unit.source.kernel_trees import git, git_tree
+
+PART = Inputs("x86", frozenset({"kernel/fork.c", "include/a.h"}), frozenset({"fork"}))
+
+
+def changes(*paths: str) -> tuple[tuple[Change, ...], ...]:
+    return (tuple(Change(path) for path in paths),)
+
+
+def told(history: History, touched: Mapping[str, tuple[tuple[Change, ...], ...]], built: str) -> set[str]:
+    return set(dull(history, touched, PART, built))
+
+
+def test_commits_that_change_nothing_that_is_built() -> None:
+    history = line([(f"c{place}", "") for place in range(6)])
+    touched = {
+        "c0": changes("Documentation/x.rst"),
+        "c1": changes("kernel/fork.c"),
+        "c2": changes("net/core.c"),
+        "c3": changes("net/core.c", "include/a.h"),
+        "c4": ((),),
+        "c5": changes("arch/arm64/kernel/setup.c", "MAINTAINERS"),
+    }
+    for built in ("c5", "far"):
+        found = dull(history, touched, PART, built)
+        assert dict(found) == {
+            "c0": "documentation", "c2": "not compiled", "c4": "it changes no file", "c5": "not of x86, documentation",
+        }  # fmt: skip
+
+
+def test_beyond_a_makefile_nothing_is_known_of_what_is_compiled() -> None:
+    history = line([(f"c{place}", "") for place in range(5)])
+    touched = {
+        "c0": changes("net/core.c"),
+        "c1": changes("net/Makefile"),
+        "c2": changes("net/core.c"),
+        "c3": changes("Documentation/x.rst"),
+        "c4": changes("net/core.c"),
+    }
+    assert told(history, touched, "c4") == {"c2", "c3", "c4"}
+    assert told(history, touched, "far") == {"c0", "c3"}
+    assert told(history, touched, "c0") == {"c0", "c3"}
+    assert told(history, touched, "c2") == {"c2", "c3", "c4"}
+
+
+def test_beside_a_branch_that_steers() -> None:
+    """A makefile that changed on one branch says nothing of the other, before they meet."""
+    history = History((Point("a"), Point("b"), Point("m", ("a", "b"))))
+    touched = {
+        "a": changes("net/core.c"),
+        "b": changes("Kconfig"),
+        "m": (*changes("Kconfig"), *changes("net/core.c")),
+    }
+    assert told(history, touched, "far") == {"a"}
+    assert told(history, touched, "m") == {"m"}, "it is what b is"
+
+
+def test_a_header_that_is_new_counts() -> None:
+    history = line([("c0", ""), ("c1", "")])
+    touched = {"c0": ((Change("net/new.h", new=True),),), "c1": ((Change("net/old.c", gone=True),),)}
+    assert told(history, touched, "c1") == {"c1"}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(git_tree(tmp_path / "linux"))
+
+
+def test_what_commits_change(repository: Repository) -> None:
+    folder = repository.folder
+    base = git(folder, "rev-parse", "HEAD")
+    (folder / "kernel/new file.c").write_bytes(b"\xff\xfe not UTF-8 \xe4\n")
+    (folder / "kernel/sched/core.c").write_text("int more;\n")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", 'with "quotes" and ümlauts')
+    one = git(folder, "rev-parse", "HEAD")
+    git(folder, "rm", "-q", "kernel/new file.c")
+    git(folder, "commit", "-q", "-m", "gone")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "empty")
+    history = repository.between(base, git(folder, "rev-parse", "HEAD"), ("--good x", "--bad y"))
+    assert [point.title for point in history.points] == ['with "quotes" and ümlauts', "gone", "empty"]
+    found = repository.changes([point.id for point in history.points])
+    both, gone, empty = (found[point.id][0] for point in history.points)
+    assert [(change.path, change.new, change.gone) for change in both] == [
+        ("kernel/new file.c", True, False), ("kernel/sched/core.c", False, False)
+    ]  # fmt: skip
+    assert [(change.path, change.gone) for change in gone] == [("kernel/new file.c", True)]
+    assert empty == ()
+    texts = repository.texts([change.blob for change in both] + ["0" * 40])
+    assert texts[both[1].blob] == "int more;\n" and len(texts) == 2
+    assert "+int more;" in repository.diff(one, ["kernel/sched/core.c"])
+    assert "new file" not in repository.diff(one, ["kernel/sched/core.c"])
+
+
+def test_merges_have_a_side_for_each_parent(repository: Repository) -> None:
+    folder = repository.folder
+    base = git(folder, "rev-parse", "HEAD")
+    git(folder, "checkout", "-q", "-b", "side")
+    (folder / "side").write_text("")
+    git(folder, "add", "-A", "-f")
+    git(folder, "commit", "-q", "-m", "side")
+    git(folder, "checkout", "-q", "main")
+    (folder / "mine").write_text("")
+    git(folder, "add", "-A", "-f")
+    git(folder, "commit", "-q", "-m", "mine")
+    git(folder, "merge", "-q", "-m", "merge", "side")
+    tip = git(folder, "rev-parse", "HEAD")
+    history = repository.between(base, tip, ("", ""))
+    assert [point.title for point in history.points][-1] == "merge" and len(history) == 3
+    assert history.contained[2] == 0b111 and {history.contained[0], history.contained[1]} == {0b001, 0b010}
+    assert [[change.path for change in side] for side in repository.changes([tip])[tip]] == [
+        ["side"],
+        ["mine"],
+    ]
+    assert "side" in repository.diff(tip, ["side"]) and repository.diff(tip, ["mine"]) == ""

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of how a bisection is shown: whatever it found, and whatever a commit's subject holds."""
+
+from __future__ import annotations
+
+from harness.bisect import show
+from harness.bisect.drive import Ending
+from harness.bisect.judge import Wanted
+from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
+from harness.bisect.search import Find
+from harness.bisect.state import Finding, Outcome, Run
+from harness.records import Exit
+
+NASTY = "sched: <script>alert(1)</script> \x1b[31m & more"
+
+
+def report(ending: Ending, *candidates: Candidate, find: Find = Find.REGRESSION, rate: float = 1.0) -> Report:
+    found = Finding("dmesg:warn:f", "WARNING in f", "t.py::test", "f (kernel/f.c:7)")
+    failing = StepRow(
+        "b" * 40, NASTY, "", Run(Outcome.FAILS, "WARN", (found,), 92.0, 70.0, "k", True, out="steps/2")
+    )
+    passing = StepRow(
+        "a" * 40, "fine", "", Run(Outcome.PASSES, "passes", seconds=20.0, kernel="k", out="steps/1")
+    )
+    search = SearchRow(
+        "x86_64", "commit", ending, ("--good v1", "--bad v2"), "0" * 40, "f" * 40, 12, Wanted("dmesg:warn:f", "WARNING in f", ("t.py::test",)),
+        rate, 3, "test", candidates, (passing, failing), "x86_64", failing, passing, {"d" * 40: "documentation"}, ("e" * 40,),
+    )  # fmt: skip
+    return Report(("kharness", "bisect"), find, 0.99, (search,))
+
+
+ONE = Candidate("b" * 40, 0.99834, NASTY, "A <a@b>", "2026-01-01", "-old\n+new <b>\n")
+
+
+def test_what_was_found() -> None:
+    told = show.render(report(Ending.FOUND, ONE), "out/x/report.html")
+    assert told.splitlines()[-1].startswith("bisect: x86_64 BROUGHT IN BY bbbbbbbbbbbb 'sched: <script>")
+    assert "99.83 %  out/x/report.html" in told.splitlines()[-1]
+    for words in (
+        "12 commits between --good v1 (000000000000) and --bad v2", "1 change nothing that is built", "each time",
+        "before     aaaaaaaaaaaa passes", "after      bbbbbbbbbbbb fails: WARNING in f at f (kernel/f.c:7)",
+        "built in 1 min 10 s", "not judged eeeeeeeeeeee", "3 kernels between the ends, 2 runs, 1 min 52 s", "+new <b>",
+    ):  # fmt: skip
+        assert words in told or words in " ".join(told.split()), words
+    assert "\x1b" not in told and "\\x1b[31m" in told
+    assert report(Ending.FOUND, ONE).exit is Exit.PASS
+
+
+def test_before_and_after_of_what_was_mended() -> None:
+    told = show.render(report(Ending.FOUND, ONE, find=Find.FIXED, rate=0.31), "x")
+    assert "FIXED BY" in told.splitlines()[-1]
+    assert "before     bbbbbbbbbbbb fails" in told and "after      aaaaaaaaaaaa passes" in told
+    assert "in about 31% of the runs" in " ".join(told.split())
+
+
+def test_what_cannot_be_told_apart_and_what_contradicts_itself() -> None:
+    several = report(Ending.SEVERAL, ONE, Candidate("c" * 40, 0.5, "other"))
+    assert "ONE OF 2 points, which cannot be told apart" in show.render(several, "")
+    assert "candidate  " + "c" * 40 + " other, 50 %" in show.render(several, "")
+    assert several.exit is Exit.INCONCLUSIVE
+    none = report(Ending.CONTRADICTION)
+    assert "CONTRADICTION: no single point explains the runs" in show.render(none, "")
+    assert none.exit is Exit.INCONCLUSIVE
+
+
+def test_the_page_escapes_what_it_shows() -> None:
+    page = show.html(report(Ending.FOUND, ONE))
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "+new &lt;b&gt;" in page
+    assert 'href="x86_64/steps/2/report.html"' in page
+    assert "documentation" in page
+
+
+def test_chances_are_never_rounded_up_to_certainty() -> None:
+    assert [show.chance(value) for value in (0.5, 0.99, 0.999949, 0.9999999, 1.0)] == [
+        "50 %", "99 %", "99.99 %", "99.99 %", "100 %",
+    ]  # fmt: skip
