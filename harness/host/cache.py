@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -58,10 +59,15 @@ class Cache:
 
     @classmethod
     def default(cls, cap_bytes: int) -> Cache:
-        """The user's cache: $XDG_CACHE_HOME/kharness, or ~/.cache/kharness."""
+        """The user's cache: $XDG_CACHE_HOME/kharness, or ~/.cache/kharness. The environment of this Python counts as in
+        use, if it lies there."""
         base = os.environ.get("XDG_CACHE_HOME", "")
         # The XDG base directory specification says to ignore a relative path.
-        return cls((Path(base) if base.startswith("/") else Path.home() / ".cache") / "kharness", cap_bytes)
+        cache = cls((Path(base) if base.startswith("/") else Path.home() / ".cache") / "kharness", cap_bytes)
+        # What we run by is an entry too, which the Makefile made: for a prune it would be the one used least.
+        if Path(sys.prefix).parent == cache.root / "venv":
+            cache.get("venv", Path(sys.prefix).name)
+        return cache
 
     # --- making and finding ---------------------------------------------------------------
 

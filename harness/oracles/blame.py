@@ -44,7 +44,7 @@ _LOCKDEP = (
     r"|held_locks)\w*|print_\w+_bug\w*|check_(?:noncircular|prev\w*|deadlock|irq_usage|wait_context|usage\w*)"
     r"|check_chain_key|validate_chain|_*lock_acquire\w*|_*lock_release\w*|lock_is_held\w*|lockdep_\w+"
     r"|mark_(?:lock|usage|held)\w*|register_lock_class|assign_lock_key|look_up_lock_class"
-    r"|rcu_lockdep_\w+|rcu_read_lock_\w*held\w*"
+    r"|rcu_lockdep_\w+|rcu_read_lock_\w*held\w*|valid_state|_*trace_hardirqs_o\w+|warn_bogus_irq_restore"
 )
 _LOCKS = (
     r"_*(?:do_)?raw_(?:spin|read|write)_\w+|_*spin_(?:try)?(?:un)?lock\w*|native_queued_\w+|queued_\w+lock\w*"
@@ -73,7 +73,7 @@ _TICK = (
 
 _HELPERS = re.compile(f"{_REPORT}|{_LOCKDEP}|{_LOCKS}|{_WAIT}|{_GENERIC}|{_TICK}|{ALLOCATORS}")
 _WRAPPERS = re.compile(
-    r"refcount_\w+|_*list_\w*valid\w*|kmem_cache_destroy|object_err|_*slab_err|slab_err|debug_print_object"
+    r"refcount_\w+|_*list_\w*valid\w*|warn_bogus_irq_restore|kmem_cache_destroy|object_err|_*slab_err|slab_err|debug_print_object"
     r"|usercopy_abort|_*fortify_\w+|lockdep_\w+|_*warn\w*|_*WARN_trap|_*kasan_\w+|_*asan_\w+|mem\w+|kfree|kvfree"
     r"|kmem_cache_free\w*|str\w+"
 )

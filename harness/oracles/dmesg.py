@@ -69,9 +69,12 @@ def _place(it: Splat, frames: Sequence[Frame], symbolize: Symbolize | None) -> P
         if function is None or not is_wrapper(function) or guilty is None or is_helper(guilty.function):
             return function, file, line
         return base_name(guilty.function), guilty.file, guilty.line
+    if it.detail is not None and _group(it.detail, "func"):  # lockdep: where the lock was taken
+        taken = symbol(it.detail)
+        over = base_name(taken.function) not in {base_name(frame.function) for frame in frames if frame.reliable}
+        if over or guilty is None or is_helper(guilty.function):  # who took it has returned, and kept it
+            return _from_header(Raw(taken), None, None, symbolize)
     if guilty is None or is_helper(guilty.function):
-        if it.detail is not None and _group(it.detail, "func"):  # lockdep: where the lock was taken
-            return _from_header(Raw(symbol(it.detail)), None, None, symbolize)
         if it.early():
             return _from_header(it.early()[0], None, None, symbolize)
     if guilty is None:

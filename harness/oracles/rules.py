@@ -62,7 +62,7 @@ CUT_HERE = re.compile(r"^-+\[ cut here \]-+$")
 _BAR = r"^={20,}\s*$"
 _STACK = r"^stack backtrace:"
 _LOCK = (
-    r"^(?:[0-9a-f]{8,16} |.{1,40} is trying to (?:release|contend) lock )\((?P<detail>.{1,120}?)\)"
+    r"^(?:(?: ?#\d+: )?[0-9a-f]{8,16} |.{1,40} is trying to (?:release|contend) lock )\((?P<detail>.{1,120}?)\)"
     rf"(?: at:|\{{.{{1,40}}\}}(?:, at: {SYMBOL})?)"
 )
 _FREED = r"^kharness: freed (?:again )?by:"

@@ -234,3 +234,14 @@ def test_default_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_write_atomically_leaves_no_draft(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a" / "b", "text")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_prune_leaves_the_python_that_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Makefile installs it into the cache, and nothing ever marks it as used."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for key in ("mine", "other"):
+        (tmp_path / "kharness/venv" / key).mkdir(parents=True)
+        _fill(tmp_path / "kharness/venv" / key, 1 << 20)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "kharness/venv/mine"))
+    assert [entry.key for entry in Cache.default(1 << 30).prune(None, 0)] == ["other"]
+    assert (tmp_path / "kharness/venv/mine/data").is_file()

@@ -317,3 +317,36 @@ def test_a_name_that_lost_letters_is_not_blamed() -> None:
     found = culprit(frames)
     assert found and found.function == "scx_flush_disable_work"
     assert all(frame.reliable for frame in decode(raws, None)), "nothing is known of any without symbols"
+
+
+LOCK_LEFT = (
+    "====================================", "WARNING: lock held when returning to user space!", "7.2.13 #1 Tainted: G           O",
+    "------------------------------------------------", "agent/59 is leaving the kernel with locks still held!",
+    "1 lock held by agent/59:", " #0: ff110000008aa858 (&dsq->lock){+.+.}-{2:2}, at: destroy_dsq+0x73/0x750",
+)  # fmt: skip
+
+STATE = (
+    "WARNING: inconsistent lock state", "7.2.13 #1 Tainted: G           O", "--------------------------------",
+    "inconsistent {IN-HARDIRQ-W} -> {HARDIRQ-ON-W} usage.", "kworker/u9:0/25 [HC0[0]:SC0[0]:HE0:SE1] takes:",
+    "ff110000060d4618 (&dsq->lock){?.-.}-{2:2}, at: destroy_dsq+0x73/0x750", "{IN-HARDIRQ-W} state was registered at:",
+    "  lock_acquire+0xc6/0x2c0", "  dispatch_enqueue+0x251/0x510", "irq event stamp: 5074", "stack backtrace:",
+    "CPU: 1 UID: 0 PID: 25 Comm: kworker/u9:0", "Call Trace:", " <TASK>", " dump_stack_lvl+0x6b/0xa0",
+    " print_usage_bug.part.0+0x25a/0x340", " valid_state+0x6b/0x80", " mark_lock_irq+0xa/0x20", " mark_held_locks+0x4e/0x70",
+    " __trace_hardirqs_on_caller+0x8c/0x190", " trace_hardirqs_on+0x1e/0x50",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        LOCK_LEFT,
+        (*STATE, " destroy_dsq+0x2ad/0x750", " scx_sched_free_rcu_work+0x1e6/0x400", " </TASK>"),
+        (*STATE, " scx_sched_free_rcu_work+0x1e6/0x400", " process_one_work+0x1fd/0x630", " </TASK>"),
+    ],
+    ids=["returned to user space", "on the stack", "returned already"],
+)
+def test_lockdep_blames_who_took_the_lock(log: tuple[str, ...]) -> None:
+    """Nothing of lockdep's own; and where that function has returned with the lock, nobody whom it returned to."""
+    (found,) = dmesg.findings(console(*log))
+    assert (found.kind, found.function) == ("lockdep", "destroy_dsq")
+    assert "(&dsq->lock)" in found.title
