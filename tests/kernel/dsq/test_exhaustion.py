@@ -15,6 +15,7 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.features import need
 from harness.suite.operations import CREATE, FIRST
+from harness.suite.outcome import Inconclusive
 from harness.suite.percpu import ALLOC
 from harness.suite.sweep import Faults
 
@@ -38,8 +39,10 @@ def test_create_while_percpu_memory_is_out(dsq: Dsqs, faults: Faults, bench: Ben
     with faults.armed(Fault(what="page", within=(ALLOC,), probability=100), "create"):
         refused = dsq.create_range(FIRST, 3000, fault=FaultAt.ANY, fifo=True)
     faults.stop_watching()
-    assert refused, "alloc_percpu never failed: the fault was not where it should be"
-    assert ledger.get("percpu_failed")["percpu_failed"] == refused
+    failed = ledger.get("percpu_failed")["percpu_failed"]
+    if not refused and not failed:
+        raise Inconclusive("percpu memory did not run out: the fault was not where it should be")
+    assert failed == refused, f"{refused} creates failed, {failed} alloc_percpu() came back empty-handed"
     faults.seen("create", CREATE, handled=1)
     dsq.check_live()
     dsq.create(1)
@@ -58,7 +61,7 @@ def test_percpu_memory_runs_out(
     need(within in faults.ranges([within]), f"function {within}() of its own")
     bench.must_inject = (ALLOC,)
     bench.expect(r"ops\.init\(\) failed \(-12\)")
-    count = 8000
+    count = 40_000  # a chunk that was made ahead of need holds 32,768 of 32 bytes (1 MiB, x86_64 with few CPUs)
     creates = [(FIRST + i, -1) for i in range(count)]
     ledger = faults.ledger(CREATE, deep=False)
     faults.watch(everybody=True)
@@ -66,8 +69,11 @@ def test_percpu_memory_runs_out(
         scheduler = dsq.attach("dsq_many", creates, fault=FaultAt.ANY, nr_dsqs=count, first_id=FIRST)
     faults.stop_watching()
     seen = scheduler.get("created", "first_error")
-    assert dsq.last == ended_with(ENOMEM), f"alloc_percpu never failed: {seen['created']} DSQs were created"
-    assert ledger.get("percpu_failed")["percpu_failed"] > 0, "ops.init failed, but no alloc_percpu() came back empty"
+    failed = ledger.get("percpu_failed")["percpu_failed"]
+    if not failed and dsq.last == 0:
+        raise Inconclusive(f"percpu memory did not run out: {seen['created']} DSQs were created")
+    assert dsq.last == ended_with(ENOMEM), f"alloc_percpu() came back empty {failed} times, and the attach succeeded"
+    assert failed, "ops.init failed, but no alloc_percpu() came back empty"
     faults.seen("attach", CREATE, handled=1)
     assert seen["first_error"] == ENOMEM
     assert 0 < seen["created"] < count
@@ -95,7 +101,8 @@ def test_chunks_are_full(dsq: Dsqs, faults: Faults, bench: Bench, features: Feat
         refused = dsq.create_range(FIRST, 1000, fault=FaultAt.ANY)
         failed = ledger.get("percpu_failed")["percpu_failed"] - before
     faults.stop_watching()
-    assert refused, "alloc_percpu never failed: there was room in the chunks"
+    if not refused and not failed:
+        raise Inconclusive("percpu memory did not run out: there was room in the chunks")
     assert failed == refused, f"{refused} creates failed, {failed} alloc_percpu() came back empty-handed"
     faults.seen("create", CREATE, handled=1)
     bench.guest.agent.call("drain")
