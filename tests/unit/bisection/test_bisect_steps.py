@@ -82,9 +82,14 @@ def test_an_interrupt_reaches_the_child_and_is_waited_for(
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    # A shell that starts us in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        steps.conduct(PLAN, tmp_path / "log")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            steps.conduct(PLAN, tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "ended").exists(), "it was given the time to end its guests"
 
 
