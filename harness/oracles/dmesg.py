@@ -134,18 +134,26 @@ def finding(it: Splat, symbolize: Symbolize | None, oracle: str = ORACLE) -> Fin
     if kind == "warn":
         kind = _warn_kind(it.message, it.header.string)
     names = chain(place[0], frames)
+    stacks = tuple(Stack(s.name, decode(s.raws, symbolize)) for s in it.further())
     return Finding(
         oracle=oracle,
         kind=kind,
-        title=_title(it, place),
+        title=_title(it, place) + (_freed(stacks) if kind in ("kasan", "slab") else ""),
         signature=signature(oracle, kind, names, _said(it, names)),
         function=place[0],
         file=place[1],
         line=place[2],
         frames=frames,
         log=it.log(),
-        stacks=tuple(Stack(s.name, decode(s.raws, symbolize)) for s in it.further()),
+        stacks=stacks,
     )
+
+
+def _freed(stacks: Iterable[Stack]) -> str:
+    """Who freed what is used: the defect is as often there, and the use in a function of everybody's."""
+    by = (culprit(stack.frames) for stack in stacks if stack.name.lower().startswith("freed"))
+    names = [base_name(frame.function) for frame in by if frame and not is_helper(frame.function)]
+    return next((f", freed by {name}" for name in names if not name.startswith("rcu_")), "")
 
 
 def _warn_kind(message: str, header: str) -> str:
