@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ needs_apt = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def signer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GnuPG home with one key; its public half is in ``public.gpg``."""
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A GnuPG home with one key; its public half is in ``public.gpg``. Its agent lives until all have signed: a signature
+    that met one that was just being ended failed once."""
     home = tmp_path_factory.mktemp("gpg")
     home.chmod(0o700)
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet"]
@@ -42,8 +43,8 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*gpg, "--passphrase", "", "--quick-gen-key", "t", "ed25519"], check=True, capture_output=True
     )
     subprocess.run([*gpg, "--export", "-o", str(home / "public.gpg")], check=True, capture_output=True)
+    yield home
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
-    return home
 
 
 class Archive:
@@ -114,7 +115,6 @@ class Archive:
         gpg = ["gpg", "--homedir", str(self.signer), "--batch", "--quiet", "--yes"]
         argv = [*gpg, "--clearsign", "-o", str(suite / "InRelease"), str(suite / "Release")]
         subprocess.run(argv, check=True, capture_output=True)
-        subprocess.run(["gpgconf", "--homedir", str(self.signer), "--kill", "all"], check=True)
 
 
 class Tools(HostToolchain):
