@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from harness.machine.examine import Examination
 from harness.machine.registers import Cpu
@@ -99,14 +100,22 @@ def _shown(frame: Frame) -> str:
     return render_frame(frame) + (f" [{frame.module}]" if frame.module else "")
 
 
+Seen: TypeAlias = tuple[Cpu, tuple[Frame, ...]]
+"""A CPU and its stack."""
+
+
 # --- CPUs ---------------------------------------------------------------------------------
 
 
 def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve: Resolve | None) -> Blame | None:
     first = {cpu.index: (cpu, frames) for cpu, frames in zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True)}
+    later = list(zip(seen.later, _stacks(seen.later, resolve), strict=True))
+    left = {cpu.index for cpu, frames in later if cpu.user or _idle(cpu, frames)}
     found: list[tuple[bool, bool, str, Frame, tuple[Frame, ...]]] = []
-    for cpu, frames in zip(seen.later, _stacks(seen.later, resolve), strict=True):
+    for cpu, frames in later:
         before, earlier = first.get(cpu.index, (cpu, ()))
+        if before.user or _idle(before, earlier):
+            before, earlier = _moved(frames, [first[index] for index in sorted(left & first.keys())], before, earlier)
         if cpu.user or before.user or _idle(cpu, frames) or _idle(before, earlier):
             continue
         shown = told.cpus.get(cpu.index)
@@ -121,6 +130,17 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
     _, taken, name, guilty, frames = min(found, key=lambda one: one[:3])  # by name: numbers of CPUs change
     what = f"a CPU spins in {name}, interrupts {'on' if taken else 'off'}"
     return Blame(what, name, guilty.file, guilty.line, frames)
+
+
+def _moved(now: Sequence[Frame], left: Sequence[Seen], before: Cpu, earlier: tuple[Frame, ...]) -> Seen:
+    """Where the task that a CPU runs was before, if that CPU ran none: on one that since then runs none, in the very
+    function. Where the kernel may be preempted a task that spins is put on another CPU. Else the CPU itself."""
+    own = [base_name(frame.function) for frame in _below_clock(now) if frame.reliable][:1]
+    for cpu, frames in left:
+        there = [base_name(frame.function) for frame in _below_clock(frames) if frame.reliable][:1]
+        if own and own == there and not cpu.user and not _idle(cpu, frames):
+            return cpu, frames
+    return before, earlier
 
 
 def _stood(earlier: Sequence[Frame], spoken: Sequence[Frame], later: Sequence[Frame]) -> tuple[Frame, ...]:

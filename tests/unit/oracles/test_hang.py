@@ -67,6 +67,14 @@ def test_what_was_put_off_its_cpu_for_a_moment_still_spins() -> None:
     assert blamed([SPINS], [IDLE], spoken) is None
 
 
+def test_a_task_that_spins_is_followed_to_another_cpu() -> None:
+    """Where the kernel may be preempted: it was on CPU 1, which idles now, and is on CPU 0, which idled."""
+    idle, on = cpu(1, 0x3000, 0x4000), cpu(0, 0x1000, 0x2000, masked=False)
+    assert blamed([IDLE, cpu(1, 0x1000, 0x2000, masked=False)], [on, idle]) == "a CPU spins in spins_here, interrupts on"
+    assert blamed([IDLE, cpu(1, 0x8000, 0x2000)], [on, idle]) is None, "another function: another task, or one that gets on"
+    assert blamed([IDLE, cpu(1, 0x1000, 0x2000)], [on, cpu(1, 0x8000)]) is None, "what was there is there still"
+
+
 def test_interrupts_that_were_off_once_only_are_on() -> None:
     """The sample fell into an interrupt's own code."""
     timer = cpu(1, 0x7000, 0x1000, 0x2000)
