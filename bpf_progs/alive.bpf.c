@@ -17,6 +17,7 @@
 /* vm/agent/alive.c has the same layout. */
 struct object {
 	u64 call_site;
+	u64 caller; /* of the function that the call is in; of slab objects, 0 where it is not known */
 	u32 kind;
 	u32 size;
 };
@@ -92,14 +93,31 @@ int BPF_PROG(percpu_object_gone, void *base_addr, int off, void *ptr)
 	return 0;
 }
 
-static __always_inline int slab_made(u64 call_site, const void *ptr, u64 size)
+#define CALLERS 12
+
+/* A compiler may leave a wrapper of kmalloc() out of line, in the code under test: who called it is one frame further. */
+static __always_inline u64 caller_of(void *ctx, u64 call_site)
+{
+	u64 stack[CALLERS] = {};
+	long bytes = bpf_get_stack(ctx, stack, sizeof(stack), 0);
+	int i;
+
+	for (i = 0; i < CALLERS - 1 && (i + 1) * (long)sizeof(u64) < bytes; i++) {
+		if (stack[i] == call_site)
+			return stack[i + 1];
+	}
+	return 0;
+}
+
+static __always_inline int slab_made(void *ctx, u64 call_site, const void *ptr, u64 size)
 {
 	struct object object = { .call_site = call_site, .kind = KIND_SLAB, .size = size };
 	u64 key = object_key(ptr, false);
 	long err;
 
-	if (!ptr || !in_ranges(call_site))
+	if (!ptr || !in_ranges(call_site) || bpf_map_lookup_elem(&objects, &key))
 		return 0;
+	object.caller = caller_of(ctx, call_site);
 	err = bpf_map_update_elem(&objects, &key, &object, BPF_NOEXIST);
 	if (!err) {
 		__sync_fetch_and_add(&slab_alive, 1);
@@ -130,13 +148,13 @@ static __always_inline int slab_gone(const void *ptr)
 SEC("tp_btf/kmalloc")
 int BPF_PROG(slab_object_made, unsigned long call_site, const void *ptr, u64 bytes_req)
 {
-	return slab_made(call_site, ptr, bytes_req);
+	return slab_made(ctx, call_site, ptr, bytes_req);
 }
 
 SEC("tp_btf/kmalloc")
 int BPF_PROG(slab_object_made_again, unsigned long call_site, const void *ptr, u64 bytes_req)
 {
-	return slab_made(call_site, ptr, bytes_req);
+	return slab_made(ctx, call_site, ptr, bytes_req);
 }
 
 SEC("tp_btf/kfree")

@@ -28,7 +28,7 @@ from harness.records import GuestError, HarnessError, KernelFailure, MachineEnde
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
-FORMAT = 8
+FORMAT = 9
 """Version of what a snapshot holds and how it was prepared."""
 
 BPF_FOLDER = "/bpf"

@@ -25,7 +25,8 @@ TWICE = "_again"
 class Place:
     """Living objects of one call of an allocator: what they are (a value of ledger.KINDS), the return address of the
     call, bytes of each (of one CPU), how many. `frames` are the functions at the call, innermost first. `replaced` of
-    them took the place of older ones of the same call."""
+    them took the place of older ones of the same call. `caller` is the return address of the function that the call is
+    in, 0 where that is not known: a wrapper of kmalloc() may have been left out of line."""
 
     kind: str
     call_site: int
@@ -33,6 +34,7 @@ class Place:
     count: int
     frames: tuple[Frame, ...] = ()
     replaced: int = 0
+    caller: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def parse(answer: Mapping[str, Any], missed: Mapping[str, int]) -> Books:
     now = answer["missed"]
     alone = [name for name in now if not name.endswith(TWICE) and name + TWICE not in now]
     replaced = {(KINDS[1], site): times for site, times in answer["replaced"]}
-    places = [Place(KINDS[kind], site, size, count) for kind, site, size, count in answer["places"]]
+    places = [
+        Place(KINDS[kind], site, size, count, caller=caller) for kind, site, size, count, caller in answer["places"]
+    ]
     return Books(
         allocated=int(answer["percpu_allocated"]),
         freed=int(answer["percpu_freed"]),

@@ -10,7 +10,7 @@ from harness.guest import resident
 from harness.guest.agent import Agent
 from harness.oracles import alive, ledger, percpu
 from harness.oracles.alive import Place
-from harness.oracles.blame import base_name
+from harness.oracles.blame import base_name, is_allocator
 from harness.plan import PROFILE
 from harness.records import Evidence, Finding, Frame
 from harness.suite.session import Ready
@@ -57,7 +57,8 @@ def look(agent: Agent, ready: Ready, after: str) -> Held:
         evidence = replace(evidence, lost=int(answer["untold"]), why="objects of too many places: raise MAX_PLACES")
     # A call site is a return address: the call is before it.
     frames = ready.addresses([place.call_site - 1 for place in books.places])
-    places = tuple(map(_decoded, books.places, frames))
+    callers = ready.addresses([place.caller - 1 if place.caller else place.call_site - 1 for place in books.places])
+    places = tuple(map(_decoded, books.places, frames, callers))
     known = sum(int(times) for _, times in answer["replaced"])
     return Held(tuple(_replacing(places, books.older - known)), evidence)
 
@@ -74,5 +75,7 @@ def _replacing(places: Iterable[Place], older: int) -> Iterator[Place]:
         yield place
 
 
-def _decoded(place: Place, frames: tuple[Frame, ...]) -> Place:
+def _decoded(place: Place, frames: tuple[Frame, ...], callers: tuple[Frame, ...]) -> Place:
+    if place.caller and all(is_allocator(frame.function) for frame in frames):
+        frames += callers
     return replace(place, frames=frames or (Frame(f"{place.call_site:#x}", reliable=False),))

@@ -15,7 +15,7 @@
 
 /* As in bpf_progs/alive.bpf.c. */
 struct entry {
-	uint64_t call_site;
+	uint64_t call_site, caller;
 	uint32_t kind, size;
 };
 
@@ -145,8 +145,8 @@ static void reply_replaced(const struct bpf_map *map, bool forget, struct reply 
 }
 
 /*
- * alive: what object "name", a ledger, holds at a quiescent point. "places" are [kind, call site, size, objects], at most
- * 1024, "untold" is how many objects more there are; "replaced" are [call site, old objects that were freed]; the ledger's
+ * alive: what object "name", a ledger, holds at a quiescent point. "places" are [kind, call site, size, objects, caller],
+ * at most 1024, "untold" is how many objects more there are; "replaced" are [call site, old objects that were freed]; the ledger's
  * counts by their names; "missed" by program. With "forget" all of it is forgotten, but for what was missed: percpu objects
  * that live are old from then on.
  */
@@ -171,7 +171,8 @@ void do_alive(const struct op *op, struct reply *r)
 	reply_int(r, "untold", untold);
 	buf_printf(&r->body, ",\"places\":[");
 	for (int i = 0; i < nr_places; i++)
-		buf_printf(&r->body, "%s[%u,%llu,%u,%lld]", i ? "," : "", places[i].what.kind,
-			   (unsigned long long)places[i].what.call_site, places[i].what.size, places[i].count);
+		buf_printf(&r->body, "%s[%u,%llu,%u,%lld,%llu]", i ? "," : "", places[i].what.kind,
+			   (unsigned long long)places[i].what.call_site, places[i].what.size, places[i].count,
+			   (unsigned long long)places[i].what.caller);
 	buf_printf(&r->body, "]");
 }

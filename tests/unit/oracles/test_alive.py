@@ -26,7 +26,7 @@ PAIR = {"slab_object_made": 3, "slab_object_made_again": 5}
 
 def answer(**changes: Any) -> dict[str, Any]:
     return {
-        "places": [[1, 0x10, 8, 3], [2, 0x20, 320, 1]], "percpu_allocated": 10, "percpu_freed": 7, "percpu_older": 1, "slab_allocated": 6,
+        "places": [[1, 0x10, 8, 3, 0], [2, 0x20, 320, 1, 0]], "percpu_allocated": 10, "percpu_freed": 7, "percpu_older": 1, "slab_allocated": 6,
         "replaced": [], "lost": 0, "programs": 3, "attached": 3, "missed": {"percpu_object_made": 4, **PAIR},
     } | changes  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_it_is_believed_where_percpu_stats_says_the_same() -> None:
         ({}, 3, "it has 2 percpu objects more than before, percpu_stats has 3"),
         ({}, 1, "it has 2 percpu objects more than before, percpu_stats has 1"),
         ({"percpu_older": 0}, 2, "it has 3 percpu objects more than before, percpu_stats has 2"),
-        ({"places": [[1, 0x10, 8, 2]]}, 2, "it holds 2 percpu objects, and counted 3"),
+        ({"places": [[1, 0x10, 8, 2, 0]]}, 2, "it holds 2 percpu objects, and counted 3"),
         ({"attached": 1}, 2, "2 of its 3 programs are no longer attached"),
         ({"lost": 2}, 2, "2 allocations or frees were lost"),
     ],
@@ -112,10 +112,10 @@ def test_of_what_is_made_once_and_kept_one_of_each_call_is_left(count: int, told
 
 
 def test_what_took_the_place_of_an_older_one_of_the_same_call_is_no_leak() -> None:
-    got = books(places=[[1, 0x10, 8, 3], [2, 0x10, 8, 1], [1, 0x30, 8, 1]], replaced=[[0x10, 2], [0x40, 1]])
+    got = books(places=[[1, 0x10, 8, 3, 0], [2, 0x10, 8, 1, 0], [1, 0x30, 8, 1, 0]], replaced=[[0x10, 2], [0x40, 1]])
     assert [place.replaced for place in got.places] == [2, 0, 0], "of percpu objects only"
     assert sorted((found.kind, found.count) for found in alive.findings(got.places)) == [("percpu leak", 2), ("slab leak", 1)]
-    gone = books(places=[[1, 0x10, 8, 1]], replaced=[[0x10, 2]])
+    gone = books(places=[[1, 0x10, 8, 1, 0]], replaced=[[0x10, 2]])
     assert alive.findings(gone.places) == []
 
 

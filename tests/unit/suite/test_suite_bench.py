@@ -132,7 +132,7 @@ def ledger_answer(places: Sequence[Sequence[int]], more: int) -> dict[str, Any]:
     """As do_alive() of vm/agent/alive.c: what was freed before these places were made is older."""
     percpu = sum(place[3] for place in places if place[0] == 1)
     return {
-        "places": [list(place) for place in places], "untold": 0, "replaced": [], "percpu_allocated": percpu + 5, "percpu_freed": 5,
+        "places": [[*place, 0][:5] for place in places], "untold": 0, "replaced": [], "percpu_allocated": percpu + 5, "percpu_freed": 5,
         "percpu_older": percpu - more, "slab_allocated": 9, "slab_alive": 0, "lost": 0, "programs": 3, "attached": 3,
         "missed": {"percpu_object_made": 0, "slab_object_gone": 4, "slab_object_gone_again": 2},
     }  # fmt: skip
