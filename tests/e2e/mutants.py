@@ -171,10 +171,11 @@ SILENT = (
         "\tsch = scx_prog_sched(aux);\n\trcu_read_lock();\n",
         ("scx_prog_sched", "scx_bpf_create_dsq"), "lockdep", "suspicious rcu",
     ),
+    # Not in what BPF programs call: these are held on their CPU (migrate_disable()).
     Mutant(
-        "cpu-not-held", "scx_bpf_create_dsq", "\tdsq = kmalloc_node(sizeof(*dsq), GFP_KERNEL, node);\n",
-        "\tdsq = kmalloc_node(sizeof(*dsq), GFP_KERNEL, node < 0 ? cpu_to_node(smp_processor_id()) : node);\n",
-        ("scx_bpf_create_dsq",), "preempt", "preemptible",
+        "cpu-not-held", "scx_alloc_and_add_sched", "\t\tsch->pnode[node] = alloc_pnode(sch, node);\n",
+        "\t\tsch->pnode[node] = alloc_pnode(sch, nr_node_ids > 1 ? node : cpu_to_node(smp_processor_id()));\n",
+        ("scx_alloc_and_add_sched",), "preempt", "preemptible",
     ),
 )  # fmt: skip
 """What the plain kernel does not show: each with the kernel of ours (--kconfig) on which it must be found."""

@@ -19,8 +19,9 @@ from harness.suite.dsq import Dsqs
 from harness.suite.outcome import Disagreed, Inconclusive, ending_of
 from harness.suite.session import Ready
 
-INIT, INIT_BYPASS, CREATE, OTHER, WRAPPER = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
+INIT, INIT_BYPASS, CREATE, OTHER, WRAPPER, PLANTED = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000
 FUNCTIONS = {
+    PLANTED - 1: (Frame("kharness_leak_percpu", module="kharness"),),
     WRAPPER - 1: (Frame("_kmalloc_noprof"),),
     INIT - 1: (Frame("scx_init_dsq", inlined=True), Frame("scx_bpf_create_dsq")),
     INIT_BYPASS - 1: (Frame("init_dsq.constprop.0"), Frame("scx_alloc_and_add_sched")),
@@ -99,6 +100,13 @@ def test_what_takes_the_place_of_boot_s_is_no_leak_but_of_the_code_under_test() 
     guest.answer["replaced"] = [[0x98, 1]]
     held = objects.look(cast(Agent, guest), ready(), stats(50 + 4))
     assert {found.count for found in held.findings()} == {2, 3}, "one of the two is of a call that is known"
+
+
+def test_what_is_planted_takes_the_place_of_nothing() -> None:
+    """Else what really does would be left over, a leak that is none: a CPU was off and on in a leak batch."""
+    guest = Ledger([1, PLANTED, 24, 16], [1, 0x99, 32, 1], percpu_older=1)
+    held = objects.look(cast(Agent, guest), ready(), stats(50 + 16))
+    assert [(found.function, found.count) for found in held.findings()] == [("kharness_leak_percpu", 16)]
 
 
 def dsqs(guest: Ledger, users: int, features: Features) -> Dsqs:
