@@ -49,16 +49,6 @@ extern void scx_bpf_kick_cpu(s32 cpu, u64 flags) __ksym;
 extern void scx_bpf_dsq_reenq(u64 dsq_id, u64 reenq_flags) __ksym __weak;
 extern struct task_struct *scx_bpf_dsq_peek(u64 dsq_id) __ksym __weak;
 
-struct bpf_iter_scx_dsq {
-	u64 opaque[6];
-} __attribute__((aligned(8)));
-
-extern int bpf_iter_scx_dsq_new(struct bpf_iter_scx_dsq *it, u64 dsq_id, u64 flags) __ksym __weak;
-extern struct task_struct *bpf_iter_scx_dsq_next(struct bpf_iter_scx_dsq *it) __ksym __weak;
-extern void bpf_iter_scx_dsq_destroy(struct bpf_iter_scx_dsq *it) __ksym __weak;
-extern void bpf_rcu_read_lock(void) __ksym;
-extern void bpf_rcu_read_unlock(void) __ksym;
-
 static __always_inline void write_down(u32 kind, struct task_struct *p, u64 vtime, u32 flags)
 {
 	u64 slot = __sync_fetch_and_add(&nr_events, 1);

@@ -19,16 +19,6 @@ u64 patience_ns = 1000000000;
 u32 cpu;
 u64 tasks;
 
-struct bpf_iter_scx_dsq {
-	u64 __opaque[6];
-};
-
-extern int bpf_iter_scx_dsq_new(struct bpf_iter_scx_dsq *it, u64 dsq_id, u64 flags) __ksym __weak;
-extern struct task_struct *bpf_iter_scx_dsq_next(struct bpf_iter_scx_dsq *it) __ksym __weak;
-extern void bpf_iter_scx_dsq_destroy(struct bpf_iter_scx_dsq *it) __ksym __weak;
-extern void bpf_rcu_read_lock(void) __ksym;
-extern void bpf_rcu_read_unlock(void) __ksym;
-
 #define TURNS (1 << 16)
 
 static bool over(u64 end)

@@ -45,13 +45,11 @@ class Held:
         self._fed = 0
         self._loads: list[Workload] = []
         self._tasks = 0
-        self.scheduler: BpfObject = dsq.load(PROGRAM)
-        for number, vtime in enumerate(vtimes):
+        bench.expect(STALLED)
+        self.scheduler: BpfObject = dsq.attach(PROGRAM, [(DSQ, -1)])
+        for number, vtime in enumerate(vtimes):  # no task is there yet
             self.scheduler.set("vtimes", vtime, number)
         self.scheduler.set("nr_vtimes", len(vtimes))
-        bench.expect(STALLED)
-        self.scheduler.attach()
-        self._until("the scheduler to be enabled", lambda: dsq.exit_error(self.scheduler) is None)
 
     # --- what is done -------------------------------------------------------------------
 
@@ -122,7 +120,7 @@ class Held:
             load.kill()
         self._tasks = 0
         self._until("the DSQ to be empty", lambda: self._count() == 0)
-        self.scheduler.detach()
+        self._dsq.detach(self.scheduler)
         self._guest.wait_for(STATE, "disabled")
 
     # --- what is compared ---------------------------------------------------------------

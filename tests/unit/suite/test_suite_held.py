@@ -79,10 +79,14 @@ class World:
             count_model=lambda operations, compared, wrong=None: self.told.append(wrong) if wrong else None,
         )  # fmt: skip
         dsq = SimpleNamespace(
-            model=SimpleNamespace(features=Features()), load=lambda program: self.scheduler, scale=0.01,
-            exit_error=lambda scheduler: None,
+            model=SimpleNamespace(features=Features()), attach=self.attach, scale=0.01,
+            detach=lambda scheduler: scheduler.detach(),
         )  # fmt: skip
         self.held = Held(cast(Bench, bench), cast(Dsqs, dsq))
+
+    def attach(self, program: str, creates: object) -> Scheduler:
+        assert (program, creates) == (held.PROGRAM, [(held.DSQ, -1)])
+        return self.scheduler
 
     def work(self, kind: str, workers: int = 1, **how: Any) -> Any:
         assert (kind, how["cpu"], how["ext"]) == ("sleep", held.CPU, True)
