@@ -21,7 +21,7 @@ enum scx_enq_flags {
 	SCX_ENQ_REENQ,
 };
 
-/* harness/model/held.py has the same. */
+/* harness/model/order.py has the same. */
 enum { INSERTED = 1, MOVED = 2, RAN = 3 };
 enum { AT_HEAD = 1, ANEW = 2 };
 

@@ -210,7 +210,7 @@ class Bench:
                 self.findings += percpu.findings(before, percpu.parse(after), self.planted)
         self.evidence += [Evidence("percpu", payload=percpu.parse(after).nr_cur_alloc), held.evidence]
 
-    def _left(self, held: objects.Held) -> list[Finding]:
+    def _left(self, held: objects.Living) -> list[Finding]:
         """What the ledger holds and neither was planted nor has been told with the fault that it came under."""
         told = {(finding.kind, finding.function) for finding in self.findings if finding.oracle == ledger.ORACLE}
         return [

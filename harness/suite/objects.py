@@ -24,7 +24,7 @@ ONCE = {
 
 
 @dataclass(frozen=True)
-class Held:
+class Living:
     """What lives at a quiescent point and was allocated since the guest was saved, and whether that is all."""
 
     places: tuple[Place, ...]
@@ -46,10 +46,10 @@ class Held:
         return sum(p.count for p in self.places if p.kind == kind and names & {base_name(f.function) for f in p.frames})
 
 
-def look(agent: Agent, ready: Ready, after: str) -> Held:
+def look(agent: Agent, ready: Ready, after: str) -> Living:
     """Reads the ledger of a guest that is quiescent; `after` is its percpu_stats."""
     if ready.pristine.blind:
-        return Held((), Evidence(ledger.ORACLE, watched=False, why=ready.pristine.blind))
+        return Living((), Evidence(ledger.ORACLE, watched=False, why=ready.pristine.blind))
     answer = resident.read(agent)
     books = alive.parse(answer, ready.pristine.missed)
     evidence = alive.watched(books, percpu.parse(ready.pristine.percpu), percpu.parse(after))
@@ -60,7 +60,7 @@ def look(agent: Agent, ready: Ready, after: str) -> Held:
     callers = ready.addresses([place.caller - 1 if place.caller else place.call_site - 1 for place in books.places])
     places = tuple(map(_decoded, books.places, frames, callers))
     known = sum(int(times) for _, times in answer["replaced"])
-    return Held(tuple(_replacing(places, books.older - known)), evidence)
+    return Living(tuple(_replacing(places, books.older - known)), evidence)
 
 
 def _replacing(places: Iterable[Place], older: int) -> Iterator[Place]:

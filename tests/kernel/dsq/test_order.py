@@ -12,7 +12,7 @@ from harness.model.ids import U64
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.features import need
-from harness.suite.held import DSQ, Held
+from harness.suite.order import DSQ, HeldTasks
 
 TASKS = 6
 TURNS = 4
@@ -28,12 +28,12 @@ def vtimes(seed: int) -> list[int]:
 
 
 @pytest.fixture(params=["fifo", "vtime"])
-def held(request: pytest.FixtureRequest, bench: Bench, dsq: Dsqs) -> Held:
+def held(request: pytest.FixtureRequest, bench: Bench, dsq: Dsqs) -> HeldTasks:
     """Tasks on a FIFO, and on a DSQ ordered by virtual time."""
-    return Held(bench, dsq, vtimes(bench.seed) if request.param == "vtime" else ())
+    return HeldTasks(bench, dsq, vtimes(bench.seed) if request.param == "vtime" else ())
 
 
-def test_tasks_leave_in_order(held: Held) -> None:
+def test_tasks_leave_in_order(held: HeldTasks) -> None:
     """One after the other, then all at once; each comes back to where its turn is."""
     held.arrive(TASKS)
     for _ in range(TURNS):
@@ -44,7 +44,7 @@ def test_tasks_leave_in_order(held: Held) -> None:
     held.dismiss()
 
 
-def test_tasks_are_enqueued_anew(held: Held) -> None:
+def test_tasks_are_enqueued_anew(held: HeldTasks) -> None:
     """scx_bpf_dsq_reenq(): every task is taken off the DSQ and asked where it belongs, by the DSQ's per-CPU data."""
     held.arrive(TASKS)
     need(held.reenqueue(), "scx_bpf_dsq_reenq()")
@@ -54,7 +54,7 @@ def test_tasks_are_enqueued_anew(held: Held) -> None:
     held.dismiss()
 
 
-def test_what_is_in_use_is_not_destroyed(held: Held, dsq: Dsqs, bench: Bench) -> None:
+def test_what_is_in_use_is_not_destroyed(held: HeldTasks, dsq: Dsqs, bench: Bench) -> None:
     """The kernel throws the scheduler out; its tasks go on without it."""
     bench.expect(r"attempting to destroy in-use dsq")
     held.arrive(TASKS)
@@ -62,7 +62,7 @@ def test_what_is_in_use_is_not_destroyed(held: Held, dsq: Dsqs, bench: Bench) ->
     held.thrown_out("attempting to destroy in-use dsq")
 
 
-def test_the_two_orders_do_not_mix(held: Held, bench: Bench) -> None:
+def test_the_two_orders_do_not_mix(held: HeldTasks, bench: Bench) -> None:
     """A task that is queued by virtual time on a FIFO, or the other way round, ends the scheduler."""
     bench.expect(r"already had (?:FIFO|PRIQ)-enqueued tasks")
     held.arrive(TASKS)

@@ -63,7 +63,7 @@ def ready(blind: str = "") -> Ready:
     return cast(Ready, SimpleNamespace(pristine=pristine, addresses=addresses))
 
 
-def look(guest: Ledger, blind: str = "") -> objects.Held:
+def look(guest: Ledger, blind: str = "") -> objects.Living:
     return objects.look(cast(Agent, guest), ready(blind), guest.settle())
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.model.held import ANEW, AT_HEAD, Event, Kind, Replay
 from harness.model.ids import U64
+from harness.model.order import ANEW, AT_HEAD, Event, Kind, Replay
 
 PROGRAM = Path(__file__).resolve().parents[3] / "bpf_progs" / "dsq_held.bpf.c"
 

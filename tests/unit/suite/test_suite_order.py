@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from harness.model.held import Kind
+from harness.model.order import Kind
 from harness.model.state import Features
 from harness.records import GuestError
-from harness.suite import held
+from harness.suite import order
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
-from harness.suite.held import Held
+from harness.suite.order import HeldTasks
 from harness.suite.outcome import Disagreed
 from tests.unit.suite.fakes import FakeObject
 
@@ -38,7 +38,7 @@ class Scheduler(FakeObject):
         self.detached = 0
 
     def get(self, *names: str, most: int = 0) -> dict[str, Any]:
-        lists = dict(zip(held.EVENTS, map(list, zip(*self.events, strict=True)) if self.events else [[]] * 4, strict=True))
+        lists = dict(zip(order.EVENTS, map(list, zip(*self.events, strict=True)) if self.events else [[]] * 4, strict=True))
         own = lists | {"queued": self.queue, "nr_queued": len(self.queue), "nr_events": len(self.events)}
         return {name: own[name] if name in own else self.variables.get(name, 0) for name in names}
 
@@ -82,14 +82,14 @@ class World:
             model=SimpleNamespace(features=Features()), attach=self.attach, scale=0.01,
             detach=lambda scheduler: scheduler.detach(),
         )  # fmt: skip
-        self.held = Held(cast(Bench, bench), cast(Dsqs, dsq))
+        self.held = HeldTasks(cast(Bench, bench), cast(Dsqs, dsq))
 
     def attach(self, program: str, creates: object) -> Scheduler:
-        assert (program, creates) == (held.PROGRAM, [(held.DSQ, -1)])
+        assert (program, creates) == (order.PROGRAM, [(order.DSQ, -1)])
         return self.scheduler
 
     def work(self, kind: str, workers: int = 1, **how: Any) -> Any:
-        assert (kind, how["cpu"], how["ext"]) == ("sleep", held.CPU, True)
+        assert (kind, how["cpu"], how["ext"]) == ("sleep", order.CPU, True)
         for _ in range(workers):
             self.scheduler.arrive(next(self.pids))
         return SimpleNamespace(kill=self.kill)
@@ -172,7 +172,7 @@ def test_a_scheduler_that_is_thrown_out(world: World, message: str, let_go: int,
     world.scheduler.queue = [10, 11]
     with pytest.raises(error, match=re.escape(message)):
         world.held._until("nothing", lambda: False)
-    assert world.expected == [held.STALLED]
+    assert world.expected == [order.STALLED]
 
 
 def test_a_kernel_that_cannot_enqueue_anew(world: World) -> None:
@@ -184,5 +184,5 @@ def test_a_kernel_that_cannot_enqueue_anew(world: World) -> None:
 def test_the_program_has_the_same_numbers() -> None:
     named = dict(re.findall(r"#define (\w+) (\d+)\n", PROGRAM.read_text()))
     assert (int(named["HELD_DSQ"]), int(named["MAX_EVENTS"]), int(named["MAX_TASKS"])) == (
-        held.DSQ, held.MAX_EVENTS, held.MAX_TASKS,
+        order.DSQ, order.MAX_EVENTS, order.MAX_TASKS,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from harness.guest.guest import BpfObject, Workload
 from harness.machine.deadline import Deadline
-from harness.model.held import Event, Kind, Replay
+from harness.model.order import Event, Kind, Replay
 from harness.records import GuestError
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE, Dsqs
@@ -34,7 +34,7 @@ STALLED = "failed to run for"
 EVENTS = ("event_kinds", "event_pids", "event_vtimes", "event_flags")
 
 
-class Held:
+class HeldTasks:
     """A scheduler that holds its tasks, and the model of its DSQ. Every comparison counts as one of the model's."""
 
     def __init__(self, bench: Bench, dsq: Dsqs, vtimes: Sequence[int] = ()) -> None:
