@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.oracles.blame import base_name, is_allocator
-from harness.oracles.frames import chain, culprit, signature
+from harness.oracles.frames import Guilt, chain, guilt, signature
 from harness.oracles.ledger import KINDS, ORACLE
 from harness.oracles.percpu import Totals
 from harness.records import Evidence, Finding, Frame
@@ -124,17 +124,16 @@ def findings(places: Iterable[Place], once: Mapping[str, str] | None = None) -> 
 
 
 def _finding(place: Place, count: int) -> Finding:
-    guilty = culprit(place.frames, is_allocator)
-    function = base_name(guilty.function) if guilty else None
-    names: Sequence[str] = chain(function, place.frames, is_allocator)
+    guilty = guilt(place.frames, is_allocator)
+    names: Sequence[str] = chain(guilty.function, place.frames, is_allocator)
     return Finding(
         oracle=ORACLE,
         kind=place.kind,
         title="",
         signature=signature(ORACLE, place.kind, names, "" if names else f"size {place.size}"),
-        function=function,
-        file=guilty.file if guilty else None,
-        line=guilty.line if guilty else None,
+        function=guilty.function,
+        file=guilty.file,
+        line=guilty.line,
         frames=place.frames,
         count=count,
     )
@@ -142,7 +141,7 @@ def _finding(place: Place, count: int) -> Finding:
 
 def _title(finding: Finding, sizes: Sequence[int]) -> str:
     each = " and ".join(str(size) for size in sorted(set(sizes)))
-    where = f" ({finding.file}:{finding.line})" if finding.file else ""
+    where = Guilt(finding.function, finding.file, finding.line).where
     number = "an object" if finding.count == 1 else f"{finding.count} objects"
     by = f"allocated in {finding.function}{where}" if finding.function else "allocated nobody knows where"
     return f"{finding.kind}: {number} of {each} bytes {by}, alive at the end"

@@ -136,6 +136,26 @@ def culprit(frames: Sequence[Frame], skip: Callable[[str], bool] = is_helper) ->
     return next((f for f in sure if not _passes(f, skip)), sure[0] if sure else None)
 
 
+@dataclass(frozen=True)
+class Guilt:
+    """The function that a stack is told by, and where it is; all None where the stack names none."""
+
+    function: str | None = None
+    file: str | None = None
+    line: int | None = None
+
+    @property
+    def where(self) -> str:
+        """`` (FILE:LINE)`` for a title; empty where that is not known."""
+        return f" ({self.file}:{self.line})" if self.file else ""
+
+
+def guilt(frames: Sequence[Frame], skip: Callable[[str], bool] = is_helper) -> Guilt:
+    """What :func:`culprit` finds, under the name that the source has for it."""
+    found = culprit(frames, skip)
+    return Guilt(base_name(found.function), found.file, found.line) if found else Guilt()
+
+
 # Static functions that these inline into an allocator's entry have any name; a frame that says its file needs none.
 _ALLOCATOR_FILES = frozenset(
     {"mm/slub.c", "mm/slab_common.c", "mm/slab.h", "mm/percpu.c", "mm/percpu-km.c", "mm/percpu-vm.c", "mm/kmemleak.c"}

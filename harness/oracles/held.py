@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.oracles.blame import base_name
-from harness.oracles.frames import chain, culprit, signature
+from harness.oracles.frames import chain, guilt, signature
 from harness.records import Finding, Frame
 
 ORACLE = "held reader"
@@ -25,16 +25,15 @@ def outward(frames: Sequence[Frame]) -> tuple[Frame, ...]:
 def finding(what: str, frames: Sequence[Frame]) -> Finding:
     """`what` was freed by this stack, innermost first, while a reader that had looked it up was in its RCU section."""
     frames = outward(frames)
-    guilty = culprit(frames)
-    function = base_name(guilty.function) if guilty else None
-    where = f" ({guilty.file}:{guilty.line})" if guilty and guilty.file else ""
+    guilty = guilt(frames)
+    by = f"{guilty.function or 'an unknown function'}{guilty.where}"
     return Finding(
         oracle=ORACLE,
         kind=KIND,
-        title=f"{what} was freed by {function or 'an unknown function'}{where} while a reader was in its RCU section",
-        signature=signature(ORACLE, KIND, chain(function, frames), what),
-        function=function,
-        file=guilty.file if guilty else None,
-        line=guilty.line if guilty else None,
+        title=f"{what} was freed by {by} while a reader was in its RCU section",
+        signature=signature(ORACLE, KIND, chain(guilty.function, frames), what),
+        function=guilty.function,
+        file=guilty.file,
+        line=guilty.line,
         frames=frames,
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.oracles.blame import base_name, is_allocator
-from harness.oracles.frames import Raw, Symbolize, chain, culprit, decode, frame_line, prefetch, signature
+from harness.oracles.frames import Raw, Symbolize, chain, decode, frame_line, guilt, prefetch, signature
 from harness.records import Evidence, Finding, LogRecord
 
 ORACLE = "kmemleak"
@@ -85,20 +85,18 @@ def _distinct(objects: Iterable[_Object]) -> list[_Object]:
 
 def _finding(item: _Object, symbolize: Symbolize | None) -> Finding:
     frames = decode(item.raws, symbolize)
-    guilty = culprit(frames, is_allocator)
-    function = base_name(guilty.function) if guilty else None
-    where = f" ({guilty.file}:{guilty.line})" if guilty and guilty.file else ""
+    guilty = guilt(frames, is_allocator)
     kind = item.kind()
-    by = f"allocated in {function}{where}" if function else "with no backtrace"
-    names = chain(function, frames, is_allocator)
+    by = f"allocated in {guilty.function}{guilty.where}" if guilty.function else "with no backtrace"
+    names = chain(guilty.function, frames, is_allocator)
     return Finding(
         oracle=ORACLE,
         kind=kind,
         title=f"{kind} of {item.size} bytes {by}",
         signature=signature(ORACLE, kind, names, "" if names else f"size {item.size}"),
-        function=function,
-        file=guilty.file if guilty else None,
-        line=guilty.line if guilty else None,
+        function=guilty.function,
+        file=guilty.file,
+        line=guilty.line,
         frames=frames,
         count=item.count,
         log=tuple(item.log),

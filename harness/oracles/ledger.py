@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.oracles.blame import base_name, is_allocator
-from harness.oracles.frames import chain, culprit, signature
+from harness.oracles.frames import chain, guilt, signature
 from harness.records import Finding, Frame
 
 ORACLE = "ledger"
@@ -64,19 +64,17 @@ def findings(left: Iterable[Left]) -> list[Finding]:
 
 
 def _finding(item: Left) -> Finding:
-    guilty = culprit(item.frames, is_allocator)
-    function = base_name(guilty.function) if guilty else None
-    where = f" ({guilty.file}:{guilty.line})" if guilty and guilty.file else ""
-    names: Sequence[str] = chain(function, item.frames, is_allocator)
+    guilty = guilt(item.frames, is_allocator)
+    names: Sequence[str] = chain(guilty.function, item.frames, is_allocator)
     under = f"after {item.operation} under a fault" if item.site else f"after {item.operation}"
     return Finding(
         oracle=ORACLE,
         kind=item.kind,
-        title=f"{item.kind} of {item.size} bytes allocated in {function}{where} {under}",
+        title=f"{item.kind} of {item.size} bytes allocated in {guilty.function}{guilty.where} {under}",
         signature=signature(ORACLE, item.kind, names, item.operation),
-        function=function,
-        file=guilty.file if guilty else None,
-        line=guilty.line if guilty else None,
+        function=guilty.function,
+        file=guilty.file,
+        line=guilty.line,
         frames=item.frames,
         operation=item.operation,
         site=item.site or None,

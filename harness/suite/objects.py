@@ -57,8 +57,7 @@ def look(agent: Agent, ready: Ready, after: str) -> Living:
         evidence = replace(evidence, lost=int(answer["untold"]), why="objects of too many places: raise MAX_PLACES")
     # A call site is a return address: the call is before it.
     frames = ready.addresses([place.call_site - 1 for place in books.places])
-    callers = ready.addresses([place.caller - 1 if place.caller else place.call_site - 1 for place in books.places])
-    places = tuple(map(_decoded, books.places, frames, callers))
+    places = tuple(_decoded(place, at, ready) for place, at in zip(books.places, frames, strict=True))
     known = sum(int(times) for _, times in answer["replaced"])
     return Living(tuple(_replacing(places, books.older - known)), evidence)
 
@@ -76,7 +75,8 @@ def _replacing(places: Iterable[Place], older: int) -> Iterator[Place]:
         yield place
 
 
-def _decoded(place: Place, frames: tuple[Frame, ...], callers: tuple[Frame, ...]) -> Place:
+def _decoded(place: Place, frames: tuple[Frame, ...], ready: Ready) -> Place:
+    """The place with its functions; of a wrapper that was left out of line also those that called it."""
     if place.caller and all(is_allocator(frame.function) for frame in frames):
-        frames += callers
+        frames += ready.addresses([place.caller - 1])[0]
     return replace(place, frames=frames or (Frame(f"{place.call_site:#x}", reliable=False),))
