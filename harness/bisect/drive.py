@@ -112,7 +112,6 @@ class Bisection:
         self._say = say
         self._used: Counter[str] = Counter()
         """How many of the state's runs of each point were taken so far."""
-        self._number = 0
         self._taken: list[tuple[str, Run]] = []
         self._wanted: Wanted | None = None
         self._dull: dict[str, str] = {}
@@ -140,7 +139,7 @@ class Bisection:
         where one cannot be judged."""
         failing, passing = self._ends
         first = self._first_failure(failing)
-        wanted = self._wanted = self._choose(first)
+        wanted = self._wanted = judge.choose(first.findings, self._asked.signature)
         self._say(f"looked for: {wanted.title} [{wanted.signature}], in {', '.join(wanted.tests[:3])}")
         good = self._passing(passing, self._asked.select)
         select = self._narrow(failing, wanted, first)
@@ -167,9 +166,6 @@ class Bisection:
             f"{self._named(failing)} does not fail: it passed in {self._asked.tries} runs",
             step="check -k and the revisions; for a failure that is rarer, --tries N",
         )
-
-    def _choose(self, first: Run) -> Wanted:
-        return judge.choose(first.findings, self._asked.signature)
 
     def _passing(self, passing: str, select: str) -> Run:
         """One run of the end that passes, or the error that says how it does not."""
@@ -329,7 +325,6 @@ class Bisection:
         """The next run of a point: from the state, if it is there, else now, and written down."""
         key = self._key(id, select)
         there: Sequence[Run] = self._state.runs.get(key, ())
-        self._number += 1
         if self._used[key] < len(there):
             run = there[self._used[key]]
         else:

@@ -19,9 +19,6 @@ from harness.verdict.rows import BATCH, PSEUDO, SELFTESTS_BUILD
 UNTESTABLE = 125
 """What `git bisect run` takes for a commit that cannot be judged."""
 
-MISTAKE, UNJUDGED = 128, 129
-"""Statuses that end `git bisect run`: what is wrong is not this commit's."""
-
 NARROW = 4
 """In at most so many tests a failure is looked for alone."""
 

@@ -107,6 +107,7 @@ def taking_part(
     source = str(json.loads((kernel / "meta.json").read_text())["tree"])
     tree = cache.get("source", source)
     if tree is None:
+        cache.release("kernel", run.kernel)
         return None
     try:
         return inputs.of_build(

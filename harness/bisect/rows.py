@@ -70,7 +70,6 @@ class SearchRow:
     passing: StepRow | None = None
     dull: Mapping[str, str] = field(default_factory=dict)
     unfit: tuple[str, ...] = ()
-    remark: str = ""
 
 
 @dataclass(frozen=True)

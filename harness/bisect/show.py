@@ -79,8 +79,6 @@ def _search(search: SearchRow, find: Find) -> Iterator[str]:
     for label, step_ in (("before", _sides(search, find)[0]), ("after", _sides(search, find)[1])):
         if step_ is not None:
             yield from _entry(label, outcome_line(step_))
-    if search.remark:
-        yield from _entry("note", search.remark)
     builds = plural(search.interior, "kernel")
     took = duration(sum(step.run.seconds for step in search.steps))
     yield from _entry("effort", f"{builds} between the ends, {plural(len(search.steps), 'run')}, {took}")

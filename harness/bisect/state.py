@@ -51,7 +51,7 @@ class Finding:
 class Run:
     """One run of one point.
 
-    `signatures` are those of all its findings, `why` is the run's own first reason. `seconds` is wall time, of which
+    `why` is the run's own first reason. `seconds` is wall time, of which
     `build_seconds` went into a kernel; `kernel` is its cache key, empty where there is none, and `fresh` tells that it
     was not in the cache. `fixups` are the patches without which it would not build. `out` is where the results
     are, relative to the bisection's folder; `tests` is how many tests were run, but for those that the harness adds.
@@ -68,10 +68,6 @@ class Run:
     out: str = ""
     started: float = 0.0
     tests: int = 0
-
-    @property
-    def signatures(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(found.signature for found in self.findings))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 DOCUMENTS = ("Documentation", "LICENSES")
@@ -65,7 +65,6 @@ class Inputs:
     srcarch: str
     files: frozenset[str]
     stems: frozenset[str]
-    folders: frozenset[str] = field(default_factory=frozenset)
     bpf: bool = False
     selftests: bool = False
 
