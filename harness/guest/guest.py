@@ -111,11 +111,12 @@ class Tracers:
 
 
 class Workload:
-    """Workers that run until they are killed."""
+    """Workers that run until they are killed; `pids` are theirs."""
 
-    def __init__(self, agent: Agent, name: str) -> None:
+    def __init__(self, agent: Agent, name: str, pids: tuple[int, ...] = ()) -> None:
         self._agent = agent
         self.name = name
+        self.pids = pids
 
     def progress(self) -> list[int]:
         """How many turns each worker has done."""
@@ -186,8 +187,8 @@ class Guest:
         """
         self._names += 1
         name = f"{kind}{self._names}"
-        self.agent.call("work", name=name, kind=kind, nr=workers, us=us, cpu=cpu, ext=ext)
-        return Workload(self.agent, name)
+        answer = self.agent.call("work", name=name, kind=kind, nr=workers, us=us, cpu=cpu, ext=ext)
+        return Workload(self.agent, name, tuple(answer["pids"]))
 
     def sweep(
         self, during: Sequence[Operation], before: Sequence[Operation], after: Sequence[Operation], tracers: Tracers,

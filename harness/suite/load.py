@@ -23,6 +23,18 @@ def mixed(guest: Guest) -> tuple[Workload, ...]:
     )
 
 
+def whereabouts(guest: Guest, pid: int) -> str:
+    """What a task is at, as /proc tells (fs/proc/array.c, do_task_stat()): state, where it waits, CPU, ticks it ran."""
+    stat = guest.agent.call("read", check=False, record=False, path=f"/proc/{pid}/stat")
+    if not stat["ok"]:
+        return f"task {pid} is gone"
+    state, *fields = stat["data"].rpartition(")")[2].split()
+    cpu, ran = fields[35], int(fields[10]) + int(fields[11])
+    waits = guest.agent.call("read", check=False, record=False, path=f"/proc/{pid}/wchan")
+    where = waits["data"].strip("0\n") if waits["ok"] else ""
+    return f"task {pid} is {state}{f' in {where}' if where else ''}, on CPU {cpu}, ran {ran} ticks"
+
+
 def every_worker_gets_on(
     bench: Bench, *loads: Workload, turns: int = TURNS, seconds: float = PATIENCE_SECONDS
 ) -> None:

@@ -13,7 +13,7 @@ from harness.model.order import Event, Kind, Replay
 from harness.records import GuestError
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE, Dsqs
-from harness.suite.load import every_worker_gets_on
+from harness.suite.load import every_worker_gets_on, whereabouts
 from harness.suite.outcome import Disagreed
 
 PROGRAM = "dsq_held"
@@ -184,4 +184,10 @@ class HeldTasks:
                     raise GuestError(f"tasks were held for too long: {ended['exit_msg']}", step=step)
                 raise Disagreed(f"the kernel threw the scheduler out: {ended['exit_msg']}")
             if deadline.expired:
-                raise GuestError(str(deadline))
+                raise GuestError(f"{deadline}; {self._whereabouts()}")
+
+    def _whereabouts(self) -> str:
+        """What each task that does not lie on the DSQ is at."""
+        seen = self.scheduler.get("nr_queued", "queued", most=MAX_TASKS)
+        away = {pid for load in self._loads for pid in load.pids} - set(seen["queued"][: seen["nr_queued"]])
+        return "; ".join(whereabouts(self._guest, pid) for pid in sorted(away)) or "all lie on it now"

@@ -118,7 +118,7 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 	}
 }
 
-/* work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed; "ext" makes them SCHED_EXT. */
+/* work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed; "ext" makes them SCHED_EXT. Answers their "pids". */
 void do_work(const struct op *op, struct reply *r)
 {
 	int nr = arg_int(op, "nr", 1);
@@ -140,6 +140,10 @@ void do_work(const struct op *op, struct reply *r)
 		}
 		g->pids[g->nr++] = pid;
 	}
+	buf_printf(&r->body, ",\"pids\":[");
+	for (int i = 0; g && i < g->nr; i++)
+		buf_printf(&r->body, "%s%d", i ? "," : "", g->pids[i]);
+	buf_printf(&r->body, "]");
 }
 
 /* spawn: one program, argv in a0, a1, ...; its output goes to the file "out". */

@@ -23,6 +23,9 @@ from harness.suite.order import HeldTasks
 from harness.suite.outcome import Disagreed
 from tests.unit.suite.fakes import FakeObject
 
+STAT = "S " + " ".join(str(number) for number in range(4, 53))
+"""Field n of /proc/PID/stat is n here, from the 4th on (Documentation/filesystems/proc.rst)."""
+
 PROGRAM = Path(__file__).resolve().parents[3] / "bpf_progs" / "dsq_held.bpf.c"
 
 
@@ -73,7 +76,8 @@ class World:
         self.expected: list[str] = []
         self.killed = 0
         self.pids = iter(range(10, 99))
-        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text)
+        agent = SimpleNamespace(call=self.read)
+        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text, agent=agent)
         bench = SimpleNamespace(
             guest=guest, expect=self.expected.append,
             count_model=lambda operations, compared, wrong=None: self.told.append(wrong) if wrong else None,
@@ -90,9 +94,17 @@ class World:
 
     def work(self, kind: str, workers: int = 1, **how: Any) -> Any:
         assert (kind, how["cpu"], how["ext"]) == ("sleep", order.CPU, True)
-        for _ in range(workers):
-            self.scheduler.arrive(next(self.pids))
-        return SimpleNamespace(kill=self.kill)
+        pids = [next(self.pids) for _ in range(workers)]
+        for pid in pids:
+            self.scheduler.arrive(pid)
+        return SimpleNamespace(kill=self.kill, pids=tuple(pids))
+
+    def read(self, verb: str, *, path: str, **how: Any) -> dict[str, Any]:
+        """/proc of the tasks: 12 is gone, the others sleep."""
+        assert verb == "read" and how == {"check": False, "record": False}
+        if "/12/" in path:
+            return {"ok": False}
+        return {"ok": True, "data": "hrtimer_nanosleep" if "wchan" in path else f"{path[6:8]} (a) b) {STAT}"}
 
     def kill(self) -> None:
         self.killed += 1
@@ -155,6 +167,16 @@ def test_a_task_that_is_not_let_go_is_told(world: World) -> None:
     world.scheduler.run = lambda program, context=b"": [3 if program == "look" else 10]  # type: ignore[method-assign]
     with pytest.raises(Disagreed, match="no task is moved off a DSQ that holds some"):
         world.held.release(1)
+
+
+def test_a_wait_in_vain_tells_where_the_tasks_are(world: World) -> None:
+    world.held.arrive(3)
+    world.scheduler.queue.remove(12)
+    world.scheduler.queue.remove(11)
+    with pytest.raises(GuestError) as caught:
+        world.held._until("nothing", lambda: False)
+    told = "task 11 is S in hrtimer_nanosleep, on CPU 39, ran 29 ticks; task 12 is gone"
+    assert str(caught.value).endswith(f"; {told}"), str(caught.value)
 
 
 @pytest.mark.parametrize(
