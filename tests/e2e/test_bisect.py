@@ -25,6 +25,7 @@ pytestmark = pytest.mark.full
 
 TEST = "test_create_and_destroy"
 STEPS_SECONDS = 3600.0
+RELEASES = ("7.2.9", "7.2.11", "7.2.12", "7.2.13")
 ARCH = os.environ.get("KHARNESS_ARCH", "x86_64")
 
 
@@ -112,6 +113,17 @@ def test_a_failure_of_one_guest_in_three(kharness: Kharness, passed: Done, cache
     assert f"BROUGHT IN BY {flaky.commit(CULPRIT)[:12]}" in done.verdict
     found = report(kharness.cwd / "here")
     assert 0.1 < found["rate"] < 0.7
+
+
+def test_the_release_that_fixed_it(kharness: Kharness, passed: Done) -> None:
+    """From tarballs alone: a CPU that cannot go offline while tasks lie on a DSQ was mended in 7.2.12."""
+    kharness("source", "import", *RELEASES, "--into", "stable", timeout=STEPS_SECONDS).expect(0)
+    words = ["bisect", "--tree", "stable", "--find", "fixed", "--bad", f"v{RELEASES[0]}", "--good", f"v{RELEASES[-1]}"]
+    words += ["--arch", ARCH, "-k", "test_hotplug", "--runs", "2", "--out", "here"]
+    done = kharness(*words, timeout=2 * STEPS_SECONDS).expect(0)
+    assert "FIXED BY" in done.verdict and "Linux 7.2.12" in done.verdict
+    found = report(kharness.cwd / "here")
+    assert found["wanted"]["title"].startswith("CPU 1 does not go offline within")
 
 
 def test_git_bisect_run_understands_us(kharness: Kharness, made: Made) -> None:

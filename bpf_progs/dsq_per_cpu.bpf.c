@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A scheduler with one user DSQ a CPU, of its tasks there. It stays when CPUs go offline and come back. From the DSQ of
+ * one CPU it takes nothing: who lies there gets away only by the kernel's own doing.
+ */
+#include "kharness.bpf.h"
+
+/* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, the rest of the system goes on. */
+#define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
+
+extern s32 scx_bpf_task_cpu(const struct task_struct *p) __ksym;
+
+u32 nr_cpus = 1;
+s32 closed_cpu = -1;
+
+u64 offline;
+u64 online;
+
+s32 STRUCT_OPS_SLEEPABLE(percpu_init)
+{
+	u32 i;
+
+	bpf_for(i, 0, nr_cpus) {
+		s32 ret = scx_bpf_create_dsq(i, NUMA_NO_NODE);
+
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* The kernel's own choice would send a task past its DSQ to an idle CPU. */
+s32 STRUCT_OPS(percpu_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	return prev_cpu;
+}
+
+void STRUCT_OPS(percpu_enqueue, struct task_struct *p, u64 enq_flags)
+{
+	dsq_insert(p, scx_bpf_task_cpu(p), SCX_SLICE_DFL, enq_flags);
+}
+
+void STRUCT_OPS(percpu_dispatch, s32 cpu, struct task_struct *prev)
+{
+	if (cpu != closed_cpu)
+		dsq_move_to_local(cpu);
+}
+
+void STRUCT_OPS(percpu_cpu_online, s32 cpu)
+{
+	__sync_fetch_and_add(&online, 1);
+}
+
+void STRUCT_OPS(percpu_cpu_offline, s32 cpu)
+{
+	__sync_fetch_and_add(&offline, 1);
+}
+
+void STRUCT_OPS(percpu_exit, struct scx_exit_info *info)
+{
+	record_exit(info);
+}
+
+SEC(".struct_ops.link")
+struct sched_ext_ops ops = {
+	.select_cpu = (void *)percpu_select_cpu,
+	.enqueue = (void *)percpu_enqueue,
+	.dispatch = (void *)percpu_dispatch,
+	.cpu_online = (void *)percpu_cpu_online,
+	.cpu_offline = (void *)percpu_cpu_offline,
+	.init = (void *)percpu_init,
+	.exit = (void *)percpu_exit,
+	.flags = SCX_OPS_SWITCH_PARTIAL,
+	.timeout_ms = 30000,
+	.name = "kh_dsq_per_cpu",
+};
