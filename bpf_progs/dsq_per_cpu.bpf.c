@@ -8,13 +8,22 @@
 /* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, the rest of the system goes on. */
 #define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
 
+/* kernel/sched/ext/internal.h; the value differs between kernels. */
+enum scx_enq_flags {
+	SCX_ENQ_REENQ,
+};
+
 extern s32 scx_bpf_task_cpu(const struct task_struct *p) __ksym;
+extern void scx_bpf_dsq_reenq(u64 dsq_id, u64 reenq_flags) __ksym __weak;
 
 u32 nr_cpus = 1;
 s32 closed_cpu = -1;
 
 u64 offline;
 u64 online;
+
+/* Enqueued because scx_bpf_dsq_reenq() asked for it. */
+u64 anew;
 
 s32 STRUCT_OPS_SLEEPABLE(percpu_init)
 {
@@ -37,6 +46,9 @@ s32 STRUCT_OPS(percpu_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_
 
 void STRUCT_OPS(percpu_enqueue, struct task_struct *p, u64 enq_flags)
 {
+	if (bpf_core_enum_value_exists(enum scx_enq_flags, SCX_ENQ_REENQ) &&
+	    enq_flags & bpf_core_enum_value(enum scx_enq_flags, SCX_ENQ_REENQ))
+		__sync_fetch_and_add(&anew, 1);
 	dsq_insert(p, scx_bpf_task_cpu(p), SCX_SLICE_DFL, enq_flags);
 }
 
@@ -59,6 +71,20 @@ void STRUCT_OPS(percpu_cpu_offline, s32 cpu)
 void STRUCT_OPS(percpu_exit, struct scx_exit_info *info)
 {
 	record_exit(info);
+}
+
+struct per_cpu_args {
+	u64 dsq_id;
+};
+
+/* Every task on the DSQ is enqueued anew, by the per-CPU data that the DSQ has for the CPU this runs on. */
+SEC("syscall")
+int reenqueue(struct per_cpu_args *args)
+{
+	if (!bpf_ksym_exists(scx_bpf_dsq_reenq))
+		return -EOPNOTSUPP;
+	scx_bpf_dsq_reenq(args->dsq_id, 0);
+	return 0;
 }
 
 SEC(".struct_ops.link")

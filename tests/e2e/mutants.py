@@ -119,8 +119,15 @@ MUTANTS = (
         "destroyed-in-use", "destroy_dsq", "\tif (dsq->nr) {\n", "\tif (dsq->nr > 1000000) {\n",
         ("destroy_dsq", "scx_bpf_destroy_dsq"),
     ),
+    Mutant("back-pointer-unset", "init_dsq", "\t\tpcpu->dsq = dsq;\n", "", INIT),
     Mutant(
-        "back-pointer-unset", "init_dsq", "\t\tpcpu->dsq = dsq;\n", "", INIT,
+        "data-for-online-cpus-only", "init_dsq", "\tfor_each_possible_cpu(cpu) {\n", "\tfor_each_online_cpu(cpu) {\n",
+        ("exit_dsq", "scx_bpf_dsq_reenq", *INIT),
+    ),
+    Mutant(
+        "bypass-for-online-cpus-only", "scx_alloc_and_add_sched",
+        "\tfor_each_possible_cpu(cpu) {\n\t\tret = init_dsq(bypass_dsq(sch, cpu)",
+        "\tfor_each_online_cpu(cpu) {\n\t\tret = init_dsq(bypass_dsq(sch, cpu)", ("exit_dsq", *ENABLE),
     ),
     Mutant(
         "wake-up-lost", "scx_flush_disable_work", "\t} while (kind != SCX_EXIT_NONE && kind != SCX_EXIT_DONE);\n",

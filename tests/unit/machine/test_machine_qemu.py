@@ -91,6 +91,6 @@ def test_nodes_come_from_the_kernel_or_from_qemu_but_not_from_both(launch: Launc
     by_kernel = "numa=fake=2" in command_line(two).split()
     by_qemu = after(hardware(two), "-numa")
     assert by_kernel != bool(by_qemu)
-    assert by_qemu in ([], ["node,nodeid=0,cpus=0-1,memdev=node0", "node,nodeid=1,cpus=2-3,memdev=node1"])
+    assert by_qemu in ([], ["node,nodeid=0,cpus=0-2,memdev=node0", "node,nodeid=1,cpus=3-5,memdev=node1"])
     one = replace(two, spec=vm.spec("default"))
     assert "numa" not in command_line(one) and "-numa" not in hardware(one)
