@@ -14,6 +14,7 @@ from harness.bisect import gitlog, rows, show
 from harness.bisect.commits import Repository
 from harness.bisect.drive import END_RUNS, FOLLOW, TRIES, Answer, Asked, Bisection, Ending, Subject
 from harness.bisect.history import History
+from harness.bisect.identity import identity, of_its_day
 from harness.bisect.ranges import Commits
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import CONFIDENCE, Find
@@ -29,7 +30,7 @@ from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
 from harness.plan import Plan
 from harness.planfile import unknown
-from harness.records import Exit, UsageError, encode
+from harness.records import Exit, UsageError
 from harness.report import results
 from harness.source import local
 from harness.sources import Sources
@@ -91,7 +92,7 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
         try:
             if out.resolve().parent == Path("out").resolve():
                 results.point(Path("out/latest"), out.name)
-            stepper = Stepper(plan, subject, out / arch, fixups)
+            stepper = Stepper(of_its_day(plan, state), subject, out / arch, fixups)
             answer = Bisection(subject, asked, state, stepper, progress.say).run()
             done.append(_row(arch, subject, asked, answer, state))
         finally:
@@ -199,10 +200,7 @@ def revisions(plan: Plan, hunt: Hunt) -> tuple[Repository, str, str]:
 
 
 def _identity(plan: Plan, hunt: Hunt, asked: Asked, fixups: tuple[str, ...]) -> dict[str, Any]:
-    """What makes a bisection this one and no other: the ends, and all that decides what a run says.
-
-    Raises UsageError where there are no ends, or more than two.
-    """
+    """What makes a bisection this one and no other. Raises UsageError where there are no ends, or more than two."""
     kinds = [bool(hunt.good or hunt.bad), bool(hunt.patch), any(hunt.kconfig)]
     if sum(kinds) > 1:
         raise UsageError(
@@ -216,20 +214,7 @@ def _identity(plan: Plan, hunt: Hunt, asked: Asked, fixups: tuple[str, ...]) -> 
         files += [_file(path, "--kconfig") for path in hunt.kconfig]
     else:
         ends = list(revisions(plan, hunt)[1:])
-    contents = {path: _content(Path(path)) for path in files}
-    seed = plan.seed or int(hashlib.sha256(json.dumps([ends, contents]).encode()).hexdigest()[:7], 16) + 1
-    told: dict[str, Any] = encode(asked)
-    return {
-        **told, "source": encode(plan.kernels[0].source), "ends": ends, "files": contents, "fixups": list(fixups),
-        "seed": seed, "machines": list(plan.machines), "suite": plan.suite, "full": plan.full, "cmdline": plan.cmdline,
-        "bpf": encode(plan.bpf), "faults": encode(plan.faults),
-    }  # fmt: skip
-
-
-def _content(path: Path) -> str:
-    """A hash of a file, or of those in a folder."""
-    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return identity(plan, asked, ends, files, fixups)
 
 
 # --- the report -----------------------------------------------------------------------------
