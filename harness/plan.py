@@ -99,15 +99,27 @@ PROFILE = Profile(
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """What a source held when it was read: the content hash `tree`, and what else is told of a snapshot."""
+
+    tree: str
+    commit: str = ""
+    dirty: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True)
 class SourceRequest:
     """Where a kernel's source comes from: `tree` a folder of the user's, or `version` of Debian's packages.
 
-    With `revision` it is what that commit of the tree holds, else what lies in the tree now.
+    With `revision` it is what that commit of the tree holds, with `pinned` what lay there once, else what lies in the
+    tree now.
     """
 
     tree: str = ""
     version: str = ""
     revision: str = ""
+    pinned: Pinned | None = None
 
     def __str__(self) -> str:
         return (self.tree + (f" at {self.revision}" if self.revision else "")) or f"linux-source-{self.version}"

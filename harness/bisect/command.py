@@ -28,11 +28,11 @@ from harness.definition import load
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
-from harness.plan import Plan
+from harness.plan import KernelRequest, Pinned, Plan
 from harness.planfile import unknown
 from harness.records import Exit, UsageError
 from harness.report import results
-from harness.source import local
+from harness.source import debian, local
 from harness.sources import Sources
 
 LOG = "bisect.log"
@@ -78,8 +78,10 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
     progress = Progress(cache.folder("durations"))
     arches = tuple(dict.fromkeys(kernel.arch for kernel in plan.kernels))
     told = _identity(plan, hunt, asked, fixups)
-    if plan.kernels[0].source.tree and not told["ends"]:  # what lies in it now is the base of all points
-        told["tree"] = local.snapshot(Path(plan.kernels[0].source.tree), cache, progress).tree
+    if not told["ends"]:  # what the source holds now is the base of all points, whatever becomes of it
+        base = _base(plan, cache, progress)
+        told["base"] = base.tree
+        plan = replace(plan, kernels=tuple(_on(kernel, base) for kernel in plan.kernels))
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     out = Path(plan.out) if plan.out else Path("out") / f"bisect-{key[:12]}"
     plan = replace(plan, seed=told["seed"])
@@ -126,6 +128,21 @@ def wish(hunt: Hunt, select: str) -> Asked:
     if hunt.runs > hunt.tries:
         hunt = replace(hunt, tries=hunt.runs)
     return Asked(Find(hunt.find), hunt.confidence, follow, hunt.signature, select, hunt.runs, hunt.tries)
+
+
+def _base(plan: Plan, cache: Cache, progress: Progress) -> Pinned:
+    """What the plan's source holds now. This process keeps it in the cache."""
+    kernel = plan.kernels[0]
+    if kernel.source.tree:
+        tree = local.snapshot(Path(kernel.source.tree), cache, progress)
+    else:
+        toolchain = open_toolchain(plan.toolchain, kernel.arch, cache, progress)
+        tree = debian.fetch(kernel.source.version, toolchain, cache, progress)
+    return Pinned(tree.tree, tree.commit, tree.dirty, tree.origin)
+
+
+def _on(kernel: KernelRequest, base: Pinned) -> KernelRequest:
+    return replace(kernel, source=replace(kernel.source, pinned=base))
 
 
 def _file(path: str, flag: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,6 +17,7 @@ from harness.build.inputs import Inputs
 from harness.definition import VM_FOLDER, load
 from harness.host.cache import Cache
 from harness.plan import KernelRequest, Plan, SourceRequest
+from harness.records import HarnessError
 
 MODULE = VM_FOLDER / "module"
 """Our module's source: what it includes of the kernel's headers takes part in every build."""
@@ -101,23 +103,20 @@ def taking_part(
 
     `versions` gives the texts that a file has elsewhere in what is searched.
     """
-    kernel = cache.get("kernel", run.kernel) if run.kernel else None
-    if kernel is None:
+    if not (run.kernel and cache.has("kernel", run.kernel)):
         return None
-    source = str(json.loads((kernel / "meta.json").read_text())["tree"])
-    tree = cache.get("source", source)
-    if tree is None:
-        cache.release("kernel", run.kernel)
-        return None
-    try:
+    with contextlib.ExitStack() as held:  # not get() and release(): this process may keep the source for itself
+        try:
+            kernel = held.enter_context(cache.hold("kernel", run.kernel))
+            source = str(json.loads((kernel / "meta.json").read_text())["tree"])
+            tree = held.enter_context(cache.hold("source", source))
+        except HarnessError:
+            return None
         return inputs.of_build(
             tree, load(arch).kernel.srcarch, (kernel / "objects").read_text().split(),
             [path.read_text() for path in sorted(MODULE.rglob("*.[ch]"))],
             bpf=bool(plan.bpf), selftests=plan.selftests, versions=versions,
         )  # fmt: skip
-    finally:
-        cache.release("kernel", run.kernel)
-        cache.release("source", source)
 
 
 def dull(

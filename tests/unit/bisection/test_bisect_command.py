@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from harness import cli
 from harness.bisect import rows, show, steps
 from harness.bisect.child import Answer
+from harness.host.cache import Cache
+from harness.host.progress import Progress
 from harness.plan import Plan
 from harness.records import (
     Exit,
@@ -29,6 +31,7 @@ from harness.records import (
     Verdict,
 )
 from harness.report import results
+from harness.sources import Sources
 from harness.verdict import KernelRow, MachineRow, Results, RunRow, TestRow
 from tests.unit.source.kernel_trees import FILES, MAKEFILE, fingerprint, git, git_tree, write_tree
 
@@ -465,3 +468,29 @@ def test_a_patch_of_a_series(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             invoke("--tree", str(tree), "--patch", "no.patch")
         except UsageError as error:
             raise UsageError(error.line()) from error
+
+
+def test_edits_meanwhile_do_not_change_the_base_of_a_series(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lay in the tree when the command was given is the base of all steps, committed or not."""
+    git_tree(tree)
+    for number in range(1, 9):
+        Path(f"{number}.patch").write_text(PATCH.format("BUG" if number >= 5 else "fine"))
+    (tree / CORE).write_text("int core;\nint edited;\n")
+    it = start(tree, monkeypatch)
+    real = it.__call__
+    bases: list[str] = []
+
+    def edited(plan: Plan, log: Path) -> Answer:
+        cache = Cache.default(0)
+        sources = Sources(plan, None, cache, Progress(cache.folder("durations")), log.parent)  # type: ignore[arg-type]
+        base = sources.tree(replace(plan.kernels[0], patches=()))
+        bases.append((base.path / CORE).read_text())
+        (tree / CORE).write_text(f"int core;\nint edited_{len(bases)};\n")
+        git(tree, "commit", "-q", "-a", "-m", f"edit {len(bases)}")
+        return real(plan, log)
+
+    monkeypatch.setattr(steps, "conduct", edited)
+    words = [word for number in range(1, 9) for word in ("--patch", f"{number}.patch")]
+    status, said = invoke("--tree", str(tree), *words)
+    assert status == 0 and "BROUGHT IN BY p0005" in said.splitlines()[-1]
+    assert len(bases) > 8 and set(bases) == {"int core;\nint edited;\n"}

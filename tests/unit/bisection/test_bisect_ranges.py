@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 
 from harness.bisect.commits import Change, Repository
 from harness.bisect.history import History, Point, line
-from harness.bisect.ranges import dull
+from harness.bisect.ranges import dull, taking_part
+from harness.bisect.state import Outcome, Run
 from harness.build.inputs import Inputs
+from harness.host.cache import Cache
+from harness.plan import KernelRequest, Plan, SourceRequest
 from tests.unit.source.kernel_trees import git, git_tree
 
 PART = Inputs("x86", frozenset({"kernel/fork.c", "include/a.h"}), frozenset({"fork"}))
@@ -127,3 +131,25 @@ def test_merges_have_a_side_for_each_parent(repository: Repository) -> None:
         ["mine"],
     ]
     assert "side" in repository.diff(tip, ["side"]) and repository.diff(tip, ["mine"]) == ""
+
+
+def test_what_this_process_keeps_stays_kept(tmp_path: Path) -> None:
+    """The base of a series is held in the cache for as long as a bisection lives; looking at its kernel changes nothing."""
+    cache = Cache(tmp_path / "cache", 0)
+
+    def made(kind: str, **files: str) -> None:
+        def maker(staging: Path) -> None:
+            for name, text in files.items():
+                (staging / name).write_text(text)
+
+        cache.produce(kind, "key", maker, what="x", say=print)
+
+    made("source", Makefile="VERSION = 7\n")
+    made("kernel", objects="", **{"meta.json": json.dumps({"tree": "key"})})
+    cache.release("kernel", "key")
+    plan = Plan((KernelRequest(SourceRequest(version="7.2"), "x86_64"),), seed=1)
+    assert taking_part(Run(Outcome.PASSES, kernel="key"), plan, "x86_64", cache, lambda path: ()) is not None
+    assert [(entry.kind, entry.live) for entry in cache.entries()] == [("kernel", False), ("source", True)]
+    cache.release("source", "key")
+    cache.prune(cap=0)
+    assert taking_part(Run(Outcome.PASSES, kernel="key"), plan, "x86_64", cache, lambda path: ()) is None
