@@ -14,7 +14,7 @@ from harness.bisect import gitlog, rows, show
 from harness.bisect.commits import Repository
 from harness.bisect.drive import END_RUNS, FOLLOW, TRIES, Answer, Asked, Bisection, Ending, Subject
 from harness.bisect.history import History
-from harness.bisect.identity import identity, of_its_day
+from harness.bisect.identity import identity, of_its_day, unchanged
 from harness.bisect.ranges import Commits
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import CONFIDENCE, Find
@@ -94,7 +94,9 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
         try:
             if out.resolve().parent == Path("out").resolve():
                 results.point(Path("out/latest"), out.name)
-            stepper = Stepper(of_its_day(plan, state), subject, out / arch, fixups)
+            stepper = Stepper(
+                of_its_day(plan, state), subject, out / arch, fixups, lambda: unchanged(told, plan)
+            )
             answer = Bisection(subject, asked, state, stepper, progress.say).run()
             done.append(_row(arch, subject, asked, answer, state))
         finally:

@@ -80,6 +80,18 @@ def of_its_day(plan: Plan, state: State) -> Plan:
     return replace(plan, allow=tuple(replace(entry, expired=entry.expires < day) for entry in plan.allow))
 
 
+def unchanged(told: Mapping[str, Any], plan: Plan) -> None:
+    """Raises UsageError for a file that each run reads anew and that is no longer what it was: --fixup, --bpf."""
+    now = {**{path: content(Path(path)) for path in told["fixups"]}, **DECIDES["bpf"](plan)}
+    before = {**told["files"], **told["bpf"]}
+    for path, digest in now.items():
+        if digest != before[path]:
+            raise UsageError(
+                f"{path}, or what it includes, was changed since this bisection began",
+                step="bring it back and give the same command, or begin anew",
+            )
+
+
 def content(path: Path) -> str:
     """A hash of a file, or of those in a folder. Raises UsageError for one that cannot be read."""
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]

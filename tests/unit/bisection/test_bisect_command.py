@@ -274,6 +274,32 @@ def test_a_build_break_is_bridged(tree: Path, monkeypatch: pytest.MonkeyPatch) -
     assert used == {(), ("mend.patch",)}
 
 
+def test_a_fixup_that_is_edited_meanwhile_ends_it(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = history(tree, ["fine", "SLIP", "SLIP", "BUG SLIP", "BUG SLIP", "BUG"])
+    it = start(tree, monkeypatch)
+    Path("mend.patch").write_text("")
+    Path("mine.bpf.c").write_text("")
+    words = [*ends(tree, ids), "--fixup", "mend.patch", "--bpf", "mine.bpf.c"]
+    it.dies = 4
+    assert invoke(*words)[0] == Exit.INTERRUPTED
+    it.dies = -1
+    real = it.__call__
+    for name in ("mend.patch", "mine.bpf.c"):
+
+        def edited(plan: Plan, log: Path, name: str = name) -> Answer:
+            Path(name).write_text("something else")
+            return real(plan, log)
+
+        monkeypatch.setattr(steps, "conduct", edited)
+        with pytest.raises(UsageError, match=f"{name}, or what it includes, was changed since this bisection began"):
+            invoke(*words)
+        Path(name).write_text("")
+    monkeypatch.setattr(steps, "conduct", it)
+    before = len(it.plans)
+    assert invoke(*words)[0] == 0
+    assert before < len(it.plans) and len(list(Path("out").glob("bisect-*"))) == 1
+
+
 def test_each_architecture_has_its_own(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = history(tree, ["fine", "fine", "BUG", "BUG"])
     it = start(tree, monkeypatch)
