@@ -130,6 +130,58 @@ def test_what_is_no_state_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / STATE).read_text() == "my notes\n"
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"sch', b'{"schema": 1, "asked": {', b"\0" * 200])
+def test_a_first_line_that_was_cut_short_is_written_again(tmp_path: Path, torn: bytes) -> None:
+    """A power cut may leave the beginning of a line, or, where only its length was written, zeros."""
+    (tmp_path / STATE).write_bytes(torn)
+    State.open(tmp_path, {"tree": "/linux"}).close()
+    assert json.loads((tmp_path / STATE).read_bytes()) == {"schema": 1, "asked": {"tree": "/linux"}}
+
+
+def test_zeros_behind_the_last_line_are_dropped(tmp_path: Path) -> None:
+    state = State.open(tmp_path, {})
+    state.note("one", 1)
+    state.close()
+    whole = (tmp_path / STATE).read_bytes()
+    (tmp_path / STATE).write_bytes(whole + b"\0" * 512)
+    again = State.open(tmp_path, {})
+    again.note("two", 2)
+    again.close()
+    assert (tmp_path / STATE).read_bytes().startswith(whole + b'{"')
+    assert State.open(tmp_path, {}).notes == {"one": 1, "two": 2}
+
+
+def test_notes_of_somebody_without_a_newline_stay(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_text("my notes")
+    with pytest.raises(UsageError, match="is no state of a bisection"):
+        State.open(tmp_path, {})
+    assert (tmp_path / STATE).read_text() == "my notes"
+
+
+def test_the_state_of_another_version_is_refused_as_such(tmp_path: Path) -> None:
+    file = tmp_path / STATE
+    file.write_text('{"schema": 2, "asked": {}}\n')
+    with pytest.raises(UsageError) as raised:
+        State.open(tmp_path, {})
+    assert raised.value.line() == (
+        f"{file} has schema 2, this kharness goes on with 1; use the version that wrote it, or choose another folder "
+        "with --out"
+    )
+    for record in ('{"point": "a", "run": {"outcome": "dreams"}}', "[]", '{"point": 7}'):
+        file.write_text(f'{{"schema": 1, "asked": {{}}}}\n{record}\n')
+        with pytest.raises(UsageError, match=r"state.jsonl:2: not a valid Record: .*; use the version that wrote it"):
+            try:
+                State.open(tmp_path, {})
+            except UsageError as error:
+                raise UsageError(error.line()) from error
+
+
+def test_what_only_the_other_bisection_asks_for_is_named(tmp_path: Path) -> None:
+    State.open(tmp_path, {"tree": "/linux", "numa": True}).close()
+    with pytest.raises(UsageError, match="it differs in numa"):
+        State.open(tmp_path, {"tree": "/linux"})
+
+
 def test_a_full_disk_ends_it_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
