@@ -19,7 +19,7 @@ from harness.bisect.ranges import Commits
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import CONFIDENCE, Find
 from harness.bisect.series import Series
-from harness.bisect.state import Outcome, State
+from harness.bisect.state import STATE, Outcome, State
 from harness.bisect.steps import Source, Stepper
 from harness.bisect.symbols import Symbols
 from harness.build import configure
@@ -84,6 +84,7 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
         plan = replace(plan, kernels=tuple(_on(kernel, base) for kernel in plan.kernels))
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     out = Path(plan.out) if plan.out else Path("out") / f"bisect-{key[:12]}"
+    _usable(out, arches)
     plan = replace(plan, seed=told["seed"])
     maker = _Maker(plan, hunt, out, cache, progress)
     subjects = {arch: maker.subject(arch) for arch in arches}
@@ -107,6 +108,9 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
         report = Report(plan.argv, asked.find, asked.confidence, tuple(done))
         rows.write(report, out)
         show.write_html(report, out / "report.html")
+        left = arches[len(done) :]
+        if left:
+            progress.say(f"{show.verdict(report, '')}; {', '.join(left)} to come")
     print(show.render(report, str(out / "report.html")), end="", file=sys.stdout)
     return report.exit
 
@@ -130,6 +134,18 @@ def wish(hunt: Hunt, select: str) -> Asked:
     if hunt.runs > hunt.tries:
         hunt = replace(hunt, tries=hunt.runs)
     return Asked(Find(hunt.find), hunt.confidence, follow, hunt.signature, select, hunt.runs, hunt.tries)
+
+
+def _usable(out: Path, arches: tuple[str, ...]) -> None:
+    """Raises UsageError for a folder that holds something, but no bisection."""
+    if not out.is_dir() or any(out.glob(f"*/{STATE}")):
+        return
+    others = sorted(entry.name for entry in out.iterdir() if entry.name not in arches)  # one killed at once left those
+    if others:
+        raise UsageError(
+            f"{out} is not empty and holds no bisection (there is {others[0]})",
+            step="choose an empty or new folder with --out",
+        )
 
 
 def _base(plan: Plan, cache: Cache, progress: Progress) -> Pinned:

@@ -66,7 +66,7 @@ class Conductor:
         id = kernel.source.revision
         if not id:  # a series on a base: what its last patch adds decides
             id = f"{len(kernel.patches)}"
-            text = Path(kernel.patches[-1]).read_text() if kernel.patches else "fine"
+            text = Path(kernel.patches[-1]).read_text(errors="replace") if kernel.patches else "fine"
             results.write(self._results(plan, id, text, 1), results.claim(Path(plan.out)).path)
             return Answer(0)
         text = subprocess.run(
@@ -434,6 +434,64 @@ def test_the_report_is_json(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert data["searches"][0]["candidates"][0]["id"] == ids[2]
     with pytest.raises(UsageError, match="holds another bisection"):
         invoke(*ends(tree, ids[:2]), "--bad", ids[2], "--out", "here", "--seed", "3")
+
+
+def test_a_folder_that_holds_something_else_stays_as_it_is(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = history(tree, ["fine", "BUG", "BUG"])
+    it = start(tree, monkeypatch)
+    Path("mine").mkdir()
+    Path("mine/letter").write_text("")
+    with pytest.raises(UsageError, match=r"mine is not empty and holds no bisection \(there is letter\)"):
+        invoke(*ends(tree, ids), "--out", "mine")
+    assert [path.name for path in Path("mine").iterdir()] == ["letter"] and not it.plans
+    Path("mine/letter").unlink()
+    Path("mine/x86_64").mkdir()  # as one leaves it that was killed before it wrote anything
+    assert invoke(*ends(tree, ids), "--out", "mine")[0] == 0
+
+
+def test_a_series_is_not_written_over_the_copies_of_another(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git_tree(tree)
+    for name, word in (("one", "BUG"), ("two", "BUG again")):
+        Path(name).mkdir()
+        for number in range(1, 4):
+            Path(f"{name}/{number}.patch").write_text(PATCH.format(word if number >= 2 else "fine"))
+    start(tree, monkeypatch)
+    assert invoke("--tree", str(tree), "--patch", "one", "--out", "here")[0] == 0
+    before = fingerprint(Path("here"))
+    with pytest.raises(UsageError, match="here/x86_64 holds another bisection"):
+        invoke("--tree", str(tree), "--patch", "two", "--out", "here")
+    assert fingerprint(Path("here")) == before
+
+
+def test_a_patch_that_is_not_utf_8(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git_tree(tree)
+    for number in (1, 2):
+        text = PATCH.format(f"J\xfcrgen: {'BUG' if number == 2 else 'fine'}")
+        Path(f"{number}.patch").write_bytes(text.encode("latin-1"))
+    it = start(tree, monkeypatch)
+    status, said = invoke("--tree", str(tree), "--patch", "1.patch", "--patch", "2.patch")
+    assert status == 0 and "BROUGHT IN BY p0002" in said.splitlines()[-1]
+    copies = next(plan.kernels[0].patches for plan in it.plans if plan.kernels[0].patches)
+    assert b"J\xfcrgen" in Path(copies[0]).read_bytes()
+
+
+def test_what_the_first_architecture_gave_is_said_though_the_second_gives_nothing(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = history(tree, ["fine", "BUG", "BUG"])
+    it = start(tree, monkeypatch)
+    real = it.__call__
+
+    def one_alone(plan: Plan, log: Path) -> Answer:
+        return real(plan, log) if plan.kernels[0].arch == "x86_64" else Answer(4, "DiskFull", "disk full")
+
+    monkeypatch.setattr(steps, "conduct", one_alone)
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda self, line: said.append(line))
+    with pytest.raises(HarnessError, match="disk full"):
+        invoke(*ends(tree, ids), "--arch", "x86_64,arm64", "--out", "here")
+    assert any(f"x86_64 BROUGHT IN BY {ids[2][:12]}" in line and line.endswith("; arm64 to come") for line in said)
+    assert len(rows.read(Path("here")).searches) == 1
 
 
 # --- releases ---------------------------------------------------------------------------------
