@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from harness.bisect.commits import Repository
 from harness.bisect.drive import END_RUNS, FOLLOW, TRIES, Answer, Asked, Bisection, Ending, Subject
 from harness.bisect.history import History
 from harness.bisect.identity import identity, of_its_day, unchanged
-from harness.bisect.ranges import Commits
+from harness.bisect.ranges import Commits, Range
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import CONFIDENCE, Find
 from harness.bisect.series import Series
@@ -186,11 +187,15 @@ class _Maker:
             return Series(self._plan, self._hunt.patch, arch, self._out / arch / "series", self._cache)
         if any(self._hunt.kconfig):
             return self._symbols(arch)
+        return Commits(self._range, self._plan, arch, self._cache)
+
+    @cached_property
+    def _range(self) -> Range:
         repository, good, bad = revisions(self._plan, self._hunt)
         ends, names = _ordered(
             self._hunt, (good, bad), (f"--good {self._hunt.good}", f"--bad {self._hunt.bad}")
         )
-        return Commits(repository, self._plan, arch, ends, names, self._cache)
+        return Range(repository, ends, names)
 
     def _symbols(self, arch: str) -> Symbols:
         kernel = next(kernel for kernel in self._plan.kernels if kernel.arch == arch)

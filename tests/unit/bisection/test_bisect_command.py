@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from harness import cli
-from harness.bisect import rows, show, steps
+from harness.bisect import commits, rows, show, steps
 from harness.bisect.child import Answer
 from harness.host.cache import Cache
+from harness.host.process import Done, run
 from harness.host.progress import Progress
 from harness.plan import Plan
 from harness.records import (
@@ -309,6 +310,24 @@ def test_each_architecture_has_its_own(tree: Path, monkeypatch: pytest.MonkeyPat
     assert {plan.kernels[0].arch for plan in it.plans} == {"x86_64", "arm64"}
 
 
+def test_two_architectures_read_the_range_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And few git processes tell of a commit."""
+    ids = history(tree, ["fine", "fine", "BUG", "BUG"])
+    start(tree, monkeypatch)
+    asked: list[str] = []
+    real = run
+
+    def counted(argv: Sequence[str], **more: object) -> Done:
+        asked.append(" ".join(argv[3:]))
+        return real(argv, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(commits, "run", counted)
+    assert invoke(*ends(tree, ids), "--arch", "x86_64,arm64")[0] == 0
+    assert sum(words.startswith("log --topo-order") for words in asked) == 1
+    assert sum(ids[3] in words and " show " in words for words in asked) == 2 * 2, "two for each architecture's culprit"
+    assert not any(words.startswith(("log -1", "diff-tree")) for words in asked)
+
+
 def test_merges(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = history(tree, ["fine", "fine"])
     git(tree, "checkout", "-q", "-b", "side", ids[1])
@@ -335,7 +354,10 @@ def test_merges(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--good", "HEAD~1", "--bad", "nope"), r"--bad nope: .*linux has no such revision"),
         (("--good", "HEAD", "--bad", "HEAD~1"), r"--good HEAD \(\w{12}\) is no ancestor of --bad HEAD~1 \(\w{12}\); "
                                                 r"exchange them, or search the other way with --find fixed"),
-        (("--good", "other", "--bad", "HEAD"), r"--good other \(\w{12}\) is no ancestor of .*; take their merge base"),
+        (("--good", "other", "--bad", "HEAD"), r"--good other \(\w{12}\) is no ancestor of .*; they have no commit in common: name two"),
+        (("--good", "side", "--bad", "HEAD"), r"--good side \(\w{12}\) is no ancestor of --bad HEAD \(\w{12}\); "
+                                              r"give their merge base if it passes too: --good \w{12}$"),
+        (("--bad", "side", "--good", "HEAD", "--find", "fixed"), r"--bad side .*if it fails too: --bad \w{12}$"),
         (("--good", "HEAD", "--bad", "main"), r"--good HEAD and --bad main are the same commit"),
         (("--good", "HEAD~1", "--bad", "HEAD", "--find", "fixd"), r"--find: unknown word 'fixd'; near it: fixed"),
         (("--good", "HEAD~1", "--bad", "HEAD", "--follow", "bild"), r"--follow: unknown word 'bild'; near it: build"),
@@ -350,6 +372,8 @@ def test_mistakes_are_told_before_anything_is_run(
     history(tree, ["fine", "fine", "BUG"])
     git(tree, "checkout", "-q", "--orphan", "other")
     git(tree, "commit", "-q", "-m", "elsewhere")
+    git(tree, "checkout", "-q", "-b", "side", "main~1")
+    git(tree, "commit", "-q", "--allow-empty", "-m", "side")
     git(tree, "checkout", "-q", "main")
     it = start(tree, monkeypatch)
     with pytest.raises(UsageError) as raised:
