@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 from harness.bisect import gitlog, rows, show
 from harness.bisect.commits import Repository
-from harness.bisect.drive import END_RUNS, FOLLOW, TRIES, Answer, Asked, Bisection, Ending, Subject
+from harness.bisect.drive import FOLLOW, Answer, Asked, Bisection, Ending, Subject
 from harness.bisect.history import History
 from harness.bisect.identity import identity, of_its_day, unchanged
 from harness.bisect.ranges import Commits, Range
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
-from harness.bisect.search import CONFIDENCE, Find
+from harness.bisect.search import Find
 from harness.bisect.series import Series
 from harness.bisect.state import STATE, Outcome, State
 from harness.bisect.steps import Source, Stepper
@@ -29,7 +29,7 @@ from harness.definition import load
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
-from harness.plan import KernelRequest, Pinned, Plan
+from harness.plan import CONFIDENCE, DEFAULT_FIND, END_RUNS, END_TRIES, KernelRequest, Pinned, Plan
 from harness.planfile import unknown
 from harness.records import Exit, UsageError
 from harness.report import results
@@ -49,13 +49,13 @@ class Hunt:
 
     good: str = ""
     bad: str = ""
-    find: str = Find.REGRESSION
+    find: str = DEFAULT_FIND
     confidence: float = CONFIDENCE
     follow: str = ""
     fixup: tuple[str, ...] = ()
     signature: str = ""
     runs: int = END_RUNS
-    tries: int = TRIES
+    tries: int = END_TRIES
     patch: tuple[str, ...] = ()
     kconfig: tuple[str, str] = ("", "")
 

@@ -17,17 +17,12 @@ from typing import Protocol
 from harness.bisect import judge
 from harness.bisect.history import History, called
 from harness.bisect.judge import Wanted
-from harness.bisect.search import CONFIDENCE, Choice, Cost, Find, Known, Search, Seen, enough
+from harness.bisect.search import Choice, Cost, Find, Known, Search, Seen, enough
 from harness.bisect.state import Finding, Outcome, Run, State
 from harness.host.progress import duration
+from harness.plan import CONFIDENCE, END_RUNS, END_TRIES
 from harness.records import GuestError, UsageError
 from harness.words import plural
-
-END_RUNS = 5
-"""Of the end that fails: from them it is known whether the failure shows each time."""
-
-TRIES = 10
-"""Of the end that fails, until the failure shows once."""
 
 LEAST_CHANCE = 0.001
 """A candidate that is less likely is not named."""
@@ -70,7 +65,7 @@ class Asked:
     signature: str = ""
     select: str = ""
     end_runs: int = END_RUNS
-    tries: int = TRIES
+    tries: int = END_TRIES
 
 
 class Ending(StrEnum):

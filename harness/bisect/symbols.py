@@ -2,7 +2,8 @@
 """Owns the difference of two .config files as what is searched: the n-th point has the first n symbols as the newer.
 
 Kconfig's own order puts a symbol after what it depends on, more often than not. What cannot be had at a point because
-of what is not switched yet is left to Kconfig there, and said; where nothing that is asked for comes out, there is no kernel.
+of what is not switched yet is left to Kconfig there, and said; where no request comes out as it was asked, there is no
+kernel of that point.
 """
 
 from __future__ import annotations
