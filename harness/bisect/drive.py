@@ -258,7 +258,7 @@ class Bisection:
         fresh = {point: why for point, why in self._state.notes[name].items() if point not in self._dull}
         self._dull |= fresh
         if fresh:
-            self._say(f"{len(fresh)} of {len(self._subject.history)} points change nothing that is built")
+            self._say(f"nothing that is built changes in {len(fresh)} of {plural(len(self._subject.history), 'point')}")
 
     # --- between them -----------------------------------------------------------------------
 

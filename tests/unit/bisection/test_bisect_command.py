@@ -248,6 +248,10 @@ def test_the_other_way_round(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     status, said = invoke("--tree", str(tree), "--bad", ids[1], "--good", ids[-1], "--find", "fixed")
     assert status == 0
     assert f"FIXED BY {ids[7][:12]}" in said.splitlines()[-1]
+    assert f"\nfixed by   {ids[7]}" in said
+    assert f"FIXED BY {ids[7][:12]}" in Path("out/latest/report.html").read_text()
+    assert json.loads(Path("out/latest/bisect.json").read_text())["find"] == "fixed"
+    assert f"# first fixed commit: [{ids[7]}]" in Path("out/latest/x86_64/bisect.log").read_text()
 
 
 def test_now_and_then(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +270,7 @@ def test_a_build_break_is_bridged(tree: Path, monkeypatch: pytest.MonkeyPatch) -
         Path(name).write_text("")
     status, said = invoke(*ends(tree, ids), "--out", "without")
     assert status == Exit.INCONCLUSIVE
-    assert "ONE OF 7 points" in said.splitlines()[-1]
+    assert "BROUGHT IN BY ONE OF 7 commits" in said.splitlines()[-1]
     status, said = invoke(
         *ends(tree, ids), "--fixup", "other.patch", "--fixup", "mend.patch", "--out", "with"
     )
