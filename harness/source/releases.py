@@ -262,7 +262,10 @@ class _Repository:
             tree = self._tree(release)
             message = f"Linux {release.version}\n\n{_told(release)}"
             on = ["-p", parent] if parent else []
-            commit = self._git("commit-tree", tree, *on, "-m", message, when=f"{release.when} +0000")
+            # Git walks histories by date: none may be older than its parent, as a package that was made later is.
+            before = int(self._git("show", "-s", "--format=%ct", parent)) if parent else 0
+            when = f"{max(release.when, before)} +0000"
+            commit = self._git("commit-tree", tree, *on, "-m", message, when=when)
             self._git("update-ref", f"refs/tags/v{release.version}", commit)
         return commit
 

@@ -83,6 +83,15 @@ def test_dates_are_those_of_the_content(tmp_path: Path, cache: Cache, progress: 
     assert dates == ["1500000000 1500000000", f"{committed} {committed}"]
 
 
+def test_no_release_is_older_than_the_one_before_it(tmp_path: Path, cache: Cache, progress: Progress) -> None:
+    """As with 7.2.12 of a backport, whose package was made after that of 7.2.13: git walks histories by date."""
+    folders = [tree(tmp_path / str(point), point, "") for point in (12, 13)]
+    for folder, when in zip(folders, (1_600_000_000, 1_500_000_000), strict=True):
+        os.utime(folder / "Makefile", (when, when))
+    gather([str(folder) for folder in folders], tmp_path / "r.git", cache, progress)
+    assert git(tmp_path / "r.git", "log", "--format=%ct", "main").splitlines() == ["1600000000"] * 2
+
+
 def test_a_release_that_is_there_with_another_content(tmp_path: Path, cache: Cache, progress: Progress) -> None:
     mine, into = tree(tmp_path / "mine", 6, "int v6;\n"), tmp_path / "r.git"
     first = gather([str(mine)], into, cache, progress)
