@@ -39,14 +39,17 @@ _NAMED = re.compile(r"[a-z_]+:[^:*?]+:")
 
 
 def fits(entry: Allowed, signature: str, arch: str) -> bool:
-    """Whether a finding of this signature on this architecture is one that the entry speaks of, expired or not.
+    """Whether a finding of this signature on this architecture is one that the entry speaks of, expired or not."""
+    return (not entry.arch or arch in entry.arch) and matches(entry.signature, signature)
+
+
+def matches(wanted: str, signature: str) -> bool:
+    """Whether a signature is the one that somebody wrote down.
 
     Only ``*`` and ``?`` are wildcards: signatures have brackets of their own.
     """
-    if entry.arch and arch not in entry.arch:
-        return False
-    pattern = re.escape(entry.signature).replace(r"\*", ".*").replace(r"\?", ".")
-    return entry.signature == signature or re.fullmatch(pattern, signature, re.DOTALL) is not None
+    pattern = re.escape(wanted).replace(r"\*", ".*").replace(r"\?", ".")
+    return wanted == signature or re.fullmatch(pattern, signature, re.DOTALL) is not None
 
 
 def applied(found: Iterable[Finding], listed: Sequence[Allowed], arch: str) -> list[Finding]:

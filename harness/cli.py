@@ -118,7 +118,7 @@ def run(
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,
     guests: Guests = 0,
-    toolchain: ToolchainKind = "root",
+    toolchain: ToolchainKind = defaults.DEFAULT_TOOLCHAIN,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the guest of each test that does not pass: kharness shell --kept.")
     ] = False,
@@ -174,7 +174,7 @@ def bisect(
     bad: Annotated[str, typer.Option(metavar="REV", help="A revision of --tree that fails.")] = "",
     find: Annotated[
         str, typer.Option(help="'regression', or 'fixed': bad is the older one, and what mended it is looked for.")
-    ] = "regression",
+    ] = defaults.DEFAULT_FIND,
     patch: Annotated[
         list[str], typer.Option(help="Instead of good and bad: a series; one patch of it is looked for.")
     ] = [],  # noqa: B006
@@ -191,7 +191,9 @@ def bisect(
     bpf: Bpf = [],  # noqa: B006
     faults: Faults = "",
     allow: Allow = [],  # noqa: B006
-    confidence: Annotated[float, typer.Option(help="How sure the answer must be, from 0.5 to below 1.")] = 0.99,
+    confidence: Annotated[
+        float, typer.Option(help="How sure the answer must be, from 0.5 to below 1.")
+    ] = defaults.CONFIDENCE,
     signature: Annotated[
         str, typer.Option(help="The finding to look for, * and ? allowed; default: the first at the failing end.")
     ] = "",
@@ -201,13 +203,17 @@ def bisect(
     fixup: Annotated[
         list[str], typer.Option(metavar="PATCH", help="Applied to what does not build without it; repeatable.")
     ] = [],  # noqa: B006
-    runs: Annotated[int, typer.Option(min=1, help="Runs of the failing end: how often does it fail?")] = 5,
-    tries: Annotated[int, typer.Option(min=1, help="Runs of the failing end until it fails once.")] = 10,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Runs of the failing end: how often does it fail?")
+    ] = defaults.END_RUNS,
+    tries: Annotated[
+        int, typer.Option(min=1, help="Runs of the failing end until it fails once.")
+    ] = defaults.END_TRIES,
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0: one that the ends decide.")] = 0,
     out: Annotated[str, typer.Option(help="Where state and results go; default out/bisect-<what is asked>.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,
     guests: Guests = 0,
-    toolchain: ToolchainKind = "root",
+    toolchain: ToolchainKind = defaults.DEFAULT_TOOLCHAIN,
 ) -> None:
     """Find the commit, patch or symbol that brought a failure, or mended it.
 
@@ -244,7 +250,7 @@ def shell(
     gdb: Annotated[bool, typer.Option("--gdb", help="Stop at the first instruction, for gdb to attach.")] = False,
     kept: Annotated[str, typer.Option(help="A guest that 'run --keep' kept, instead of a kernel.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,
-    toolchain: ToolchainKind = "root",
+    toolchain: ToolchainKind = defaults.DEFAULT_TOOLCHAIN,
 ) -> None:
     """Build and boot a kernel and give a shell in it, or run COMMAND there and return its exit status."""
     from harness.shell import visit
@@ -258,7 +264,7 @@ def shell(
 def replay(
     file: Annotated[Path, typer.Argument(help="A file from the replay folder of a run.")],
     out: Annotated[str, typer.Option(help="Where the results go.")] = "",
-    toolchain: ToolchainKind = "root",
+    toolchain: ToolchainKind = defaults.DEFAULT_TOOLCHAIN,
 ) -> None:
     """Do one failed test again on the same kernel; fails only if the same finding comes back."""
     from harness.again import replay_file
@@ -287,7 +293,7 @@ def report(
 
 @app.command()
 def doctor(
-    toolchain: ToolchainKind = "root",
+    toolchain: ToolchainKind = defaults.DEFAULT_TOOLCHAIN,
     arch: Arch = "",
     install: Annotated[
         bool, typer.Option("--install", help="Install first what a private Debian root needs on this host.")
@@ -310,8 +316,10 @@ def source_import(
     items: Annotated[
         list[str], typer.Argument(metavar="VERSION|TARBALL|FOLDER...", help="Releases: Debian's, or what lies here.")
     ],
-    into: Annotated[str, typer.Option(help="The bare repository to make, or to add to.")] = "linux-releases.git",
-    toolchain: ToolchainKind = "root",
+    into: Annotated[
+        str, typer.Option(help="The bare repository to make, or to add to.")
+    ] = defaults.DEFAULT_RELEASES,
+    toolchain: ToolchainKind = defaults.DEFAULT_TOOLCHAIN,
 ) -> None:
     """Make a git repository of kernel releases, one commit each: a history for 'kharness bisect'."""
     from harness.host.cache import Cache

@@ -28,6 +28,22 @@ DEFAULT_MACHINE = "default"
 DEFAULT_JOBS = 2
 """More than two compilers at once only wait for each other's memory on the machines this is built for."""
 
+DEFAULT_TOOLCHAIN = "root"
+DEFAULT_RELEASES = "linux-releases.git"
+"""Where `kharness source import` puts its commits."""
+
+DEFAULT_FIND = "regression"
+"""What a bisection looks for: what brought a failure."""
+
+CONFIDENCE = 0.99
+"""How sure a bisection must be."""
+
+END_RUNS = 5
+"""Of the end that fails: from them it is known whether the failure shows each time."""
+
+END_TRIES = 10
+"""Of the end that fails, until the failure shows once."""
+
 CACHE_CAP_GIB = 20
 RETRY_LOST_MACHINE = 1
 """How often a test is tried again whose QEMU was killed: the host's trouble, not the kernel's."""
@@ -62,7 +78,7 @@ class Wishes:
     out: str = field(default="", metadata=PATH)
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
     guests: Annotated[int, msgspec.Meta(ge=0)] = 0
-    toolchain: str = "root"
+    toolchain: str = DEFAULT_TOOLCHAIN
     keep: bool = False
     dump: bool = False
     coverage: bool = False
@@ -99,15 +115,27 @@ PROFILE = Profile(
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """What a source held when it was read: the content hash `tree`, and what else is told of a snapshot."""
+
+    tree: str
+    commit: str = ""
+    dirty: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True)
 class SourceRequest:
     """Where a kernel's source comes from: `tree` a folder of the user's, or `version` of Debian's packages.
 
-    With `revision` it is what that commit of the tree holds, else what lies in the tree now.
+    With `revision` it is what that commit of the tree holds, with `pinned` what lay there once, else what lies in the
+    tree now.
     """
 
     tree: str = ""
     version: str = ""
     revision: str = ""
+    pinned: Pinned | None = None
 
     def __str__(self) -> str:
         return (self.tree + (f" at {self.revision}" if self.revision else "")) or f"linux-source-{self.version}"
@@ -243,7 +271,7 @@ class Plan:
     bpf: tuple[BpfRequest, ...] = ()
     faults: tuple[FaultPlan, ...] = ()
     allow: tuple[Allowed, ...] = ()
-    toolchain: str = "root"
+    toolchain: str = DEFAULT_TOOLCHAIN
     jobs: int = DEFAULT_JOBS
     guests: int = 0
     keep: bool = False

@@ -14,7 +14,7 @@ from harness.host.toolchain import Toolchain
 from harness.plan import KernelRequest, Plan, SourceRequest
 from harness.records import Role, UsageError
 from harness.source import debian, local, patched, series
-from harness.source.tree import Tree
+from harness.source.tree import Tree, kernel_version
 
 PATCHES = "patches"
 """Folder of a run's results that holds the patches it tested."""
@@ -65,11 +65,30 @@ class Sources:
             given = series.read(request.patches)
             tree = patched.apply(self.tree(replace(request, patches=())), given, self._cache, self._progress)
             self._keep(given)
-        elif source.tree:
-            tree = local.snapshot(Path(source.tree), self._cache, self._progress, source.revision)
         else:
-            tree = debian.fetch(source.version, self._toolchain, self._cache, self._progress)
+            tree = self._pinned(source) if source.pinned else self._read(source)
         self._trees[key] = tree
+        return tree
+
+    def _read(self, source: SourceRequest) -> Tree:
+        """What a source holds now."""
+        if source.tree:
+            return local.snapshot(Path(source.tree), self._cache, self._progress, source.revision)
+        return debian.fetch(source.version, self._toolchain, self._cache, self._progress)
+
+    def _pinned(self, source: SourceRequest) -> Tree:
+        """What a source once held: from the cache, whatever lies there now. Raises UsageError where both are gone."""
+        pinned = source.pinned
+        assert pinned is not None
+        path = self._cache.get("source", pinned.tree)
+        if path is not None:
+            return Tree(path, pinned.tree, pinned.commit, pinned.dirty, pinned.origin, kernel_version(path))
+        tree = self._read(source)
+        if tree.tree != pinned.tree:
+            raise UsageError(
+                f"{source} was {pinned.tree[:12]}, is now {tree.tree[:12]}, and the cache has the old content no more",
+                step="bring the old content back, or begin anew",
+            )
         return tree
 
     def patches(self) -> tuple[str, ...]:

@@ -7,18 +7,20 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.bisect import gitlog, rows, show
 from harness.bisect.commits import Repository
-from harness.bisect.drive import END_RUNS, FOLLOW, TRIES, Answer, Asked, Bisection, Ending, Subject
+from harness.bisect.drive import FOLLOW, Answer, Asked, Bisection, Ending, Subject
 from harness.bisect.history import History
-from harness.bisect.ranges import Commits
+from harness.bisect.identity import identity, of_its_day, unchanged
+from harness.bisect.ranges import Commits, Range
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
-from harness.bisect.search import CONFIDENCE, Find
+from harness.bisect.search import Find
 from harness.bisect.series import Series
-from harness.bisect.state import Outcome, State
+from harness.bisect.state import STATE, Outcome, State
 from harness.bisect.steps import Source, Stepper
 from harness.bisect.symbols import Symbols
 from harness.build import configure
@@ -27,11 +29,11 @@ from harness.definition import load
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
-from harness.plan import Plan
+from harness.plan import CONFIDENCE, DEFAULT_FIND, END_RUNS, END_TRIES, KernelRequest, Pinned, Plan
 from harness.planfile import unknown
-from harness.records import Exit, UsageError, encode
+from harness.records import Exit, UsageError
 from harness.report import results
-from harness.source import local
+from harness.source import debian, local
 from harness.sources import Sources
 
 LOG = "bisect.log"
@@ -47,13 +49,13 @@ class Hunt:
 
     good: str = ""
     bad: str = ""
-    find: str = Find.REGRESSION
+    find: str = DEFAULT_FIND
     confidence: float = CONFIDENCE
     follow: str = ""
     fixup: tuple[str, ...] = ()
     signature: str = ""
     runs: int = END_RUNS
-    tries: int = TRIES
+    tries: int = END_TRIES
     patch: tuple[str, ...] = ()
     kconfig: tuple[str, str] = ("", "")
 
@@ -77,10 +79,13 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
     progress = Progress(cache.folder("durations"))
     arches = tuple(dict.fromkeys(kernel.arch for kernel in plan.kernels))
     told = _identity(plan, hunt, asked, fixups)
-    if plan.kernels[0].source.tree and not told["ends"]:  # what lies in it now is the base of all points
-        told["tree"] = local.snapshot(Path(plan.kernels[0].source.tree), cache, progress).tree
+    if not told["ends"]:  # what the source holds now is the base of all points, whatever becomes of it
+        base = _base(plan, cache, progress)
+        told["base"] = base.tree
+        plan = replace(plan, kernels=tuple(_on(kernel, base) for kernel in plan.kernels))
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     out = Path(plan.out) if plan.out else Path("out") / f"bisect-{key[:12]}"
+    _usable(out, arches)
     plan = replace(plan, seed=told["seed"])
     maker = _Maker(plan, hunt, out, cache, progress)
     subjects = {arch: maker.subject(arch) for arch in arches}
@@ -91,7 +96,9 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
         try:
             if out.resolve().parent == Path("out").resolve():
                 results.point(Path("out/latest"), out.name)
-            stepper = Stepper(plan, subject, out / arch, fixups)
+            stepper = Stepper(
+                of_its_day(plan, state), subject, out / arch, fixups, lambda: unchanged(told, plan)
+            )
             answer = Bisection(subject, asked, state, stepper, progress.say).run()
             done.append(_row(arch, subject, asked, answer, state))
         finally:
@@ -102,6 +109,9 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
         report = Report(plan.argv, asked.find, asked.confidence, tuple(done))
         rows.write(report, out)
         show.write_html(report, out / "report.html")
+        left = arches[len(done) :]
+        if left:
+            progress.say(f"{show.verdict(report, '')}; {', '.join(left)} to come")
     print(show.render(report, str(out / "report.html")), end="", file=sys.stdout)
     return report.exit
 
@@ -127,6 +137,33 @@ def wish(hunt: Hunt, select: str) -> Asked:
     return Asked(Find(hunt.find), hunt.confidence, follow, hunt.signature, select, hunt.runs, hunt.tries)
 
 
+def _usable(out: Path, arches: tuple[str, ...]) -> None:
+    """Raises UsageError for a folder that holds something, but no bisection."""
+    if not out.is_dir() or any(out.glob(f"*/{STATE}")):
+        return
+    others = sorted(entry.name for entry in out.iterdir() if entry.name not in arches)  # one killed at once left those
+    if others:
+        raise UsageError(
+            f"{out} is not empty and holds no bisection (there is {others[0]})",
+            step="choose an empty or new folder with --out",
+        )
+
+
+def _base(plan: Plan, cache: Cache, progress: Progress) -> Pinned:
+    """What the plan's source holds now. This process keeps it in the cache."""
+    kernel = plan.kernels[0]
+    if kernel.source.tree:
+        tree = local.snapshot(Path(kernel.source.tree), cache, progress)
+    else:
+        toolchain = open_toolchain(plan.toolchain, kernel.arch, cache, progress)
+        tree = debian.fetch(kernel.source.version, toolchain, cache, progress)
+    return Pinned(tree.tree, tree.commit, tree.dirty, tree.origin)
+
+
+def _on(kernel: KernelRequest, base: Pinned) -> KernelRequest:
+    return replace(kernel, source=replace(kernel.source, pinned=base))
+
+
 def _file(path: str, flag: str) -> str:
     file = Path(path).expanduser()
     if not file.exists():
@@ -150,11 +187,15 @@ class _Maker:
             return Series(self._plan, self._hunt.patch, arch, self._out / arch / "series", self._cache)
         if any(self._hunt.kconfig):
             return self._symbols(arch)
+        return Commits(self._range, self._plan, arch, self._cache)
+
+    @cached_property
+    def _range(self) -> Range:
         repository, good, bad = revisions(self._plan, self._hunt)
         ends, names = _ordered(
             self._hunt, (good, bad), (f"--good {self._hunt.good}", f"--bad {self._hunt.bad}")
         )
-        return Commits(repository, self._plan, arch, ends, names, self._cache)
+        return Range(repository, ends, names)
 
     def _symbols(self, arch: str) -> Symbols:
         kernel = next(kernel for kernel in self._plan.kernels if kernel.arch == arch)
@@ -199,10 +240,7 @@ def revisions(plan: Plan, hunt: Hunt) -> tuple[Repository, str, str]:
 
 
 def _identity(plan: Plan, hunt: Hunt, asked: Asked, fixups: tuple[str, ...]) -> dict[str, Any]:
-    """What makes a bisection this one and no other: the ends, and all that decides what a run says.
-
-    Raises UsageError where there are no ends, or more than two.
-    """
+    """What makes a bisection this one and no other. Raises UsageError where there are no ends, or more than two."""
     kinds = [bool(hunt.good or hunt.bad), bool(hunt.patch), any(hunt.kconfig)]
     if sum(kinds) > 1:
         raise UsageError(
@@ -216,20 +254,7 @@ def _identity(plan: Plan, hunt: Hunt, asked: Asked, fixups: tuple[str, ...]) -> 
         files += [_file(path, "--kconfig") for path in hunt.kconfig]
     else:
         ends = list(revisions(plan, hunt)[1:])
-    contents = {path: _content(Path(path)) for path in files}
-    seed = plan.seed or int(hashlib.sha256(json.dumps([ends, contents]).encode()).hexdigest()[:7], 16) + 1
-    told: dict[str, Any] = encode(asked)
-    return {
-        **told, "source": encode(plan.kernels[0].source), "ends": ends, "files": contents, "fixups": list(fixups),
-        "seed": seed, "machines": list(plan.machines), "suite": plan.suite, "full": plan.full, "cmdline": plan.cmdline,
-        "bpf": encode(plan.bpf), "faults": encode(plan.faults),
-    }  # fmt: skip
-
-
-def _content(path: Path) -> str:
-    """A hash of a file, or of those in a folder."""
-    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return identity(plan, asked, ends, files, fixups)
 
 
 # --- the report -----------------------------------------------------------------------------

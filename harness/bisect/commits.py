@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bisect.history import History, Point, called
-from harness.host.process import Done, end, run, spawn
+from harness.host.process import Done, end, how_ended, run, spawn
 from harness.records import HarnessError, UsageError
 from harness.source import repository
 from harness.source.repository import environment
 
 SECONDS = 600.0
+
+CHANGE = ("-c", "log.showRoot=false", "show", "--first-parent", "-m")
+"""Git's words for a commit's change against its first parent; of one without parents, which is a whole tree, none."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Told:
-    """What git tells of a commit: times are as its author's clock and zone had them."""
+    """What git tells of a commit: times are as its author's clock and zone had them.
+
+    `paths` are what it changes, a merge against its first parent.
+    """
 
     id: str
     subject: str
     author: str
     date: str
+    paths: tuple[str, ...]
 
 
 class Repository:
@@ -91,18 +99,13 @@ class Repository:
                 f"{flags[0]} and {flags[1]} are the same commit ({old[:12]})", step="name two that differ"
             )
         if self.git("merge-base", "--is-ancestor", old, new, check=False).status:
-            reverse = self.git("merge-base", "--is-ancestor", new, old, check=False).status == 0
-            if reverse:
-                step = f"exchange them, or search the other way with --find {_other(flags)}"
-            elif self.git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
-                step = f"the clone is shallow: git -C {self.folder} fetch --unshallow"
-            else:
-                step = f"take their merge base: git -C {self.folder} merge-base {old[:12]} {new[:12]}"
-            raise UsageError(f"{called(flags[0], old)} is no ancestor of {called(flags[1], new)}", step=step)
+            said = f"{called(flags[0], old)} is no ancestor of {called(flags[1], new)}"
+            raise UsageError(said, step=self._instead(old, new, flags))
         listed = self.git(
             "log", "--topo-order", "--reverse", "--format=%H%x00%P%x00%s", new, f"^{old}"
         ).stdout
-        rows = [row.split("\0") for row in listed.splitlines()]
+        # Not splitlines(): a subject may hold what Unicode takes for the end of a line.
+        rows = [row.split("\0") for row in listed.split("\n") if row]
         inside = {row[0] for row in rows}
         return History(
             tuple(
@@ -111,12 +114,26 @@ class Repository:
             )
         )
 
+    def _instead(self, old: str, new: str, flags: tuple[str, str]) -> str:
+        """What to do where `old` is no ancestor of `new`: git's own bisect begins at their merge base, too."""
+        if self.git("merge-base", "--is-ancestor", new, old, check=False).status == 0:
+            return f"exchange them, or search the other way with --find {_other(flags)}"
+        if self.git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+            return f"the clone is shallow: git -C {self.folder} fetch --unshallow"
+        bases = self.git("merge-base", "--all", old, new, check=False).stdout.split()
+        if not bases:
+            return "they have no commit in common: name two of one history"
+        flag = flags[0].partition(" ")[0]
+        more = f", one of {len(bases)}," if len(bases) > 1 else ""
+        same = "passes" if flag == "--good" else "fails"
+        return f"give their merge base{more} if it {same} too: {flag} {bases[0][:12]}"
+
     def tell(self, id: str) -> Told:
-        """Subject, author and date of a commit."""
-        subject, author, date = (
-            self.git("log", "-1", "--format=%s%x00%an%x00%ai", id).stdout.rstrip("\n").split("\0")
-        )
-        return Told(id, subject, author, date)
+        """Subject, author, date and paths of a commit."""
+        argv = [*CHANGE, "-z", "--name-only", "--no-renames", "--format=%s%x00%an%x00%ai", id]
+        subject, author, date, *paths = self.git(*argv).stdout.split("\0")
+        names = (path.removeprefix("\n") for path in paths)
+        return Told(id, subject, author, date.strip(), tuple(name for name in names if name))
 
     def trees(self, ids: Iterable[str]) -> Mapping[str, str]:
         """The content hash of each commit, by its id."""
@@ -151,9 +168,16 @@ class Repository:
             argv = ["git", "-C", str(self.folder), "cat-file", "--batch"]
             child = spawn(argv, env=environment(), stdin=asked, stdout=answer)
             try:
-                child.wait(SECONDS)
+                status = child.wait(SECONDS)
+            except subprocess.TimeoutExpired as error:
+                what = f"git cat-file of {self.folder} was not done after {SECONDS:g} s"
+                raise HarnessError(what, step="give the same command again") from error
             finally:
                 end(child)
+            if status:  # what it did not tell would pass for files that nothing includes
+                raise HarnessError(
+                    f"git cat-file of {self.folder} failed ({how_ended(status)})", step="see 'git fsck' there"
+                )
             answer.seek(0)
             found = {}
             while head := answer.readline().split():
@@ -164,17 +188,7 @@ class Repository:
 
     def diff(self, id: str, paths: Sequence[str]) -> str:
         """The change of a commit, of a merge against its first parent, limited to `paths` (none: all)."""
-        argv = [
-            "show",
-            "--format=",
-            "--first-parent",
-            "-m",
-            "--no-color",
-            "--no-ext-diff",
-            "--no-textconv",
-            id,
-            "--",
-        ]
+        argv = [*CHANGE, "-p", "--format=", "--no-color", "--no-ext-diff", "--no-textconv", id, "--"]
         return self.git(*argv, *(f":(literal){path}" for path in paths)).stdout
 
 

@@ -17,23 +17,21 @@ from typing import Protocol
 from harness.bisect import judge
 from harness.bisect.history import History, called
 from harness.bisect.judge import Wanted
-from harness.bisect.search import CONFIDENCE, Choice, Cost, Find, Known, Search, Seen, enough
-from harness.bisect.state import Outcome, Run, State
+from harness.bisect.search import Choice, Cost, Find, Known, Search, Seen, enough
+from harness.bisect.state import Finding, Outcome, Run, State
 from harness.host.progress import duration
+from harness.plan import CONFIDENCE, END_RUNS, END_TRIES
 from harness.records import GuestError, UsageError
-
-END_RUNS = 5
-"""Of the end that fails: from them it is known whether the failure shows each time."""
-
-TRIES = 10
-"""Of the end that fails, until the failure shows once."""
+from harness.words import plural
 
 LEAST_CHANCE = 0.001
 """A candidate that is less likely is not named."""
 
 NARROW_TRIES = 2
+"""How often the tests that had the failure are run alone until it shows, for each run that it took at first."""
+
 UNCLEAR_TRIES = 2
-"""How often a run that could not be judged is done in all, before its point is given up."""
+"""How many runs in a row that could not be judged give up their point."""
 
 FOLLOW = ("build", "boot", "other")
 """What may be counted as the failure, beside the one that is looked for."""
@@ -67,7 +65,7 @@ class Asked:
     signature: str = ""
     select: str = ""
     end_runs: int = END_RUNS
-    tries: int = TRIES
+    tries: int = END_TRIES
 
 
 class Ending(StrEnum):
@@ -150,22 +148,41 @@ class Bisection:
         return self._search(wanted, select, bad)
 
     def _first_failure(self, failing: str) -> Run:
-        """The first run of the failing end that fails."""
-        for attempt in range(1, self._asked.tries + 1):
+        """The first run of the failing end that fails, with the signature that is asked for."""
+        tries, passed, unclear = self._asked.tries, 0, 0
+        others: list[Finding] = []
+        while passed + len(others) < tries:
             run = self._do(
-                failing, self._asked.select, f"the failing end, {self._named(failing)}, run {attempt}"
+                failing, self._asked.select, f"the failing end, {self._named(failing)}, run {len(self._taken) + 1}"
             )
             if run.outcome is Outcome.FAILS:
-                return run
-            if run.outcome is not Outcome.PASSES and attempt >= UNCLEAR_TRIES:
-                raise GuestError(
-                    f"{self._named(failing)} cannot be judged: {run.why}",
-                    step=f"see {run.out}, or select other tests with -k",
-                )
+                if judge.fitting(run.findings, self._asked.signature):
+                    return run
+                # It is no run of the failure that is looked for.
+                self._taken[-1] = self._key(failing, self._asked.select), replace(run, outcome=Outcome.OTHER)
+                self._say(f"not what is asked for, --signature {self._asked.signature}")
+                others += run.findings[:1]
+                unclear = 0
+            elif run.outcome is Outcome.PASSES:
+                passed, unclear = passed + 1, 0
+            else:
+                unclear += 1
+                if unclear >= UNCLEAR_TRIES:
+                    raise self._unjudged(failing, run)
+        if others:
+            judge.choose(others, self._asked.signature)  # says which there are
         raise UsageError(
-            f"{self._named(failing)} does not fail: it passed in {self._asked.tries} runs",
+            f"{self._named(failing)} does not fail: it passed in {plural(tries, 'run')}",
             step="check -k and the revisions; for a failure that is rarer, --tries N",
         )
+
+    def _unjudged(self, id: str, run: Run) -> GuestError:
+        """What is said of an end of which one run after the other says nothing."""
+        see = f"see {self._state.path.parent / run.out}, " if run.out else ""
+        step = f"{see}or select other tests with -k" if see else "select other tests with -k"
+        if run.outcome is Outcome.OTHER:
+            step = f"{see}and name all that it may be with --signature and *, or give --follow other"
+        return GuestError(f"{self._named(id)} cannot be judged: {run.why}", step=step)
 
     def _passing(self, passing: str, select: str) -> Run:
         """One run of the end that passes, or the error that says how it does not."""
@@ -184,10 +201,7 @@ class Bisection:
                     f"{self._named(passing)} does not pass, it fails in another way: {run.why}",
                     step="name one that passes, or select with -k the tests that matter",
                 )
-        raise GuestError(
-            f"{self._named(passing)} cannot be judged: {run.why}",
-            step=f"see {run.out}, or select other tests with -k",
-        )
+        raise self._unjudged(passing, run)
 
     def _narrow(self, failing: str, wanted: Wanted, first: Run) -> str:
         """-k for the runs to come: the tests that had the failure alone, if it shows there too."""
@@ -195,9 +209,10 @@ class Bisection:
         own = judge.narrowed(wanted, select)
         if own == select or first.tests == len(wanted.tests):  # it was alone
             return select
-        for _ in range(NARROW_TRIES):
+        # A failure that took some runs to show may take as many alone.
+        for _ in range(NARROW_TRIES * max(1, self._runs_of(failing, select).runs)):
             run = self._do(failing, own, f"the failing end, {', '.join(wanted.tests[:2])} alone")
-            if run.outcome is Outcome.FAILS:
+            if self._failed(run):
                 return own
         self._say("alone the tests do not fail: all that was selected is run at each step")
         return select
@@ -210,21 +225,24 @@ class Bisection:
             run = self._do(
                 failing, select, f"the failing end again, run {seen.runs + 1} of {self._asked.end_runs}"
             )
-            if run.outcome not in (Outcome.FAILS, Outcome.PASSES):
-                unclear += 1
-                if unclear >= UNCLEAR_TRIES:
-                    raise GuestError(
-                        f"{self._named(failing)} cannot be judged: {run.why}", step=f"see {run.out}"
-                    )
-            seen = self._runs_of(failing, select)
+            now = self._runs_of(failing, select)
+            unclear = unclear + 1 if now == seen else 0
+            if unclear >= UNCLEAR_TRIES:
+                raise self._unjudged(failing, run)
+            seen = now
         often = "each time" if not seen.passed else f"in {seen.failed} of {seen.runs} runs"
         self._say(f"the failure shows {often} at {self._named(failing)}")
         return seen
 
     def _runs_of(self, id: str, select: str) -> Seen:
         """The runs of a point that were taken so far, of one selection, as far as they say anything."""
-        mine = [run.outcome for name, run in self._taken if name == self._key(id, select)]
-        return Seen(mine.count(Outcome.FAILS), mine.count(Outcome.PASSES))
+        mine = [run for name, run in self._taken if name == self._key(id, select)]
+        failed = sum(self._failed(run) for run in mine)
+        return Seen(failed, sum(run.outcome is Outcome.PASSES for run in mine))
+
+    def _failed(self, run: Run) -> bool:
+        """Whether a run counts as one of the failure."""
+        return run.outcome is Outcome.FAILS or run.outcome in self._asked.follow
 
     def _believed(self, passing: str, select: str, bad: Seen, good: Run) -> Run:
         """Runs the passing end until it may be taken to pass, given how often the other fails."""
@@ -240,7 +258,7 @@ class Bisection:
         fresh = {point: why for point, why in self._state.notes[name].items() if point not in self._dull}
         self._dull |= fresh
         if fresh:
-            self._say(f"{len(fresh)} of {len(self._subject.history)} points change nothing that is built")
+            self._say(f"nothing that is built changes in {len(fresh)} of {plural(len(self._subject.history), 'point')}")
 
     # --- between them -----------------------------------------------------------------------
 
@@ -263,8 +281,8 @@ class Bisection:
                 return self._answer(ending, wanted, select, search, left)
             point = history.points[choice.place]
             run = self._do(point.id, select, self._about(search, choice))
-            if run.outcome in (Outcome.FAILS, Outcome.PASSES) or run.outcome in self._asked.follow:
-                known = known.ran(choice.place, run.outcome is not Outcome.PASSES)
+            if run.outcome is Outcome.PASSES or self._failed(run):
+                known = known.ran(choice.place, self._failed(run))
                 self._learn(point.id, run)
                 continue
             unclear[choice.place] += 1

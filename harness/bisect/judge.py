@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness import allow
 from harness.bisect.state import Finding, Outcome
 from harness.records import Exit, UsageError, Verdict
 from harness.records import Outcome as Ended
@@ -25,11 +25,19 @@ NARROW = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """The failure that is looked for, and the tests that had it at the end that fails."""
+    """The failure that is looked for, and the tests that had it at the end that fails.
+
+    `asked` is the user's own pattern of a signature: then all that fit it are this failure.
+    """
 
     signature: str
     title: str
     tests: tuple[str, ...]
+    asked: str = ""
+
+    def is_in(self, found: Sequence[Finding]) -> bool:
+        """Whether one of these findings is this failure."""
+        return bool(fitting(found, self.asked or self.signature))
 
 
 def findings(results: Results) -> tuple[Finding, ...]:
@@ -50,24 +58,25 @@ def findings(results: Results) -> tuple[Finding, ...]:
     return tuple(sorted(found.values(), key=lambda item: rank.get(item.signature, len(rank))))
 
 
+def fitting(found: Sequence[Finding], asked: str) -> list[Finding]:
+    """Those of a signature that is asked for, where only ``*`` and ``?`` are wildcards; all without one."""
+    return [item for item in found if not asked or allow.matches(asked, item.signature)]
+
+
 def choose(found: Sequence[Finding], asked: str = "") -> Wanted:
     """The failure to look for, among those of the end that fails: `asked` (a signature, with * and ?), or the first.
 
     Raises UsageError where none is as asked.
     """
-    fitting = [
-        item
-        for item in found
-        if not asked or item.signature == asked or fnmatch.fnmatchcase(item.signature, asked)
-    ]
-    if not fitting:
+    fits = fitting(found, asked)
+    if not fits:
         there = "; ".join(dict.fromkeys(item.signature for item in found))
         raise UsageError(
             f"the failing end has no finding of signature {asked!r}", step=f"it has: {there[:600]}"
         )
-    first = fitting[0]
-    tests = tuple(dict.fromkeys(item.test for item in found if item.signature == first.signature))
-    return Wanted(first.signature, first.title, tests)
+    first = fits[0]
+    same = fits if asked else [item for item in found if item.signature == first.signature]
+    return Wanted(first.signature, first.title, tuple(dict.fromkeys(item.test for item in same)), asked)
 
 
 def outcome(results: Results, wanted: Wanted | None) -> tuple[Outcome, str]:
@@ -76,7 +85,7 @@ def outcome(results: Results, wanted: Wanted | None) -> tuple[Outcome, str]:
     why = results.why[0] if results.why else ""
     if wanted is None and found:
         return Outcome.FAILS, found[0].title
-    if wanted is not None and any(item.signature == wanted.signature for item in found):
+    if wanted is not None and wanted.is_in(found):
         return Outcome.FAILS, wanted.title
     for test, kind in ((BUILD, Outcome.BUILD), (SELFTESTS_BUILD, Outcome.BUILD), (BOOT, Outcome.BOOT)):
         broken = next((item for item in found if item.test == test), None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,6 +17,7 @@ from harness.build.inputs import Inputs
 from harness.definition import VM_FOLDER, load
 from harness.host.cache import Cache
 from harness.plan import KernelRequest, Plan, SourceRequest
+from harness.records import HarnessError
 
 MODULE = VM_FOLDER / "module"
 """Our module's source: what it includes of the kernel's headers takes part in every build."""
@@ -24,44 +26,17 @@ MANY = 20000
 """Commits in a range beyond which only paths are looked at, not texts."""
 
 
-class Commits:
-    """The commits between two ends. `old` and `new` are full ids, `names` how the user named them."""
+class Range:
+    """The commits between `ends` (full ids, the older first), read once for all architectures.
 
-    what = "commit"
+    `names` are how the user named the ends. Raises UsageError where they are no range.
+    """
 
-    def __init__(
-        self,
-        repository: Repository,
-        plan: Plan,
-        arch: str,
-        ends: tuple[str, str],
-        names: tuple[str, str],
-        cache: Cache,
-    ) -> None:
+    def __init__(self, repository: Repository, ends: tuple[str, str], names: tuple[str, str]) -> None:
         self.repository = repository
         self.old = ends[0]
         self.names = names
         self.history: History = repository.between(*ends, names)
-        self._plan = plan
-        self._arch = arch
-        self._cache = cache
-
-    def kernel(self, id: str) -> KernelRequest:
-        """The kernel of a commit."""
-        return KernelRequest(SourceRequest(tree=str(self.repository.folder), revision=id), self._arch)
-
-    def kconfig(self, id: str) -> tuple[str, ...]:
-        """No fragment but the plan's."""
-        return ()
-
-    def candidate(self, id: str, chance: float) -> Candidate:
-        """What git tells of a commit, with its change of the files that may take part in a build."""
-        told = self.repository.tell(id)
-        nothing = Inputs(load(self._arch).kernel.srcarch, frozenset(), frozenset())
-        sides = self.repository.changes([id])[id]
-        paths = [change.path for change in (sides[0] if sides else ()) if not nothing.outside(change.path)]
-        diff = self.repository.diff(id, paths) if paths else ""
-        return Candidate(id, chance, told.subject, told.author, told.date, diff)
 
     @cached_property
     def changes(self) -> Mapping[str, tuple[tuple[Change, ...], ...]]:
@@ -69,12 +44,12 @@ class Commits:
         return self.repository.changes([point.id for point in self.history.points])
 
     @cached_property
-    def _versions(self) -> Mapping[str, tuple[str, ...]]:
+    def versions(self) -> Mapping[str, tuple[str, ...]]:
         """The texts that each file has in the range, where it differs."""
         if len(self.history) > MANY:
             return {}
         blobs: dict[str, list[str]] = {}
-        for change in self._all():
+        for change in (change for sides in self.changes.values() for side in sides for change in side):
             if change.path.endswith((".c", ".h", ".S")) and not change.gone:
                 blobs.setdefault(change.path, []).append(change.blob)
         texts = self.repository.texts(blob for own in blobs.values() for blob in own)
@@ -83,15 +58,44 @@ class Commits:
             for path, own in blobs.items()
         }
 
-    def _all(self) -> Iterable[Change]:
-        return (change for sides in self.changes.values() for side in sides for change in side)
+
+class Commits:
+    """A range as it is searched for one architecture."""
+
+    what = "commit"
+
+    def __init__(self, range: Range, plan: Plan, arch: str, cache: Cache) -> None:
+        self.old = range.old
+        self.names = range.names
+        self.history: History = range.history
+        self._range = range
+        self._plan = plan
+        self._arch = arch
+        self._cache = cache
+
+    def kernel(self, id: str) -> KernelRequest:
+        """The kernel of a commit."""
+        return KernelRequest(SourceRequest(tree=str(self._range.repository.folder), revision=id), self._arch)
+
+    def kconfig(self, id: str) -> tuple[str, ...]:
+        """No fragment but the plan's."""
+        return ()
+
+    def candidate(self, id: str, chance: float) -> Candidate:
+        """What git tells of a commit, with its change of the files that may take part in a build."""
+        repository = self._range.repository
+        told = repository.tell(id)
+        nothing = Inputs(load(self._arch).kernel.srcarch, frozenset(), frozenset())
+        paths = [path for path in told.paths if not nothing.outside(path)]
+        diff = repository.diff(id, paths) if paths else ""
+        return Candidate(id, chance, told.subject, told.author, told.date, diff)
 
     def dull(self, id: str, run: Run) -> Mapping[str, str]:
         """The commits that change nothing that is built, and why, as far as the kernel of a run of `id` tells."""
         part = taking_part(
-            run, self._plan, self._arch, self._cache, lambda path: self._versions.get(path, ())
+            run, self._plan, self._arch, self._cache, lambda path: self._range.versions.get(path, ())
         )
-        return dull(self.history, self.changes, part, id) if part else {}
+        return dull(self.history, self._range.changes, part, id) if part else {}
 
 
 def taking_part(
@@ -101,23 +105,20 @@ def taking_part(
 
     `versions` gives the texts that a file has elsewhere in what is searched.
     """
-    kernel = cache.get("kernel", run.kernel) if run.kernel else None
-    if kernel is None:
+    if not (run.kernel and cache.has("kernel", run.kernel)):
         return None
-    source = str(json.loads((kernel / "meta.json").read_text())["tree"])
-    tree = cache.get("source", source)
-    if tree is None:
-        cache.release("kernel", run.kernel)
-        return None
-    try:
+    with contextlib.ExitStack() as held:  # not get() and release(): this process may keep the source for itself
+        try:
+            kernel = held.enter_context(cache.hold("kernel", run.kernel))
+            source = str(json.loads((kernel / "meta.json").read_text())["tree"])
+            tree = held.enter_context(cache.hold("source", source))
+        except HarnessError:
+            return None
         return inputs.of_build(
             tree, load(arch).kernel.srcarch, (kernel / "objects").read_text().split(),
             [path.read_text() for path in sorted(MODULE.rglob("*.[ch]"))],
             bpf=bool(plan.bpf), selftests=plan.selftests, versions=versions,
         )  # fmt: skip
-    finally:
-        cache.release("kernel", run.kernel)
-        cache.release("source", source)
 
 
 def dull(

@@ -26,7 +26,6 @@ CERTAIN = 0.25
 So low that five failing runs of five do not hide a failure that shows in seven of ten: repeats cost little.
 """
 
-CONFIDENCE = 0.99
 BROKEN_NEAR = 0.3
 """How likely the neighbour of a point that cannot be judged cannot be judged either; half of it two further on."""
 

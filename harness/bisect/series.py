@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from harness.bisect.commits import Change
@@ -14,9 +15,9 @@ from harness.bisect.ranges import dull, taking_part
 from harness.bisect.rows import Candidate
 from harness.bisect.state import Run
 from harness.build.inputs import Inputs
-from harness.host.cache import Cache, write_atomically
+from harness.host.cache import Cache
 from harness.plan import KernelRequest, Plan
-from harness.records import Role, UsageError
+from harness.records import HarnessError, Role, UsageError
 from harness.source.series import Patch, read
 
 BASE = "base"
@@ -42,15 +43,21 @@ class Series:
         self.history: History = line(
             [(f"p{number:04}", patch.name) for number, patch in enumerate(self._patches, 1)]
         )
-        self._files: list[str] = []
-        for number, patch in enumerate(self._patches, 1):
-            words = re.sub(r"[^\w.-]+", "-", patch.name.removesuffix(".patch")).strip("-.")[:60]
-            file = folder / f"{number:04}-{words}.patch"
-            write_atomically(file, patch.data.decode("utf-8", "surrogateescape"))
-            self._files.append(str(file.resolve()))
+        self._folder = folder
         self._plan = plan
         self._arch = arch
         self._cache = cache
+
+    @cached_property
+    def _files(self) -> Sequence[str]:
+        """The copies. They are written when one is needed: only then the folder is known to be this bisection's."""
+        files: list[str] = []
+        for number, patch in enumerate(self._patches, 1):
+            words = re.sub(r"[^\w.-]+", "-", patch.name.removesuffix(".patch")).strip("-.")[:60]
+            file = self._folder / f"{number:04}-{words}.patch"
+            _write(file, patch.data)
+            files.append(str(file.resolve()))
+        return files
 
     def kernel(self, id: str) -> KernelRequest:
         """The base with the patches up to this one."""
@@ -84,6 +91,19 @@ class Series:
             for point, patch in zip(self.history.points, self._patches, strict=True)
         }
         return dull(self.history, changes, part, id) if part else {}
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Writes a copy whole or not at all. Raises HarnessError when the disk refuses."""
+    draft = file.with_name(f".{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(file)
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write {file}: {error.strerror}", step="free space on that disk; the same command goes on"
+        ) from error
 
 
 def _changes(patch: Patch) -> tuple[Change, ...]:

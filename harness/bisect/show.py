@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.bisect.drive import Ending
 from harness.bisect.history import called
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import Find
+from harness.report.page import page
 from harness.report.results import store
 from harness.report.text import clean, duration
 from harness.words import plural
@@ -39,12 +38,30 @@ def verdict(report: Report, path: str) -> str:
 
 def _found(search: SearchRow, find: Find) -> str:
     best = search.candidates[0] if search.candidates else None
+    word = "FIXED BY" if find is Find.FIXED else "BROUGHT IN BY"
     if search.ending is Ending.FOUND and best:
-        word = "FIXED BY" if find is Find.FIXED else "BROUGHT IN BY"
         return f"{word} {best.id[:12]} {best.title!r}, {chance(best.chance)}"
     if search.ending is Ending.SEVERAL:
-        return f"ONE OF {plural(len(search.candidates), 'point')}, which cannot be told apart"
-    return "CONTRADICTION: no single point explains the runs"
+        return f"{word} ONE OF {plural(len(search.candidates), search.what)}, which cannot be told apart"
+    return f"CONTRADICTION: no single {search.what} explains the runs"
+
+
+def role(ending: Ending, find: Find) -> str:
+    """What a candidate is called: what brought a failure is a culprit, what mended it is none."""
+    if ending is not Ending.FOUND:
+        return "candidate"
+    return "fixed by" if find is Find.FIXED else "culprit"
+
+
+def between(search: SearchRow) -> str:
+    """What was searched: how many points, and the ends."""
+    ends = f"{called(search.names[0], search.old)} and {called(search.names[1], search.new)}"
+    return f"{plural(search.points, search.what)} between {ends}"
+
+
+def nothing(search: SearchRow) -> str:
+    """How many points needed no run; empty if none."""
+    return f"nothing that is built changes in {plural(len(search.dull), search.what)}" if search.dull else ""
 
 
 def chance(value: float) -> str:
@@ -61,9 +78,7 @@ def _entry(label: str, text: str) -> list[str]:
 
 def _search(search: SearchRow, find: Find) -> Iterator[str]:
     """One architecture's part."""
-    nothing = f"; {len(search.dull)} change nothing that is built" if search.dull else ""
-    between = f"{called(search.names[0], search.old)} and {called(search.names[1], search.new)}"
-    yield from _entry(search.arch, f"{plural(search.points, search.what)} between {between}{nothing}")
+    yield from _entry(search.arch, "; ".join(filter(None, (between(search), nothing(search)))))
     often = "each time" if search.rate > 0.95 else f"in about {search.rate:.0%} of the runs"
     yield from _entry(
         "looked for", f"{search.wanted.title}, {often}, in {', '.join(search.wanted.tests[:3])}"
@@ -73,7 +88,7 @@ def _search(search: SearchRow, find: Find) -> Iterator[str]:
     for id in search.unfit:
         yield from _entry("not judged", id[:12])
     for candidate in search.candidates[:CANDIDATES]:
-        yield from _candidate(candidate, single=search.ending is Ending.FOUND)
+        yield from _candidate(candidate, role(search.ending, find), whole=search.ending is Ending.FOUND)
     if len(search.candidates) > CANDIDATES:
         yield from _entry("", f"and {len(search.candidates) - CANDIDATES} more")
     for label, step_ in (("before", _sides(search, find)[0]), ("after", _sides(search, find)[1])):
@@ -107,30 +122,25 @@ def outcome_line(step: StepRow) -> str:
     return f"{step.id[:12]} {step.run.outcome}: {found.title if found else step.run.why}{where}"
 
 
-def _candidate(candidate: Candidate, *, single: bool) -> Iterator[str]:
-    yield from _entry(
-        "culprit" if single else "candidate", f"{candidate.id} {candidate.title}, {chance(candidate.chance)}"
-    )
+def _candidate(candidate: Candidate, label: str, *, whole: bool) -> Iterator[str]:
+    yield from _entry(label, f"{candidate.id} {candidate.title}, {chance(candidate.chance)}")
     if candidate.author:
         yield from _entry("", f"{candidate.author}, {candidate.date}")
-    lines = candidate.diff.splitlines() if single else []
+    lines = candidate.diff.splitlines() if whole else []
     for line in lines[:DIFF_LINES]:
         yield " " * _LABEL + clean(line)
     if len(lines) > DIFF_LINES:
-        yield " " * _LABEL + f"and {len(lines) - DIFF_LINES} more lines"
+        yield " " * _LABEL + f"and {plural(len(lines) - DIFF_LINES, 'more line')}"
 
 
 def html(report: Report) -> str:
     """report.html, as one file that needs no other."""
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda value: clean(value) if type(value) is str else value,
-    )  # fmt: skip
-    env.filters["duration"] = duration
-    env.filters["chance"] = chance
-    env.filters["sides"] = lambda search: _sides(search, report.find)
-    env.filters["outcome"] = outcome_line
-    return env.get_template(TEMPLATE).render(r=report, line=verdict(report, ""), argv=shlex.join(report.argv))
+    filters: dict[str, Callable[..., object]] = {
+        "chance": chance, "sides": lambda search: _sides(search, report.find), "outcome": outcome_line,
+        "role": lambda search: role(search.ending, report.find), "between": between, "nothing": nothing,
+    }  # fmt: skip
+    line, argv = verdict(report, ""), shlex.join(report.argv)
+    return page(Path(__file__).with_name(TEMPLATE), filters, r=report, line=line, argv=argv)
 
 
 def write_html(report: Report, path: Path) -> None:

@@ -20,6 +20,8 @@ from typing import Any, Self
 from harness.records import SCHEMA, HarnessError, UsageError, decode, encode
 
 STATE = "state.jsonl"
+HEAD = b'{"schema":'
+"""How a state begins."""
 
 
 class Outcome(StrEnum):
@@ -122,6 +124,8 @@ class State:
     def _read(self, asked: Mapping[str, Any]) -> None:
         data = self.path.read_bytes()
         *lines, rest = data.split(b"\n")
+        if rest and not lines and not rest.startswith(HEAD[: len(rest)]) and rest.strip(b"\0"):
+            raise self._foreign()
         if rest:
             os.ftruncate(self.descriptor, len(data) - len(rest))
         if not lines:
@@ -129,19 +133,32 @@ class State:
             return
         try:
             head, *records = [json.loads(line) for line in lines]
-            there = head["asked"] if head["schema"] == SCHEMA else None
+            schema, there = head["schema"], head["asked"]
         except (ValueError, KeyError, TypeError) as error:
+            raise self._foreign() from error
+        if schema != SCHEMA:
             raise UsageError(
-                f"{self.path} is no state of a bisection", step="choose another folder with --out"
-            ) from error
+                f"{self.path} has schema {schema!r}, this kharness goes on with {SCHEMA}",
+                step="use the version that wrote it, or choose another folder with --out",
+            )
         if there != asked:
-            keys = [key for key in asked if not isinstance(there, dict) or there.get(key) != asked[key]]
+            both = {**there, **asked} if isinstance(there, dict) else asked
+            keys = [key for key in both if not isinstance(there, dict) or there.get(key) != asked.get(key)]
             raise UsageError(
                 f"{self.path.parent} holds another bisection (it differs in {', '.join(keys[:3]) or 'what was asked'})",
                 step="choose another folder with --out, or remove this one",
             )
-        for record in records:
-            self._take(decode(record, Record))
+        for number, record in enumerate(records, 2):
+            try:
+                self._take(decode(record, Record))
+            except UsageError as error:
+                raise UsageError(
+                    f"{self.path}:{number}: {error.what}",
+                    step="use the version that wrote it, or choose another folder with --out",
+                ) from error
+
+    def _foreign(self) -> UsageError:
+        return UsageError(f"{self.path} is no state of a bisection", step="choose another folder with --out")
 
     def _take(self, record: Record) -> None:
         if record.run is not None:

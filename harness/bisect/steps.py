@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -46,13 +46,20 @@ class Impossible(Exception):
 
 
 class Stepper:
-    """Makes runs. `plan` is what every one of them has in common; results go to folders below `out`."""
+    """Makes runs. `plan` is what every one of them has in common; results go to folders below `out`.
 
-    def __init__(self, plan: Plan, source: Source, out: Path, fixups: Sequence[str] = ()) -> None:
+    `check` comes before each run, and raises what forbids it.
+    """
+
+    def __init__(
+        self, plan: Plan, source: Source, out: Path, fixups: Sequence[str] = (),
+        check: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._plan = plan
         self._source = source
         self._out = out
         self._fixups = tuple(fixups)
+        self._check = check
 
     def __call__(self, id: str, number: int, wanted: Wanted | None, select: str) -> Run:
         """One run of a point, the `number`-th of this bisection. Build breaks are bridged where a fixup does it.
@@ -97,6 +104,7 @@ class Stepper:
 
     def _run(self, plan: Plan, label: str, wanted: Wanted | None) -> Run:
         """One child, to its end."""
+        self._check()
         out = self._out / "steps" / label
         if out.exists():  # of a run that was cut short
             shutil.rmtree(out)

@@ -2,17 +2,19 @@
 """Owns the difference of two .config files as what is searched: the n-th point has the first n symbols as the newer.
 
 Kconfig's own order puts a symbol after what it depends on, more often than not. What cannot be had at a point because
-of what is not switched yet is left to Kconfig there, and said.
+of what is not switched yet is left to Kconfig there, and said; where no request comes out as it was asked, there is no
+kernel of that point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from harness.bisect.history import History, line
 from harness.bisect.rows import Candidate
 from harness.bisect.state import Run
+from harness.bisect.steps import Impossible
 from harness.build import kconfig
 from harness.build.kconfig import Entry, Kconfig, Refused
 from harness.host.cache import write_atomically
@@ -58,27 +60,28 @@ class Symbols:
         return self._kernel
 
     def kconfig(self, id: str) -> tuple[str, ...]:
-        """The fragment of a point."""
+        """The fragment of a point. Raises Impossible where none comes out as it asks, whatever is left to Kconfig."""
         number = 0 if id == OLD else self.history.index[id] + 1
         end = number in (0, len(self.history))
         wanted = mixed(self._was, self._now, self.differing[:number])
+        path = self._folder / f"{id}.config"
+        undone: dict[str, None] = {}
         for _ in range(ROUNDS):
-            path = self._folder / f"{id}.config"
             write_atomically(path, wanted.render())
             try:
                 self._attempt(path)
-                break
+                return (str(path.resolve()),)
             except Refused as error:
                 if end:
                     raise
+                undone |= dict.fromkeys(error.got)
                 # Not left out, but asked for as it comes out: kharness's own fragments may ask for it, too.
-                wanted = Kconfig(tuple(Entry(name, got, "bisect") for name, got in error.got.items())).over(
-                    wanted
-                )
-                self._say(
-                    f"{id}: left to Kconfig: {', '.join(f'CONFIG_{name}' for name in list(error.got)[:6])}"
-                )
-        return (str(path.resolve()),)
+                got = Kconfig(tuple(Entry(name, value, "bisect") for name, value in error.got.items()))
+                before, wanted = wanted, got.over(wanted)
+                if wanted.values() == before.values():  # the same request would be refused in the same way
+                    break
+                self._say(f"{id}: left to Kconfig: {_named(error.got)}")
+        raise Impossible(f"Kconfig undoes what this point asks for, however it is asked: {_named(undone)}")
 
     def candidate(self, id: str, chance: float) -> Candidate:
         """A symbol, with what it was and is."""
@@ -94,6 +97,11 @@ class Symbols:
     def dull(self, id: str, run: Run) -> Mapping[str, str]:
         """None is known beforehand: what makes the same .config comes from the cache."""
         return {}
+
+
+def _named(symbols: Iterable[str]) -> str:
+    """Some of the symbols, as people write them."""
+    return ", ".join(f"CONFIG_{name}" for name in list(symbols)[:6])
 
 
 def differing(was: Kconfig, now: Kconfig) -> tuple[str, ...]:

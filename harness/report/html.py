@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from harness.records import Finding, render_frame
 from harness.report import coverage, sites, text
+from harness.report.page import page
 from harness.report.results import store
 from harness.verdict import Results, TestRow
 
@@ -22,39 +22,34 @@ CALLERS = 4
 
 def render(results: Results) -> str:
     """The report. What came out of a guest is escaped, its control characters made visible."""
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: text.clean(value) if type(value) is str else value,
-    )
-    env.filters["duration"] = text.duration
-    env.filters["frame"] = render_frame
-    env.filters["callers"] = lambda finding: ", ".join(text.callers(finding)[:CALLERS])
-    env.filters["place"] = text.place
-    env.filters["source"] = text.source_line
-    env.filters["spec"] = text.spec_line
-    env.filters["stack"] = lambda stack: " < ".join(stack)
-    env.filters["named"] = sites.named
-    env.filters["site_kind"] = sites.kind
-    env.filters["site_outcome"] = sites.outcome
-    env.filters["answers"] = sites.answers
-    env.filters["size"] = sites.size
-    env.filters["frames"] = sites.frames
-    env.filters["flags"] = sites.flags
-    env.filters["summary"] = sites.summary
-    env.filters["under"] = sites.under_fault
-    env.filters["again"] = lambda finding, test: sites.fault_line(results, test, finding)
-    env.filters["covered"] = coverage.summary
-    env.filters["kept"] = text.kept_line
-    env.filters["dump"] = text.dump_line
-    env.filters["replay"] = text.replay_line
-    env.filters["word"] = text.outcome_word
-    env.filters["kind"] = _kind
+    filters: dict[str, Callable[..., object]] = {
+        "frame": render_frame,
+        "callers": lambda finding: ", ".join(text.callers(finding)[:CALLERS]),
+        "place": text.place,
+        "source": text.source_line,
+        "spec": text.spec_line,
+        "stack": lambda stack: " < ".join(stack),
+        "named": sites.named,
+        "site_kind": sites.kind,
+        "site_outcome": sites.outcome,
+        "answers": sites.answers,
+        "size": sites.size,
+        "frames": sites.frames,
+        "flags": sites.flags,
+        "summary": sites.summary,
+        "under": sites.under_fault,
+        "again": lambda finding, test: sites.fault_line(results, test, finding),
+        "covered": coverage.summary,
+        "kept": text.kept_line,
+        "dump": text.dump_line,
+        "replay": text.replay_line,
+        "word": text.outcome_word,
+        "kind": _kind,
+    }
     started = datetime.fromtimestamp(results.run.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return env.get_template(TEMPLATE).render(
+    return page(
+        Path(__file__).with_name(TEMPLATE),
+        filters,
         r=results,
         sums=text.totals(results),
         order=_order(results),

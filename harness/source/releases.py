@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.host.cache import Cache
+from harness.host.cache import Cache, remove, write_atomically
 from harness.host.process import run
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
@@ -23,17 +25,24 @@ from harness.source.tree import kernel_version
 
 ARCHIVES = re.compile(r".*\.(tar(\.(gz|xz|bz2|zst))?|tgz|txz)")
 WHO = "kharness"
+INDEX = "kharness-index"
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(?:-rc(\d+))?(.*)")
 _PACKAGE = re.compile(r"\d+\.\d+[A-Za-z0-9.+~-]*")
 
 
 @dataclass(frozen=True)
 class Release:
-    """A kernel tree to be imported: `origin` is where it came from."""
+    """A kernel tree to be imported: `origin` is where it came from, `when` its date, in seconds since the epoch.
+
+    The date is the content's own, so that the same import gives the same commits anywhere. With `package`, origin and
+    version tell the content.
+    """
 
     version: str
     path: Path
     origin: str
+    when: int
+    package: bool = False
 
     @property
     def order(self) -> tuple[int, int, int, int, int, str]:
@@ -56,9 +65,14 @@ def gather(
     """Brings the releases that `items` name into the bare repository `into`, oldest first; (version, commit) of each.
 
     An item is a folder, a tarball, or a version that Debian ships. What is there already stays as it is. Raises
-    UsageError before anything is written for what cannot be had, and for a release older than what is there.
+    UsageError, before anything is fetched, for a repository that is none of ours, and before any commit for what cannot
+    be had, for a release older than what is there, and for one that is there with another content.
     """
+    name = hashlib.sha256(os.fsencode(into.expanduser().resolve())).hexdigest()[:16]
     with ExitStack() as stack:
+        stack.enter_context(cache.locked("releases", name, what=f"importing into {into}", say=progress.say))
+        repository = _Repository(into, progress)
+        repository.check()
         versions = [item for item in items if _is_version(item)]
         releases = [
             stack.enter_context(_local(item, cache, progress)) for item in items if item not in versions
@@ -70,7 +84,7 @@ def gather(
         )
         if twice is not None:
             raise UsageError(f"two of these are {twice.version}", step="name one of them")
-        return _Repository(into, progress).add(releases)
+        return repository.add(releases)
 
 
 def _is_version(item: str) -> bool:
@@ -96,7 +110,12 @@ def _packages(versions: Sequence[str], cache: Cache, progress: Progress, kind: s
             step=f"there is: {', '.join(there) or 'none'}; for others give a tarball or a folder",
         )
     trees = [debian.fetch(version, toolchain, cache, progress) for version in versions]
-    return [Release(tree.version, tree.path, tree.origin) for tree in trees]
+    return [Release(tree.version, tree.path, tree.origin, _modified(tree.path), package=True) for tree in trees]
+
+
+def _modified(folder: Path) -> int:
+    """When a tree's Makefile was written, which tar and cp -a keep."""
+    return int((folder / "Makefile").stat().st_mtime)
 
 
 @contextmanager
@@ -105,7 +124,9 @@ def _local(item: str, cache: Cache, progress: Progress) -> Iterator[Release]:
     path = Path(item).expanduser()
     if path.is_dir():
         tree = local.snapshot(path, cache, progress)
-        yield Release(tree.version, tree.path, path.name)
+        # Not of the snapshot, whose files are as old as the cache.
+        when = _committed(path, tree.commit) if tree.commit else _modified(path)
+        yield Release(tree.version, tree.path, path.name, when)
         return
     with tempfile.TemporaryDirectory(prefix="kharness-") as folder:
         with progress.phase(f"unpacking {path.name}", "unpack source"):
@@ -123,20 +144,43 @@ def _local(item: str, cache: Cache, progress: Progress) -> Iterator[Release]:
         inside = list(top.iterdir())
         if not (top / "Makefile").exists() and len(inside) == 1 and inside[0].is_dir():
             top = inside[0]
-        yield Release(kernel_version(top, path), top, path.name)
+        yield Release(kernel_version(top, path), top, path.name, _modified(top))
+
+
+def _committed(folder: Path, commit: str) -> int:
+    """When a commit was made, which every clone knows."""
+    argv = ["git", "-C", str(folder), "show", "-s", "--format=%ct", commit]
+    return int(run(argv, what=f"git show of {folder}", env=environment()).stdout)
 
 
 class _Repository:
     """The repository of releases: bare, with a branch `main` and a tag for each of them."""
 
     def __init__(self, place: Path, progress: Progress) -> None:
-        self._place = place.expanduser()
+        self._place = place.expanduser().resolve()
         self._progress = progress
+
+    def check(self) -> None:
+        """Raises UsageError where something else lies: nothing is written there."""
+        step = "name a new folder with --into"
+        if (self._place / "HEAD").is_file():
+            if not self._ours():
+                raise UsageError(f"{self._place} is a repository that 'source import' did not make", step=step)
+        elif self._place.exists() and (not self._place.is_dir() or any(self._place.iterdir())):
+            raise UsageError(f"{self._place} is no bare repository", step=step)
+
+    def _ours(self) -> bool:
+        """Whether we made it, or it is bare and nobody has put anything in it."""
+        attributes = self._place / "info/attributes"
+        if attributes.is_file() and attributes.read_text(errors="replace") == PLAIN_BYTES:
+            return True
+        bare = self._git("config", "--bool", "core.bare", check=False) == "true"
+        return bare and not self._git("for-each-ref", "--count=1", check=False)
 
     def _git(self, *argv: str, tree: Path | None = None, when: str = "", check: bool = True) -> str:
         more = {
-            "GIT_DIR": str(self._place.resolve()),
-            "GIT_INDEX_FILE": str(self._place.resolve() / "kharness-index"),
+            "GIT_DIR": str(self._place),
+            "GIT_INDEX_FILE": str(self._place / INDEX),
         }
         if tree is not None:
             more["GIT_WORK_TREE"] = str(tree)
@@ -151,46 +195,80 @@ class _Repository:
     def add(self, releases: Sequence[Release]) -> list[tuple[str, str]]:
         """Commits the releases, each on the one before it."""
         self._open()
-        there = dict(
-            line.split()
-            for line in self._git(
-                "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/tags"
-            ).splitlines()
-        )
-        newest = max((tag.removeprefix("v") for tag in there), key=order, default="")
+        there = self._there()
+        newest = max(there, key=order, default="")
         for release in releases:
-            if f"v{release.version}" not in there and newest and release.order < order(newest):
+            if release.version not in there and newest and release.order < order(newest):
                 raise UsageError(
                     f"{self._place} has {newest} already: {release.version} cannot come after it",
                     step="import all of them --into a new folder",
                 )
-        made = []
         for release in releases:
-            commit = there.get(f"v{release.version}") or self._commit(release)
-            made.append((release.version, commit))
-        (self._place / "kharness-index").unlink(missing_ok=True)
-        return made
+            if release.version in there:
+                self._compare(release, there[release.version])
+        parent = there.get(newest, "")
+        for release in releases:
+            if release.version not in there:
+                parent = there[release.version] = self._commit(release, parent)
+        if parent:  # also after an import that was killed between the tag and the branch
+            self._git("update-ref", "refs/heads/main", parent)
+        (self._place / INDEX).unlink(missing_ok=True)
+        return [(release.version, there[release.version]) for release in releases]
+
+    def _there(self) -> dict[str, str]:
+        """The commits of the releases that are there, by version."""
+        listed = self._git("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/tags/v*")
+        tags = dict(line.split() for line in listed.splitlines())
+        return {tag.removeprefix("v"): commit for tag, commit in tags.items()}
 
     def _open(self) -> None:
-        if self._place.exists() and not (self._place / "HEAD").is_file():
-            if not self._place.is_dir() or any(self._place.iterdir()):
-                raise UsageError(f"{self._place} is no bare repository", step="name a new folder with --into")
+        """Makes the repository, whole or not at all, and removes what a killed import left in it."""
         if not (self._place / "HEAD").is_file():
-            argv = ["git", "init", "-q", "--bare", "--template=", "-b", "main", str(self._place)]
+            draft = self._place.with_name(f".{self._place.name}.new")
+            if draft.exists():
+                remove(draft)
+            argv = ["git", "init", "-q", "--bare", "--template=", "-b", "main", str(draft)]
             run(argv, what=f"making {self._place}", env=environment())
+            (draft / "info").mkdir(exist_ok=True)
+            (draft / "info/attributes").write_text(PLAIN_BYTES)
+            draft.rename(self._place)
         (self._place / "info").mkdir(exist_ok=True)
-        (self._place / "info/attributes").write_text(PLAIN_BYTES)
+        write_atomically(self._place / "info/attributes", PLAIN_BYTES)
+        for lock in (f"{INDEX}.lock", "refs/heads/main.lock", "refs/tags/v*.lock"):
+            for left in self._place.glob(lock):
+                left.unlink()
 
-    def _commit(self, release: Release) -> str:
+    def _compare(self, release: Release, commit: str) -> None:
+        """Raises UsageError where a release is there with another content."""
+        said = self._git("show", "-s", "--format=%b", commit)
+        if release.package and said == _told(release):
+            return
+        with self._progress.phase(f"comparing {release.version}", "import release"):
+            if self._tree(release) == self._git("rev-parse", f"{commit}^{{tree}}"):
+                return
+        raise UsageError(
+            f"{self._place} has {release.version} already, with another content than {release.origin}: {said}",
+            step="import it --into a new folder",
+        )
+
+    def _tree(self, release: Release) -> str:
+        """The content hash of a release, whose files are in the repository afterwards."""
+        self._git("read-tree", "--empty", tree=release.path)
+        self._git("add", "--all", "--force", "--", ".", tree=release.path)
+        return self._git("write-tree", tree=release.path)
+
+    def _commit(self, release: Release, parent: str) -> str:
         with self._progress.phase(f"importing {release.version}", "import release"):
-            self._git("read-tree", "--empty", tree=release.path)
-            self._git("add", "--all", "--force", "--", ".", tree=release.path)
-            tree = self._git("write-tree", tree=release.path)
-            parent = self._git("rev-parse", "--verify", "--quiet", "refs/heads/main", check=False)
-            when = f"{int((release.path / 'Makefile').stat().st_mtime)} +0000"
-            message = f"Linux {release.version}\n\nImported from {release.origin}."
+            tree = self._tree(release)
+            message = f"Linux {release.version}\n\n{_told(release)}"
             on = ["-p", parent] if parent else []
+            # Git walks histories by date: none may be older than its parent, as a package that was made later is.
+            before = int(self._git("show", "-s", "--format=%ct", parent)) if parent else 0
+            when = f"{max(release.when, before)} +0000"
             commit = self._git("commit-tree", tree, *on, "-m", message, when=when)
-            self._git("update-ref", "refs/heads/main", commit)
-            self._git("tag", f"v{release.version}", commit)
+            self._git("update-ref", f"refs/tags/v{release.version}", commit)
         return commit
+
+
+def _told(release: Release) -> str:
+    return f"Imported from {release.origin}."

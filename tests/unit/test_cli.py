@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from harness import cli, run, shell
+from harness.bisect.command import Hunt
 from harness.plan import DEFAULT_SERIES, BpfRequest, FaultPlan, KernelRequest, Plan, SourceRequest, Visit
 from harness.records import Exit, Fault, UsageError
 
@@ -259,3 +263,22 @@ def test_an_empty_cache_is_listed_as_such(tmp_path: Path) -> None:
     done = kharness("cache", "list", cache=tmp_path)
     assert done.returncode == Exit.PASS, done.stderr
     assert done.stdout.strip()
+
+
+def test_each_default_that_says_something_stands_in_plan() -> None:
+    """One that is written twice is two some day: in cli.py there are names, and what is empty."""
+    tree = ast.parse(Path(cli.__file__).read_text())
+    commands = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+    assert {"run", "bisect", "shell", "source_import"} <= {command.name for command in commands}
+    for command in commands:
+        for node in command.args.defaults:
+            if not isinstance(node, ast.Attribute | ast.Subscript):
+                value = ast.literal_eval(node)
+                assert not (any(value) if isinstance(value, tuple) else value), f"{command.name}: {value!r}"
+
+
+def test_flags_of_bisect_have_the_defaults_of_what_they_are_about() -> None:
+    flags = inspect.signature(cli.bisect).parameters
+    for field in fields(Hunt):
+        default = flags[field.name].default
+        assert (tuple(default) if isinstance(default, list) else default) == getattr(Hunt(), field.name), field.name

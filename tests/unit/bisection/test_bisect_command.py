@@ -7,15 +7,18 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from harness import cli
-from harness.bisect import rows, show, steps
+from harness.bisect import commits, rows, show, steps
 from harness.bisect.child import Answer
+from harness.host.cache import Cache
+from harness.host.process import Done, run
+from harness.host.progress import Progress
 from harness.plan import Plan
 from harness.records import (
     Exit,
@@ -29,6 +32,7 @@ from harness.records import (
     Verdict,
 )
 from harness.report import results
+from harness.sources import Sources
 from harness.verdict import KernelRow, MachineRow, Results, RunRow, TestRow
 from tests.unit.source.kernel_trees import FILES, MAKEFILE, fingerprint, git, git_tree, write_tree
 
@@ -63,7 +67,7 @@ class Conductor:
         id = kernel.source.revision
         if not id:  # a series on a base: what its last patch adds decides
             id = f"{len(kernel.patches)}"
-            text = Path(kernel.patches[-1]).read_text() if kernel.patches else "fine"
+            text = Path(kernel.patches[-1]).read_text(errors="replace") if kernel.patches else "fine"
             results.write(self._results(plan, id, text, 1), results.claim(Path(plan.out)).path)
             return Answer(0)
         text = subprocess.run(
@@ -244,6 +248,10 @@ def test_the_other_way_round(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     status, said = invoke("--tree", str(tree), "--bad", ids[1], "--good", ids[-1], "--find", "fixed")
     assert status == 0
     assert f"FIXED BY {ids[7][:12]}" in said.splitlines()[-1]
+    assert f"\nfixed by   {ids[7]}" in said
+    assert f"FIXED BY {ids[7][:12]}" in Path("out/latest/report.html").read_text()
+    assert json.loads(Path("out/latest/bisect.json").read_text())["find"] == "fixed"
+    assert f"# first fixed commit: [{ids[7]}]" in Path("out/latest/x86_64/bisect.log").read_text()
 
 
 def test_now_and_then(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,13 +270,39 @@ def test_a_build_break_is_bridged(tree: Path, monkeypatch: pytest.MonkeyPatch) -
         Path(name).write_text("")
     status, said = invoke(*ends(tree, ids), "--out", "without")
     assert status == Exit.INCONCLUSIVE
-    assert "ONE OF 7 points" in said.splitlines()[-1]
+    assert "BROUGHT IN BY ONE OF 7 commits" in said.splitlines()[-1]
     status, said = invoke(
         *ends(tree, ids), "--fixup", "other.patch", "--fixup", "mend.patch", "--out", "with"
     )
     assert status == 0 and ids[5][:12] in said.splitlines()[-1]
     used = {step.run.fixups for step in rows.read(Path("with")).searches[0].steps}
     assert used == {(), ("mend.patch",)}
+
+
+def test_a_fixup_that_is_edited_meanwhile_ends_it(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = history(tree, ["fine", "SLIP", "SLIP", "BUG SLIP", "BUG SLIP", "BUG"])
+    it = start(tree, monkeypatch)
+    Path("mend.patch").write_text("")
+    Path("mine.bpf.c").write_text("")
+    words = [*ends(tree, ids), "--fixup", "mend.patch", "--bpf", "mine.bpf.c"]
+    it.dies = 4
+    assert invoke(*words)[0] == Exit.INTERRUPTED
+    it.dies = -1
+    real = it.__call__
+    for name in ("mend.patch", "mine.bpf.c"):
+
+        def edited(plan: Plan, log: Path, name: str = name) -> Answer:
+            Path(name).write_text("something else")
+            return real(plan, log)
+
+        monkeypatch.setattr(steps, "conduct", edited)
+        with pytest.raises(UsageError, match=f"{name}, or what it includes, was changed since this bisection began"):
+            invoke(*words)
+        Path(name).write_text("")
+    monkeypatch.setattr(steps, "conduct", it)
+    before = len(it.plans)
+    assert invoke(*words)[0] == 0
+    assert before < len(it.plans) and len(list(Path("out").glob("bisect-*"))) == 1
 
 
 def test_each_architecture_has_its_own(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +312,24 @@ def test_each_architecture_has_its_own(tree: Path, monkeypatch: pytest.MonkeyPat
     assert status == 0
     assert said.splitlines()[-1].count(ids[3][:12]) == 2
     assert {plan.kernels[0].arch for plan in it.plans} == {"x86_64", "arm64"}
+
+
+def test_two_architectures_read_the_range_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And few git processes tell of a commit."""
+    ids = history(tree, ["fine", "fine", "BUG", "BUG"])
+    start(tree, monkeypatch)
+    asked: list[str] = []
+    real = run
+
+    def counted(argv: Sequence[str], **more: object) -> Done:
+        asked.append(" ".join(argv[3:]))
+        return real(argv, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(commits, "run", counted)
+    assert invoke(*ends(tree, ids), "--arch", "x86_64,arm64")[0] == 0
+    assert sum(words.startswith("log --topo-order") for words in asked) == 1
+    assert sum(ids[3] in words and " show " in words for words in asked) == 2 * 2, "two for each architecture's culprit"
+    assert not any(words.startswith(("log -1", "diff-tree")) for words in asked)
 
 
 def test_merges(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +358,10 @@ def test_merges(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--good", "HEAD~1", "--bad", "nope"), r"--bad nope: .*linux has no such revision"),
         (("--good", "HEAD", "--bad", "HEAD~1"), r"--good HEAD \(\w{12}\) is no ancestor of --bad HEAD~1 \(\w{12}\); "
                                                 r"exchange them, or search the other way with --find fixed"),
-        (("--good", "other", "--bad", "HEAD"), r"--good other \(\w{12}\) is no ancestor of .*; take their merge base"),
+        (("--good", "other", "--bad", "HEAD"), r"--good other \(\w{12}\) is no ancestor of .*; they have no commit in common: name two"),
+        (("--good", "side", "--bad", "HEAD"), r"--good side \(\w{12}\) is no ancestor of --bad HEAD \(\w{12}\); "
+                                              r"give their merge base if it passes too: --good \w{12}$"),
+        (("--bad", "side", "--good", "HEAD", "--find", "fixed"), r"--bad side .*if it fails too: --bad \w{12}$"),
         (("--good", "HEAD", "--bad", "main"), r"--good HEAD and --bad main are the same commit"),
         (("--good", "HEAD~1", "--bad", "HEAD", "--find", "fixd"), r"--find: unknown word 'fixd'; near it: fixed"),
         (("--good", "HEAD~1", "--bad", "HEAD", "--follow", "bild"), r"--follow: unknown word 'bild'; near it: build"),
@@ -321,6 +376,8 @@ def test_mistakes_are_told_before_anything_is_run(
     history(tree, ["fine", "fine", "BUG"])
     git(tree, "checkout", "-q", "--orphan", "other")
     git(tree, "commit", "-q", "-m", "elsewhere")
+    git(tree, "checkout", "-q", "-b", "side", "main~1")
+    git(tree, "commit", "-q", "--allow-empty", "-m", "side")
     git(tree, "checkout", "-q", "main")
     it = start(tree, monkeypatch)
     with pytest.raises(UsageError) as raised:
@@ -407,6 +464,64 @@ def test_the_report_is_json(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None
         invoke(*ends(tree, ids[:2]), "--bad", ids[2], "--out", "here", "--seed", "3")
 
 
+def test_a_folder_that_holds_something_else_stays_as_it_is(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = history(tree, ["fine", "BUG", "BUG"])
+    it = start(tree, monkeypatch)
+    Path("mine").mkdir()
+    Path("mine/letter").write_text("")
+    with pytest.raises(UsageError, match=r"mine is not empty and holds no bisection \(there is letter\)"):
+        invoke(*ends(tree, ids), "--out", "mine")
+    assert [path.name for path in Path("mine").iterdir()] == ["letter"] and not it.plans
+    Path("mine/letter").unlink()
+    Path("mine/x86_64").mkdir()  # as one leaves it that was killed before it wrote anything
+    assert invoke(*ends(tree, ids), "--out", "mine")[0] == 0
+
+
+def test_a_series_is_not_written_over_the_copies_of_another(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git_tree(tree)
+    for name, word in (("one", "BUG"), ("two", "BUG again")):
+        Path(name).mkdir()
+        for number in range(1, 4):
+            Path(f"{name}/{number}.patch").write_text(PATCH.format(word if number >= 2 else "fine"))
+    start(tree, monkeypatch)
+    assert invoke("--tree", str(tree), "--patch", "one", "--out", "here")[0] == 0
+    before = fingerprint(Path("here"))
+    with pytest.raises(UsageError, match="here/x86_64 holds another bisection"):
+        invoke("--tree", str(tree), "--patch", "two", "--out", "here")
+    assert fingerprint(Path("here")) == before
+
+
+def test_a_patch_that_is_not_utf_8(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git_tree(tree)
+    for number in (1, 2):
+        text = PATCH.format(f"J\xfcrgen: {'BUG' if number == 2 else 'fine'}")
+        Path(f"{number}.patch").write_bytes(text.encode("latin-1"))
+    it = start(tree, monkeypatch)
+    status, said = invoke("--tree", str(tree), "--patch", "1.patch", "--patch", "2.patch")
+    assert status == 0 and "BROUGHT IN BY p0002" in said.splitlines()[-1]
+    copies = next(plan.kernels[0].patches for plan in it.plans if plan.kernels[0].patches)
+    assert b"J\xfcrgen" in Path(copies[0]).read_bytes()
+
+
+def test_what_the_first_architecture_gave_is_said_though_the_second_gives_nothing(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = history(tree, ["fine", "BUG", "BUG"])
+    it = start(tree, monkeypatch)
+    real = it.__call__
+
+    def one_alone(plan: Plan, log: Path) -> Answer:
+        return real(plan, log) if plan.kernels[0].arch == "x86_64" else Answer(4, "DiskFull", "disk full")
+
+    monkeypatch.setattr(steps, "conduct", one_alone)
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda self, line: said.append(line))
+    with pytest.raises(HarnessError, match="disk full"):
+        invoke(*ends(tree, ids), "--arch", "x86_64,arm64", "--out", "here")
+    assert any(f"x86_64 BROUGHT IN BY {ids[2][:12]}" in line and line.endswith("; arm64 to come") for line in said)
+    assert len(rows.read(Path("here")).searches) == 1
+
+
 # --- releases ---------------------------------------------------------------------------------
 
 
@@ -465,3 +580,29 @@ def test_a_patch_of_a_series(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             invoke("--tree", str(tree), "--patch", "no.patch")
         except UsageError as error:
             raise UsageError(error.line()) from error
+
+
+def test_edits_meanwhile_do_not_change_the_base_of_a_series(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lay in the tree when the command was given is the base of all steps, committed or not."""
+    git_tree(tree)
+    for number in range(1, 9):
+        Path(f"{number}.patch").write_text(PATCH.format("BUG" if number >= 5 else "fine"))
+    (tree / CORE).write_text("int core;\nint edited;\n")
+    it = start(tree, monkeypatch)
+    real = it.__call__
+    bases: list[str] = []
+
+    def edited(plan: Plan, log: Path) -> Answer:
+        cache = Cache.default(0)
+        sources = Sources(plan, None, cache, Progress(cache.folder("durations")), log.parent)  # type: ignore[arg-type]
+        base = sources.tree(replace(plan.kernels[0], patches=()))
+        bases.append((base.path / CORE).read_text())
+        (tree / CORE).write_text(f"int core;\nint edited_{len(bases)};\n")
+        git(tree, "commit", "-q", "-a", "-m", f"edit {len(bases)}")
+        return real(plan, log)
+
+    monkeypatch.setattr(steps, "conduct", edited)
+    words = [word for number in range(1, 9) for word in ("--patch", f"{number}.patch")]
+    status, said = invoke("--tree", str(tree), *words)
+    assert status == 0 and "BROUGHT IN BY p0005" in said.splitlines()[-1]
+    assert len(bases) > 8 and set(bases) == {"int core;\nint edited;\n"}

@@ -6,15 +6,16 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.bisect.drive import Answer, Asked, Bisection, Ending
 from harness.bisect.search import Find
-from harness.bisect.state import STATE, Outcome, State
+from harness.bisect.state import STATE, Finding, Outcome, State
 from harness.records import GuestError, HarnessError, UsageError
-from tests.unit.bisection.worlds import OLD, SIGNATURE, Killed, Range, World, straight
+from tests.unit.bisection.worlds import OLD, SIGNATURE, TEST, Killed, Range, World, straight
 
 
 def bisect(world: World, folder: Path, asked: Asked | None = None, subject: Range | None = None) -> Answer:
@@ -129,6 +130,58 @@ def test_what_is_no_state_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / STATE).read_text() == "my notes\n"
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"sch', b'{"schema": 1, "asked": {', b"\0" * 200])
+def test_a_first_line_that_was_cut_short_is_written_again(tmp_path: Path, torn: bytes) -> None:
+    """A power cut may leave the beginning of a line, or, where only its length was written, zeros."""
+    (tmp_path / STATE).write_bytes(torn)
+    State.open(tmp_path, {"tree": "/linux"}).close()
+    assert json.loads((tmp_path / STATE).read_bytes()) == {"schema": 1, "asked": {"tree": "/linux"}}
+
+
+def test_zeros_behind_the_last_line_are_dropped(tmp_path: Path) -> None:
+    state = State.open(tmp_path, {})
+    state.note("one", 1)
+    state.close()
+    whole = (tmp_path / STATE).read_bytes()
+    (tmp_path / STATE).write_bytes(whole + b"\0" * 512)
+    again = State.open(tmp_path, {})
+    again.note("two", 2)
+    again.close()
+    assert (tmp_path / STATE).read_bytes().startswith(whole + b'{"')
+    assert State.open(tmp_path, {}).notes == {"one": 1, "two": 2}
+
+
+def test_notes_of_somebody_without_a_newline_stay(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_text("my notes")
+    with pytest.raises(UsageError, match="is no state of a bisection"):
+        State.open(tmp_path, {})
+    assert (tmp_path / STATE).read_text() == "my notes"
+
+
+def test_the_state_of_another_version_is_refused_as_such(tmp_path: Path) -> None:
+    file = tmp_path / STATE
+    file.write_text('{"schema": 2, "asked": {}}\n')
+    with pytest.raises(UsageError) as raised:
+        State.open(tmp_path, {})
+    assert raised.value.line() == (
+        f"{file} has schema 2, this kharness goes on with 1; use the version that wrote it, or choose another folder "
+        "with --out"
+    )
+    for record in ('{"point": "a", "run": {"outcome": "dreams"}}', "[]", '{"point": 7}'):
+        file.write_text(f'{{"schema": 1, "asked": {{}}}}\n{record}\n')
+        with pytest.raises(UsageError, match=r"state.jsonl:2: not a valid Record: .*; use the version that wrote it"):
+            try:
+                State.open(tmp_path, {})
+            except UsageError as error:
+                raise UsageError(error.line()) from error
+
+
+def test_what_only_the_other_bisection_asks_for_is_named(tmp_path: Path) -> None:
+    State.open(tmp_path, {"tree": "/linux", "numa": True}).close()
+    with pytest.raises(UsageError, match="it differs in numa"):
+        State.open(tmp_path, {"tree": "/linux"})
+
+
 def test_a_full_disk_ends_it_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
@@ -159,8 +212,6 @@ class Ends(World):
         end = {OLD: "old", "c3": "new"}[id]
         told = self.outcomes[end]
         outcome = told.pop(0) if len(told) > 1 else told[0]
-        from dataclasses import replace
-
         return replace(run, outcome=outcome, why=f"it {outcome}", out="steps/1")
 
 
@@ -179,8 +230,8 @@ F, P, B, X, U = Outcome.FAILS, Outcome.PASSES, Outcome.BUILD, Outcome.OTHER, Out
         ),
         ([X], [F], UsageError, r"--good v1 \(before\) does not pass, it fails in another way: it other"),
         ([B], [F], UsageError, r"--good v1 \(before\) does not pass, it fails in another way: it build"),
-        ([U], [F], GuestError, r"--good v1 \(before\) cannot be judged: it unclear; see steps/1"),
-        ([P], [U], GuestError, r"--bad v2 \(c3\) cannot be judged: it unclear; see steps/1"),
+        ([U], [F], GuestError, r"--good v1 \(before\) cannot be judged: it unclear; see /.*/steps/1, or select"),
+        ([P], [U], GuestError, r"--bad v2 \(c3\) cannot be judged: it unclear; see /.*/steps/1, or select"),
         ([P, P, F], [F], UsageError, r"--good v1 \(before\) fails as"),
     ],
 )
@@ -208,6 +259,58 @@ def test_an_end_that_once_could_not_be_judged_is_asked_again(tmp_path: Path) -> 
     assert answer.candidates[0][0] == "c2"
 
 
+def test_an_end_that_cannot_be_judged_now_and_then_is_no_reason_to_give_up(tmp_path: Path) -> None:
+    """Two inconclusive runs of ten, not in a row, say nothing against the end that fails."""
+
+    class Between(Ends):
+        def __call__(self, id: str, number: int, wanted, select: str):  # type: ignore[no-untyped-def]
+            if id in (OLD, "c3"):
+                return super().__call__(id, number, wanted, select)
+            return World.__call__(self, id, number, wanted, select)
+
+    answer = bisect(Between(old=[P], new=[P, U, P, U, F, U, F, U, F, U, F]), tmp_path)
+    assert answer.candidates[0][0] == "c2"
+
+
+def test_a_finding_that_is_another_each_time(tmp_path: Path) -> None:
+    """The failing end fails in another way at each run after the first: told where, and how to name them all."""
+    with pytest.raises(GuestError) as raised:
+        bisect(Ends(old=[P], new=[F, X]), tmp_path / "one")
+    assert raised.value.line() == (
+        f"--bad v2 (c3) cannot be judged: it other; see {tmp_path}/one/steps/1, and name all that it may be with "
+        "--signature and *, or give --follow other"
+    )
+
+    class Between(Ends):
+        def __call__(self, id: str, number: int, wanted, select: str):  # type: ignore[no-untyped-def]
+            if id in (OLD, "c3"):
+                return super().__call__(id, number, wanted, select)
+            return World.__call__(self, id, number, wanted, select)
+
+    answer = bisect(Between(old=[P], new=[F, X]), tmp_path / "two", Asked(follow=("other",)))
+    assert (answer.ending, answer.candidates[0][0]) == (Ending.FOUND, "c2")
+
+
+def test_the_failure_that_is_asked_for_may_be_the_rarer_one(tmp_path: Path) -> None:
+    """The failing end fails in two ways, now and then in the one that is asked for."""
+
+    class Two(World):
+        def __call__(self, id: str, number: int, wanted, select: str):  # type: ignore[no-untyped-def]
+            run = super().__call__(id, number, wanted, select)
+            if run.outcome is Outcome.FAILS and self.runs[id] % 3:
+                found = (Finding("kmemleak:leak:g", "a leak", TEST),)
+                return replace(run, findings=found, outcome=Outcome.OTHER if wanted else Outcome.FAILS)
+            return run
+
+    answer = bisect(Two(straight(4), "c2"), tmp_path / "one", Asked(signature="dmesg:*", follow=("other",)))
+    assert (answer.wanted.signature, answer.candidates[0][0]) == (SIGNATURE, "c2")
+    with pytest.raises(UsageError) as raised:
+        bisect(Two(straight(4), "c2"), tmp_path / "two", Asked(signature="percpu:*"))
+    assert raised.value.line() == (
+        "the failing end has no finding of signature 'percpu:*'; it has: kmemleak:leak:g; dmesg:warn:destroy_dsq"
+    )
+
+
 # --- the tests that had the failure -------------------------------------------------------------
 
 
@@ -222,13 +325,26 @@ def test_only_the_test_that_failed_is_run_at_the_steps(tmp_path: Path) -> None:
 def test_a_failure_that_needs_its_company_keeps_it(tmp_path: Path) -> None:
     class Company(World):
         def __call__(self, id: str, number: int, wanted, select: str):  # type: ignore[no-untyped-def]
-            from dataclasses import replace
-
             run = super().__call__(id, number, wanted, select)
             return run if select == "dsq" else replace(run, outcome=Outcome.PASSES, findings=())
 
     answer = bisect(Company(straight(16), "c9"), tmp_path, Asked(select="dsq"))
     assert (answer.select, answer.candidates[0][0]) == ("dsq", "c9")
+
+
+def test_a_rare_failure_is_given_the_runs_that_it_takes_to_show_alone(tmp_path: Path) -> None:
+    """It showed in the fourth run first, and alone shows in the fourth again."""
+
+    class Rare(World):
+        def __call__(self, id: str, number: int, wanted, select: str):  # type: ignore[no-untyped-def]
+            run = super().__call__(id, number, wanted, select)
+            turn = sum(asked == (id, select) for asked in self.asked)
+            fails = run.outcome is Outcome.FAILS
+            return replace(run, outcome=Outcome.PASSES, findings=()) if fails and turn % 4 else run
+
+    answer = bisect(Rare(straight(4), "c2"), tmp_path, Asked(select="dsq"))
+    assert answer.select == "(dsq) and (test_destroy)"
+    assert answer.candidates[0][0] == "c2"
 
 
 # --- what cannot be judged ------------------------------------------------------------------------

@@ -106,6 +106,17 @@ def test_which_failure_is_looked_for() -> None:
         choose(found, "crash:*")
 
 
+def test_all_that_the_users_pattern_fits_is_the_failure() -> None:
+    """A signature that is another at each run: the user's own pattern holds them together; brackets are no wildcards."""
+    odd = replace(WARN, signature="dmesg:warn:f[3]<g")
+    wanted = choose(findings(results(Verdict.FAIL, row(T, F, LEAK, odd))), "dmesg:warn:f[3]<*")
+    assert wanted.signature == odd.signature
+    again = results(Verdict.FAIL, row(T, F, replace(odd, signature="dmesg:warn:f[3]<h")))
+    assert outcome(again, wanted)[0] is How.FAILS
+    assert outcome(results(Verdict.FAIL, row(T, F, LEAK)), wanted)[0] is How.OTHER
+    assert outcome(again, choose(findings(results(Verdict.FAIL, row(T, F, odd)))))[0] is How.OTHER
+
+
 @pytest.mark.parametrize(
     ("tests", "select", "told"),
     [

@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from harness.bisect import commits
 from harness.bisect.commits import Change, Repository
 from harness.bisect.history import History, Point, line
-from harness.bisect.ranges import dull
+from harness.bisect.ranges import dull, taking_part
+from harness.bisect.state import Outcome, Run
 from harness.build.inputs import Inputs
+from harness.host.cache import Cache
+from harness.host.process import spawn
+from harness.plan import KernelRequest, Plan, SourceRequest
+from harness.records import HarnessError, UsageError
 from tests.unit.source.kernel_trees import git, git_tree
 
 PART = Inputs("x86", frozenset({"kernel/fork.c", "include/a.h"}), frozenset({"fork"}))
@@ -127,3 +134,81 @@ def test_merges_have_a_side_for_each_parent(repository: Repository) -> None:
         ["mine"],
     ]
     assert "side" in repository.diff(tip, ["side"]) and repository.diff(tip, ["mine"]) == ""
+
+
+def test_what_this_process_keeps_stays_kept(tmp_path: Path) -> None:
+    """The base of a series is held in the cache for as long as a bisection lives; looking at its kernel changes nothing."""
+    cache = Cache(tmp_path / "cache", 0)
+
+    def made(kind: str, **files: str) -> None:
+        def maker(staging: Path) -> None:
+            for name, text in files.items():
+                (staging / name).write_text(text)
+
+        cache.produce(kind, "key", maker, what="x", say=print)
+
+    made("source", Makefile="VERSION = 7\n")
+    made("kernel", objects="", **{"meta.json": json.dumps({"tree": "key"})})
+    cache.release("kernel", "key")
+    plan = Plan((KernelRequest(SourceRequest(version="7.2"), "x86_64"),), seed=1)
+    assert taking_part(Run(Outcome.PASSES, kernel="key"), plan, "x86_64", cache, lambda path: ()) is not None
+    assert [(entry.kind, entry.live) for entry in cache.entries()] == [("kernel", False), ("source", True)]
+    cache.release("source", "key")
+    cache.prune(cap=0)
+    assert taking_part(Run(Outcome.PASSES, kernel="key"), plan, "x86_64", cache, lambda path: ()) is None
+
+
+def test_what_is_told_of_a_commit(repository: Repository) -> None:
+    folder = repository.folder
+    root = git(folder, "rev-parse", "HEAD")
+    subject = "odd \u2028 subject \x0b\x85 of one line"
+    (folder / "kernel/new file.c").write_text("int new;\n")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", subject)
+    one = git(folder, "rev-parse", "HEAD")
+    git(folder, "checkout", "-q", "-b", "side", root)
+    (folder / "side").write_text("")
+    git(folder, "add", "-A", "-f")
+    git(folder, "commit", "-q", "-m", "side")
+    git(folder, "checkout", "-q", "main")
+    git(folder, "merge", "-q", "-m", "merge", "side")
+    tip = git(folder, "rev-parse", "HEAD")
+    history = repository.between(root, tip, ("", ""))
+    assert {point.title for point in history.points} == {subject, "side", "merge"}
+    told = repository.tell(one)
+    assert (told.subject, told.author, told.paths) == (subject, "t@t", ("kernel/new file.c",))
+    assert told.date == git(folder, "log", "-1", "--format=%ai", one)
+    assert repository.tell(tip).paths == ("side",), "a merge against its first parent"
+    assert (repository.tell(root).subject, repository.tell(root).paths) == ("one", ()), "not the whole tree"
+
+
+def test_of_several_merge_bases_one_is_named(repository: Repository) -> None:
+    """A criss-cross: two branches that each merged the other."""
+    folder = repository.folder
+    git(folder, "checkout", "-q", "-b", "side")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "s1")
+    side = git(folder, "rev-parse", "HEAD")
+    git(folder, "checkout", "-q", "main")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "m1")
+    main = git(folder, "rev-parse", "HEAD")
+    git(folder, "merge", "-q", "-m", "main takes side", side)
+    git(folder, "checkout", "-q", "side")
+    git(folder, "merge", "-q", "-m", "side takes main", main)
+    git(folder, "commit", "-q", "--allow-empty", "-m", "s2")
+    ends = git(folder, "rev-parse", "main"), git(folder, "rev-parse", "side")
+    with pytest.raises(UsageError) as raised:
+        repository.between(*ends, ("--good main", "--bad side"))
+    found = raised.value.step.partition(": --good ")
+    assert found[0] == "give their merge base, one of 2, if it passes too"
+    assert found[2] in (side[:12], main[:12])
+    history = repository.between(side, ends[1], ("", ""))
+    assert [point.title for point in history.points] == ["m1", "side takes main", "s2"]
+
+
+def test_a_git_that_dies_is_not_taken_for_one_that_knows_nothing(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = spawn
+    monkeypatch.setattr(commits, "spawn", lambda argv, **more: real(["sh", "-c", "kill -9 $$"], **more))
+    with pytest.raises(HarnessError, match=r"git cat-file of .*linux failed \(killed by SIGKILL\)"):
+        repository.texts(["0" * 40])

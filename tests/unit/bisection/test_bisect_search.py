@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.bisect.history import History, Point
-from harness.bisect.search import CONFIDENCE, Find, Known, Search, Seen, enough
+from harness.bisect.search import Find, Known, Search, Seen, enough
+from harness.plan import CONFIDENCE
 from tests.unit.bisection.worlds import straight
 
 

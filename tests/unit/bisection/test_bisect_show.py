@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
+import pytest
+
 from harness.bisect import show
 from harness.bisect.drive import Ending
 from harness.bisect.judge import Wanted
@@ -29,6 +34,11 @@ def report(ending: Ending, *candidates: Candidate, find: Find = Find.REGRESSION,
     return Report(("kharness", "bisect"), find, 0.99, (search,))
 
 
+def words(page: str) -> list[str]:
+    """The words that are shown, but for the flags, which are the user's own."""
+    return re.sub(r"<style>.*?</style>|<[^>]*>|--\w+", " ", page, flags=re.DOTALL).split()
+
+
 ONE = Candidate("b" * 40, 0.99834, NASTY, "A <a@b>", "2026-01-01", "-old\n+new <b>\n")
 
 
@@ -37,7 +47,7 @@ def test_what_was_found() -> None:
     assert told.splitlines()[-1].startswith("bisect: x86_64 BROUGHT IN BY bbbbbbbbbbbb 'sched: <script>")
     assert "99.83 %  out/x/report.html" in told.splitlines()[-1]
     for words in (
-        "12 commits between --good v1 (000000000000) and --bad v2", "1 change nothing that is built", "each time",
+        "12 commits between --good v1 (000000000000) and --bad v2", "nothing that is built changes in 1 commit", "each time",
         "before     aaaaaaaaaaaa passes", "after      bbbbbbbbbbbb fails: WARNING in f at f (kernel/f.c:7)",
         "built in 1 min 10 s", "not judged eeeeeeeeeeee", "3 kernels between the ends, 2 runs, 1 min 52 s", "+new <b>",
     ):  # fmt: skip
@@ -51,16 +61,39 @@ def test_before_and_after_of_what_was_mended() -> None:
     assert "FIXED BY" in told.splitlines()[-1]
     assert "before     bbbbbbbbbbbb fails" in told and "after      aaaaaaaaaaaa passes" in told
     assert "in about 31% of the runs" in " ".join(told.split())
+    assert f"fixed by   {'b' * 40}" in told and "culprit" not in told
+    page = show.html(report(Ending.FOUND, ONE, find=Find.FIXED, rate=0.31))
+    assert "FIXED BY" in page and "fixed by, 99.83 %" in page and "culprit" not in page and "bad" not in words(page)
 
 
 def test_what_cannot_be_told_apart_and_what_contradicts_itself() -> None:
     several = report(Ending.SEVERAL, ONE, Candidate("c" * 40, 0.5, "other"))
-    assert "ONE OF 2 points, which cannot be told apart" in show.render(several, "")
+    assert "BROUGHT IN BY ONE OF 2 commits, which cannot be told apart" in show.render(several, "")
+    fixed = report(Ending.SEVERAL, ONE, Candidate("c" * 40, 0.5, "other"), find=Find.FIXED)
+    assert "FIXED BY ONE OF 2 commits" in show.render(fixed, "") and "FIXED BY ONE OF 2 commits" in show.html(fixed)
     assert "candidate  " + "c" * 40 + " other, 50 %" in show.render(several, "")
     assert several.exit is Exit.INCONCLUSIVE
     none = report(Ending.CONTRADICTION)
-    assert "CONTRADICTION: no single point explains the runs" in show.render(none, "")
+    assert "CONTRADICTION: no single commit explains the runs" in show.render(none, "")
     assert none.exit is Exit.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("points", "what", "interior", "dull", "says"),
+    [
+        (1, "patch", 1, 1, ("1 patch between", "the ends: 1 kernel.", "nothing that is built changes in 1 patch<")),
+        (3, "patch", 2, 2, ("3 patches between", "the ends: 2 kernels.", "nothing that is built changes in 2 patches<")),
+        (2, "symbol", 0, 0, ("2 symbols between", "the ends: 0 kernels.")),
+    ],
+)  # fmt: skip
+def test_numbers_on_the_page(points: int, what: str, interior: int, dull: int, says: tuple[str, ...]) -> None:
+    (search,) = report(Ending.FOUND, ONE).searches
+    why = {f"d{number}": "documentation" for number in range(dull)}
+    search = replace(search, points=points, what=what, interior=interior, dull=why)
+    page = show.html(replace(report(Ending.FOUND, ONE), searches=(search,)))
+    for words_ in says:
+        assert words_ in page, words_
+    assert ("nothing that is built" in page) == bool(dull)
 
 
 def test_the_page_escapes_what_it_shows() -> None:

@@ -11,7 +11,8 @@ from harness.bisect.drive import Asked, Bisection
 from harness.bisect.judge import Wanted
 from harness.bisect.search import Find
 from harness.bisect.state import Finding, Outcome, Run, State
-from harness.bisect.symbols import OLD, Symbols, Try, differing, mixed
+from harness.bisect.steps import Impossible
+from harness.bisect.symbols import OLD, ROUNDS, Symbols, Try, differing, mixed
 from harness.build import kconfig
 from harness.build.kconfig import Refused
 from harness.plan import KernelRequest, SourceRequest
@@ -75,6 +76,37 @@ def test_what_cannot_be_had_is_left_to_kconfig_but_not_at_the_ends(tmp_path: Pat
 
     with pytest.raises(Refused):
         search(tmp_path, never).kconfig(OLD)
+
+
+def test_what_kconfig_always_undoes_is_no_kernel(tmp_path: Path) -> None:
+    """Two symbols that switch each other, so that no request comes out as it was asked: the point is not judged."""
+    tried: list[str] = []
+
+    def flips(path: Path) -> None:
+        asked = values(str(path))
+        if asked["A"] == "y" and "C" not in asked:
+            tried.append(asked["B"])
+            refused = Refused("CONFIG_B")
+            refused.got = {"B": "y" if asked["B"] == "n" else "n"}
+            raise refused
+
+    both = "CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\nCONFIG_SAME=y\n"
+    it = search(tmp_path, flips, good="CONFIG_SAME=y\n", bad=both)
+    it.kconfig("k0003")
+    with pytest.raises(Impossible, match="Kconfig undoes what this point asks for, however it is asked: CONFIG_B"):
+        it.kconfig("k0002")
+    assert len(tried) == ROUNDS
+
+    def never(path: Path) -> None:
+        tried.append("")
+        refused = Refused("CONFIG_A")
+        refused.got = {"A": "y"}  # what it asked for
+        raise refused
+
+    tried.clear()
+    with pytest.raises(Impossible, match="CONFIG_A"):
+        search(tmp_path, never, good="CONFIG_SAME=y\n", bad=both).kconfig("k0002")
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("find", list(Find))

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,9 @@ from harness.records import UsageError
 from harness.source import debian, local, releases
 from harness.source.debian import Offer
 from harness.source.releases import gather, order
-from tests.unit.source.kernel_trees import FILES, MAKEFILE, contents, git, write_tree
+from tests.unit.source.kernel_trees import FILES, MAKEFILE, contents, fingerprint, git, git_tree, write_tree
+
+ROOT = Path(releases.__file__).resolve().parents[2]
 
 
 def tree(folder: Path, point: int, core: str) -> Path:
@@ -57,6 +63,118 @@ def test_what_is_there_stays_and_newer_ones_are_added(tmp_path: Path, cache: Cac
 def test_the_same_import_gives_the_same_commits(tmp_path: Path, cache: Cache, progress: Progress) -> None:
     items = [tarball(tmp_path, point, f"int v{point};\n") for point in (6, 9)]
     assert gather(items, tmp_path / "one.git", cache, progress) == gather(items[::-1], tmp_path / "two.git", cache, progress)
+
+
+def test_dates_are_those_of_the_content(tmp_path: Path, cache: Cache, progress: Progress) -> None:
+    """Not of the snapshot in the cache: another cache, another day, a clone elsewhere give the same commits."""
+    plain = tree(tmp_path / "plain", 6, "int v6;\n")
+    os.utime(plain / "Makefile", (1_500_000_000, 1_500_000_000))
+    mine = git_tree(tmp_path / "mine")  # 7.2.13
+    (tmp_path / "elsewhere").mkdir()
+    git(mine, "clone", "-q", str(mine), str(tmp_path / "elsewhere/mine"))
+    os.utime(tmp_path / "elsewhere/mine/Makefile", (1_600_000_000, 1_600_000_000))
+    shutil.copytree(plain, tmp_path / "elsewhere/plain")  # with its times
+    one = gather([str(plain), str(mine)], tmp_path / "one.git", cache, progress)
+    other = Cache(tmp_path / "other", 0)
+    elsewhere = [str(tmp_path / "elsewhere" / name) for name in ("mine", "plain")]
+    assert gather(elsewhere, tmp_path / "two.git", other, progress) == one
+    dates = git(tmp_path / "one.git", "log", "--reverse", "--format=%ct %at", "main").splitlines()
+    committed = git(mine, "log", "-1", "--format=%ct")
+    assert dates == ["1500000000 1500000000", f"{committed} {committed}"]
+
+
+def test_no_release_is_older_than_the_one_before_it(tmp_path: Path, cache: Cache, progress: Progress) -> None:
+    """As with 7.2.12 of a backport, whose package was made after that of 7.2.13: git walks histories by date."""
+    folders = [tree(tmp_path / str(point), point, "") for point in (12, 13)]
+    for folder, when in zip(folders, (1_600_000_000, 1_500_000_000), strict=True):
+        os.utime(folder / "Makefile", (when, when))
+    gather([str(folder) for folder in folders], tmp_path / "r.git", cache, progress)
+    assert git(tmp_path / "r.git", "log", "--format=%ct", "main").splitlines() == ["1600000000"] * 2
+
+
+def test_a_release_that_is_there_with_another_content(tmp_path: Path, cache: Cache, progress: Progress) -> None:
+    mine, into = tree(tmp_path / "mine", 6, "int v6;\n"), tmp_path / "r.git"
+    first = gather([str(mine)], into, cache, progress)
+    assert gather([str(mine)], into, cache, progress) == first
+    (mine / "kernel/sched/core.c").write_text("int edited;\n")
+    newer = tarball(tmp_path, 9, "int v9;\n")
+    with pytest.raises(UsageError) as raised:
+        gather([newer, str(mine)], into, cache, progress)
+    assert raised.value.line() == (
+        f"{into} has 7.2.6 already, with another content than mine: Imported from mine.; import it --into a new folder"
+    )
+    assert git(into, "for-each-ref", "--format=%(refname)").split() == ["refs/heads/main", "refs/tags/v7.2.6"]
+
+
+def test_a_repository_of_the_users_stays_as_it_is(
+    tmp_path: Path, cache: Cache, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before anything is fetched: a package is 165 MB."""
+    monkeypatch.setattr(releases, "open_toolchain", lambda *args: pytest.fail("nothing is to be fetched"))
+    mine = git_tree(tmp_path / "linux")
+    git(mine, "clone", "-q", "--bare", str(mine), str(tmp_path / "linux.git"))
+    for place in (tmp_path / "linux.git", mine / ".git"):
+        before = fingerprint(place)
+        with pytest.raises(UsageError, match=r"is a repository that 'source import' did not make; name a new"):
+            try:
+                gather(["7.2.13"], place, cache, progress)
+            except UsageError as error:
+                raise UsageError(error.line()) from error
+        assert fingerprint(place) == before
+    with pytest.raises(UsageError, match="linux is no bare repository"):
+        gather(["7.2.13"], mine, cache, progress)
+
+
+def test_an_empty_bare_repository_will_do(tmp_path: Path, cache: Cache, progress: Progress) -> None:
+    git(tmp_path, "init", "-q", "--bare", "r.git")
+    made = gather([tarball(tmp_path, 6, "")], tmp_path / "r.git", cache, progress)
+    assert git(tmp_path / "r.git", "rev-parse", "v7.2.6", "refs/heads/main").split() == [made[0][1]] * 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from harness.host.cache import Cache
+from harness.host.progress import Progress
+from harness.source import releases
+
+left = int(sys.argv[1])
+real = releases.run
+
+def run(argv, **more):
+    global left
+    git = argv[0] == "git"
+    if git and left == 0:
+        place = Path(sys.argv[3])
+        for lock in ("kharness-index.lock", "refs/heads/main.lock", "refs/tags/v7.2.9.lock"):
+            if (place / lock).parent.is_dir():
+                (place / lock).touch()  # as the git that dies with us may leave them
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= git
+    return real(argv, **more)
+
+releases.run = run
+cache = Cache(Path(sys.argv[2]), 0)
+releases.gather(sys.argv[4:], Path(sys.argv[3]), cache, Progress(cache.folder("durations")))
+"""
+
+
+def test_an_import_that_was_killed_can_be_repeated(tmp_path: Path, cache: Cache, progress: Progress) -> None:
+    """Before each git process of it: the second one goes on, and makes the commits of one that went through."""
+    items = [tarball(tmp_path, point, f"int v{point};\n") for point in (6, 9)]
+    wanted = gather(items, tmp_path / "whole.git", cache, progress)
+    for after in range(100):
+        into = tmp_path / f"{after}.git"
+        argv = [sys.executable, "-c", KILLED, str(after), str(tmp_path / "cache"), str(into), *items]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+        assert gather(items, into, cache, progress) == wanted, f"killed before git process {after}"
+        assert git(into, "rev-parse", "main") == wanted[-1][1]
+        assert git(into, "rev-list", "--count", "--all") == "2"
+        assert not list(tmp_path.glob(".*.new")) and not (into / "kharness-index").exists()
+        if done.returncode == 0:
+            break
+    assert after > 10
 
 
 def test_mistakes_leave_nothing_behind(tmp_path: Path, cache: Cache, progress: Progress) -> None:
