@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from harness.bisect.ranges import Commits, Range
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import Find
 from harness.bisect.series import Series
-from harness.bisect.state import STATE, Outcome, State
+from harness.bisect.state import STATE, Outcome, Run, State
 from harness.bisect.steps import Source, Stepper
 from harness.bisect.symbols import Symbols
 from harness.build import configure
@@ -65,7 +66,7 @@ class Searched(Subject, Source, Protocol):
 
     what: str
 
-    def candidate(self, id: str, chance: float) -> Candidate: ...
+    def candidate(self, id: str, chance: float, runs: Sequence[Run] = ()) -> Candidate: ...
 
 
 def bisect(plan: Plan, hunt: Hunt) -> Exit:
@@ -269,11 +270,12 @@ def _row(arch: str, subject: Searched, asked: Asked, answer: Answer, state: Stat
         for name, run in state.order
     )
     failing, passing = nearest(history, subject.old, asked.find, answer, steps)
+    runs = tuple(step.run for step in (failing, passing, *steps) if step and step.run.kernel)
     return SearchRow(
         arch=arch, what=subject.what, ending=answer.ending, names=subject.names, old=subject.old,
         new=history.points[-1].id, points=len(history), wanted=answer.wanted, rate=answer.rate,
         interior=answer.interior,
-        select=answer.select, candidates=tuple(subject.candidate(id, chance) for id, chance in answer.candidates),
+        select=answer.select, candidates=tuple(subject.candidate(id, chance, runs) for id, chance in answer.candidates),
         steps=steps, folder=arch, failing=failing, passing=passing, dull=answer.dull, unfit=answer.unfit,
     )  # fmt: skip
 

@@ -81,21 +81,30 @@ class Commits:
         """No fragment but the plan's."""
         return ()
 
-    def candidate(self, id: str, chance: float) -> Candidate:
-        """What git tells of a commit, with its change of the files that may take part in a build."""
+    def candidate(self, id: str, chance: float, runs: Sequence[Run] = ()) -> Candidate:
+        """What git tells of a commit, with its change of the files that may take part in a build.
+
+        `runs` are some whose kernels may tell which these are, the best first.
+        """
         repository = self._range.repository
         told = repository.tell(id)
+        parts = (self._part(run) for run in runs)
         nothing = Inputs(load(self._arch).kernel.srcarch, frozenset(), frozenset())
-        paths = [path for path in told.paths if not nothing.outside(path)]
+        part = next((part for part in parts if part), None)
+        why_not = part.unread if part else nothing.outside
+        paths = [path for path in told.paths if not why_not(path)]
         diff = repository.diff(id, paths) if paths else ""
         return Candidate(id, chance, told.subject, told.author, told.date, diff)
 
     def dull(self, id: str, run: Run) -> Mapping[str, str]:
         """The commits that change nothing that is built, and why, as far as the kernel of a run of `id` tells."""
-        part = taking_part(
+        part = self._part(run)
+        return dull(self.history, self._range.changes, part, id) if part else {}
+
+    def _part(self, run: Run) -> Inputs | None:
+        return taking_part(
             run, self._plan, self._arch, self._cache, lambda path: self._range.versions.get(path, ())
         )
-        return dull(self.history, self._range.changes, part, id) if part else {}
 
 
 def taking_part(

@@ -69,7 +69,7 @@ class Series:
         """No fragment but the plan's."""
         return ()
 
-    def candidate(self, id: str, chance: float) -> Candidate:
+    def candidate(self, id: str, chance: float, runs: Sequence[Run] = ()) -> Candidate:
         """A patch with its text."""
         patch = self._patches[self.history.index[id]]
         return Candidate(id, chance, patch.name, diff=patch.data.decode(errors="replace"))

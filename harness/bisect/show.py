@@ -127,10 +127,17 @@ def _candidate(candidate: Candidate, label: str, *, whole: bool) -> Iterator[str
     if candidate.author:
         yield from _entry("", f"{candidate.author}, {candidate.date}")
     lines = candidate.diff.splitlines() if whole else []
+    if len(lines) > DIFF_LINES and (files := changed(candidate.diff)):
+        yield from _entry("", f"changes {plural(len(files), 'file')} that may take part: {', '.join(files)}")
     for line in lines[:DIFF_LINES]:
         yield " " * _LABEL + clean(line)
     if len(lines) > DIFF_LINES:
         yield " " * _LABEL + f"and {plural(len(lines) - DIFF_LINES, 'more line')}"
+
+
+def changed(diff: str) -> list[str]:
+    """The files that git's diff changes, in its order."""
+    return [row.rpartition(" b/")[2] for row in diff.splitlines() if row.startswith("diff --git a/")]
 
 
 def html(report: Report) -> str:

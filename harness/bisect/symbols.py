@@ -8,7 +8,7 @@ kernel of that point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.bisect.history import History, line
@@ -83,7 +83,7 @@ class Symbols:
                 self._say(f"{id}: left to Kconfig: {_named(error.got)}")
         raise Impossible(f"Kconfig undoes what this point asks for, however it is asked: {_named(undone)}")
 
-    def candidate(self, id: str, chance: float) -> Candidate:
+    def candidate(self, id: str, chance: float, runs: Sequence[Run] = ()) -> Candidate:
         """A symbol, with what it was and is."""
         place = self.history.index[id]
         before = ", ".join(f"CONFIG_{name}" for name in self.differing[max(0, place - 5) : place])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.bisect import commits
+from harness.bisect import commits, ranges, show
 from harness.bisect.commits import Change, Repository
 from harness.bisect.history import History, Point, line
-from harness.bisect.ranges import dull, taking_part
+from harness.bisect.ranges import Commits, Range, dull, taking_part
 from harness.bisect.state import Outcome, Run
 from harness.build.inputs import Inputs
 from harness.host.cache import Cache
@@ -156,6 +156,26 @@ def test_what_this_process_keeps_stays_kept(tmp_path: Path) -> None:
     cache.release("source", "key")
     cache.prune(cap=0)
     assert taking_part(Run(Outcome.PASSES, kernel="key"), plan, "x86_64", cache, lambda path: ()) is None
+
+
+def test_the_change_of_a_commit_is_told_as_far_as_it_may_take_part(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = repository.folder
+    base = git(folder, "rev-parse", "HEAD")
+    for name in ("kernel/sched/core.c", "drivers/md/dm.c", "Documentation/x.rst"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("int more;\n")
+    git(folder, "add", "-A", "-f")
+    git(folder, "commit", "-q", "-m", "release")
+    tip = git(folder, "rev-parse", "HEAD")
+    plan = Plan((KernelRequest(SourceRequest(tree=str(folder)), "x86_64"),), seed=1)
+    commits = Commits(Range(repository, (base, tip), ("", "")), plan, "x86_64", Cache(folder / ".cache", 0))
+    gone, there = Run(Outcome.PASSES, kernel="gone"), Run(Outcome.PASSES, kernel="there")
+    part = Inputs("x86", frozenset({"kernel/sched/core.c"}), frozenset())
+    monkeypatch.setattr(ranges, "taking_part", lambda run, *_: part if run is there else None)
+    assert show.changed(commits.candidate(tip, 1.0, (gone, there)).diff) == ["kernel/sched/core.c"]
+    assert show.changed(commits.candidate(tip, 1.0, (gone,)).diff) == ["drivers/md/dm.c", "kernel/sched/core.c"]
 
 
 def test_what_is_told_of_a_commit(repository: Repository) -> None:

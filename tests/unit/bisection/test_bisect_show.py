@@ -56,6 +56,14 @@ def test_what_was_found() -> None:
     assert report(Ending.FOUND, ONE).exit is Exit.PASS
 
 
+def test_the_files_of_a_long_change_are_named() -> None:
+    diff = "".join(f"diff --git a/{name} b/{name}\n" + "+x\n" * 30 for name in ("kernel/a.c", "include/b c.h"))
+    told = show.render(report(Ending.FOUND, replace(ONE, diff=diff)), "x")
+    assert "changes 2 files that may take part: kernel/a.c, include/b c.h" in told
+    assert "and 22 more lines" in told
+    assert "may take part" not in show.render(report(Ending.FOUND, ONE), "x")
+
+
 def test_before_and_after_of_what_was_mended() -> None:
     told = show.render(report(Ending.FOUND, ONE, find=Find.FIXED, rate=0.31), "x")
     assert "FIXED BY" in told.splitlines()[-1]
