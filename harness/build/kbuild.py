@@ -103,7 +103,7 @@ class _One:
             remove(folder)
 
     def incremental(self, staging: Path) -> dict[str, object]:
-        """In the folder that is kept, and from nothing if that fails; one left in doubt starts from nothing next time."""
+        """In the folder that is kept, and from nothing if that fails; one left in doubt starts from nothing next."""
         request, say = self.request, self.progress.say
         with kept.opened(request, self.toolchain, self.sha256, self.cache, say) as place:
             place.begin(self.config)
