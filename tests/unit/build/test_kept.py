@@ -33,7 +33,7 @@ COUNTING = MAKEFILE.replace(
 
 # Warns where the source says so, and compiles nothing in a build folder that is poisoned.
 WARNING_CC = """\
-test -e /build/poison && { echo "$srctree/$1:1:1: error: poisoned" >&2; exit 1; }
+test -e /build/poison && { echo "$srctree/$1:1:1: $(cat /build/poison)" >&2; exit 1; }
 grep -q "#warn" "$1" && echo "$1:1:1: warning: of $2"
 """ + CC_SH
 
@@ -214,7 +214,7 @@ def test_a_file_that_was_generated_before_has_it_start_from_nothing(world: World
 
 def test_what_only_the_folder_fails_is_not_believed(world: World) -> None:
     build(world)
-    (folders(world)[0] / "build/poison").touch()
+    (folders(world)[0] / "build/poison").write_text("error: poisoned")
     put(world, "kernel/dsq.c", "int dsq = 2;\n")
     kernel = build(world)
     assert same_as_from_nothing(world, kernel)
@@ -223,6 +223,28 @@ def test_what_only_the_folder_fails_is_not_believed(world: World) -> None:
     put(world, "kernel/dsq.c", "int dsq = 3;\n")
     assert same_as_from_nothing(world, build(world))
     assert "starts from nothing: whoever worked on it last did not come to an end" in world.told.getvalue()
+
+
+def test_a_folder_that_failed_otherwise_than_the_tree_is_in_doubt(world: World) -> None:
+    build(world)
+    (folders(world)[0] / "build/poison").write_text("Killed signal terminated program cc1")
+    put(world, "kernel/dsq.c", "#error no such percpu\n")
+    with pytest.raises(KernelFailure, match="no such percpu"):
+        build(world)
+    put(world, "kernel/dsq.c", "int dsq = 1;\n")
+    build(world)
+    assert from_nothing(world)
+
+
+def test_the_folder_stays_whole_and_extmod_is_never_added_to(world: World) -> None:
+    build(world)
+    place = folders(world)[0] / "build"
+    for name in ("vmlinux", "System.map", "Module.symvers", ".config", "arch/x86/boot/bzImage"):
+        assert (place / name).is_file(), name
+    (place / "extmod").mkdir()
+    (place / "extmod/left").touch()
+    put(world, "kernel/dsq.c", "int dsq = 1;\n")
+    assert same_as_from_nothing(world, build(world)) and not from_nothing(world)
 
 
 def test_the_trees_own_failure_is_told_after_both_and_the_folder_stays(world: World) -> None:
