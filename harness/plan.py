@@ -255,8 +255,8 @@ class Plan:
     """One run, as the command line asked for it.
 
     `machines` are those that every test is to run on; none means that tests choose. `guests` is how many run at
-    once; 0: as many as this host bears. A replay names one canonical `test_id` and the content hash that its `tree`
-    must have.
+    once; 0: as many as this host bears. With `incremental` kernels are built in a folder that stays. A replay names one
+    canonical `test_id` and the content hash that its `tree` must have.
     """
 
     kernels: tuple[KernelRequest, ...]
@@ -277,6 +277,7 @@ class Plan:
     keep: bool = False
     dump: bool = False
     coverage: bool = False
+    incremental: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB
     test_id: str = ""

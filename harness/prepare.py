@@ -249,7 +249,9 @@ class Workbench:
     def _kernel(self, request: KernelRequest, definition: Definition, tree: Tree) -> Kernel:
         users = tuple(Path(path) for path in self._plan.kconfig)
         profile = PROFILE.object if self._plan.coverage else ""
-        build = BuildRequest(tree, definition, users, self._plan.jobs, profile=profile)
+        build = BuildRequest(
+            tree, definition, users, self._plan.jobs, profile=profile, incremental=self._plan.incremental
+        )
         return kbuild.build(build, self._toolchain, self._cache, self._progress, request.role)
 
     def _image(

@@ -70,8 +70,10 @@ class Stepper:
         label = f"{number:04}-{id[:12]}"
         start, clock = time.time(), time.monotonic()
         try:
+            more = self._source.kconfig(id)
+            # A folder is of one .config: where each point has its own, it would only take space.
             plan = replace(
-                self._plan, select=select, kconfig=(*self._plan.kconfig, *self._source.kconfig(id))
+                self._plan, select=select, kconfig=(*self._plan.kconfig, *more), incremental=not more
             )
         except Impossible as error:
             return Run(Outcome.BUILD, str(error), started=start)

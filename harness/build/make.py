@@ -57,6 +57,7 @@ class BuildRequest:
 
     `jobs` is at most how many compilers run at once (never more than this machine has CPUs); `kconfigs` is the
     folder of the definition's fragments. `profile` is an object (kernel/fork.o) whose execution the kernel counts.
+    With `incremental` it is built in a folder that stays (kept.py); the same kernel comes out.
     """
 
     tree: Tree
@@ -65,6 +66,7 @@ class BuildRequest:
     jobs: int = 2
     kconfigs: Path = KCONFIGS
     profile: str = ""
+    incremental: bool = False
 
     @property
     def arch(self) -> str:
@@ -102,12 +104,13 @@ def key(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class Make:
-    """make in one build folder."""
+    """make in one build folder. `grouped`: what it prints for one target stays together."""
 
     request: BuildRequest
     toolchain: Toolchain
     build: Path
     ccache: Path
+    grouped: bool = False
 
     def __call__(
         self, *targets: str, what: str, deadline: float, on_line: Callable[[str], None] | None = None
@@ -119,6 +122,8 @@ class Make:
         settings = [f"{name}={value}" for name, value in variables.items()]
         jobs = max(1, min(self.request.jobs, len(os.sched_getaffinity(0))))
         command = ["make", "--no-print-directory", "-C", SRC, f"-j{jobs}", *settings, *targets]
+        if self.grouped:
+            command.insert(1, "--output-sync=target")
         before_ccache(self.ccache / COMPILERS, ("gcc", f"{known.cross_compile}gcc"))
         binds = (
             Bind(self.request.tree.path, SRC),

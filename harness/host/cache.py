@@ -156,6 +156,24 @@ class Cache:
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def workplace(self, kind: str, key: str, *, what: str, say: Say) -> Iterator[Path]:
+        """An entry that is worked on where it lies: empty if it was not there, ours alone within the block.
+
+        Whoever wants the same one waits, and says for whom; no prune takes it meanwhile. Whether its content is whole
+        is the caller's to know. Its size is measured after the block.
+        """
+        with self.locked(kind, key, what=what, say=say):
+            use = acquire(self._meta(kind, key, "use"), shared=True)
+            assert use is not None
+            path = self._path(kind, key)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                yield path
+            finally:
+                self._record(kind, key, disk_bytes(path))
+                use.release()
+
     def _make(self, kind: str, key: str, maker: Callable[[Path], None]) -> None:
         """Fills a staging folder and renames it; the caller holds the entry's lock."""
         with self.scratch(kind, key) as staging:
@@ -198,8 +216,11 @@ class Cache:
         for folder in sorted(self.root.iterdir()):
             if folder.name.startswith(".") or folder.name == "folder" or not folder.is_dir():
                 continue
-            found += [self._entry(folder.name, entry) for entry in sorted(folder.iterdir()) if entry.is_dir()]
+            found += self._of_kind(folder.name)
         return sorted(found, key=lambda entry: entry.used)
+
+    def _of_kind(self, kind: str) -> list[Entry]:
+        return [self._entry(kind, entry) for entry in sorted((self.root / kind).iterdir()) if entry.is_dir()]
 
     def _entry(self, kind: str, path: Path) -> Entry:
         meta = self._meta(kind, path.name, "json")
@@ -231,6 +252,12 @@ class Cache:
                 total -= entry.size
                 gone.append(entry)
         return gone
+
+    def trim(self, kind: str, most: int) -> list[Entry]:
+        """Removes the least recently used entries of a kind beyond `most`, none in use. Returns what was removed."""
+        entries = sorted(self._of_kind(kind), key=lambda entry: entry.used)
+        idle = [entry for entry in entries if not entry.live]
+        return [entry for entry in idle[: max(0, len(entries) - most)] if self._remove(entry)]
 
     def _remove(self, entry: Entry) -> bool:
         use = acquire(self._meta(entry.kind, entry.key, "use"), wait=False)
@@ -294,11 +321,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def disk_bytes(folder: Path) -> int:
-    """The bytes that a folder takes on disk, symlinks not followed."""
+    """The bytes that a folder takes on disk, symlinks not followed.
+
+    A file with n links counts as a n-th: snapshots are links to one another, and so their sum is near what they take.
+    """
     total = 0
     for where, _, files in os.walk(folder):
         total += os.lstat(where).st_blocks * 512
-        total += sum(os.lstat(os.path.join(where, name)).st_blocks * 512 for name in files)
+        for name in files:
+            seen = os.lstat(os.path.join(where, name))
+            total += seen.st_blocks * 512 // max(1, seen.st_nlink)
     return total
 
 

@@ -105,6 +105,29 @@ def test_what_there_can_be_no_kernel_of_is_a_result(tmp_path: Path) -> None:
     assert (run.outcome, run.why, run.kernel) == (Outcome.BUILD, "CONFIG_A cannot be had", "")
 
 
+@pytest.mark.parametrize(("fragments", "incremental"), [((), True), (("a.config",), False)])
+def test_a_step_builds_in_the_folder_that_is_kept_unless_its_config_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fragments: tuple[str, ...], incremental: bool
+) -> None:
+    class Source:
+        def kernel(self, id: str) -> KernelRequest:
+            return PLAN.kernels[0]
+
+        def kconfig(self, id: str) -> tuple[str, ...]:
+            return fragments
+
+    asked: list[Plan] = []
+
+    def conduct(plan: Plan, log: Path) -> Answer:
+        asked.append(plan)
+        return Answer(2, "UsageError", "enough")
+
+    monkeypatch.setattr(steps, "conduct", conduct)
+    with pytest.raises(UsageError, match="enough"):
+        Stepper(PLAN, Source(), tmp_path)("k1", 1, None, "")
+    assert [plan.incremental for plan in asked] == [incremental] and not PLAN.incremental
+
+
 def test_the_child_writes_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import json
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.host.cache import Cache, write_atomically
+from harness.host.cache import Cache, disk_bytes, write_atomically
 from harness.host.process import DiskFull, run
 from harness.records import HarnessError, UsageError
 
@@ -245,3 +245,40 @@ def test_prune_leaves_the_python_that_runs_it(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "kharness/venv/mine"))
     assert [entry.key for entry in Cache.default(1 << 30).prune(None, 0)] == ["other"]
     assert (tmp_path / "kharness/venv/mine/data").is_file()
+
+
+def test_links_to_one_file_count_once_together(tmp_path: Path) -> None:
+    """Else snapshots that are links to one another fill the cap with what they do not take."""
+    snapshots = [tmp_path / str(number) for number in range(4)]
+    for folder in snapshots:
+        folder.mkdir()
+    (snapshots[0] / "file").write_bytes(os.urandom(4 << 20))
+    alone = disk_bytes(snapshots[0])
+    for folder in snapshots[1:]:
+        os.link(snapshots[0] / "file", folder / "file")
+    assert 4 << 20 <= alone
+    assert alone <= sum(disk_bytes(folder) for folder in snapshots) < alone * 5 // 4
+    assert disk_bytes(snapshots[0]) < alone // 3
+
+
+def test_the_least_recently_used_of_a_kind_go_beyond_a_number(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    for number in range(4):
+        put(cache, f"k{number}", 1, used=number)
+    with cache.hold("kind", "k0"):
+        os.utime(cache.root / ".meta/kind/k0.json", (0, 0))
+        assert [entry.key for entry in cache.trim("kind", 2)] == ["k1", "k2"]
+    assert {entry.key for entry in cache.entries()} == {"k0", "k3"}
+    assert cache.trim("kind", 2) == []
+
+
+def test_a_workplace_stays_and_is_measured(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    with pytest.raises(KeyError), cache.workplace("kind", "key", what="w", say=quiet) as folder:
+        (folder / "data").write_bytes(os.urandom(1 << 20))
+        assert cache.prune(None, 1) == []
+        raise KeyError
+    with cache.workplace("kind", "key", what="w", say=quiet) as again:
+        assert (again / "data").exists()
+    assert [entry.size >= 1 << 20 for entry in cache.entries()] == [True]
+    assert [entry.key for entry in cache.prune(None, 1)] == ["key"]
