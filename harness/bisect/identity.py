@@ -48,6 +48,7 @@ ELSEWHERE: Mapping[str, str] = {
 INDIFFERENT: Mapping[str, str] = {
     "out": "where the state lies",
     "jobs": "how fast a kernel is built",
+    "incremental": "in which folder a kernel is built",
     "guests": "how many guests run at once",
     "keep": "what is kept of a guest that failed",
     "dump": "what is written of a guest that died",
