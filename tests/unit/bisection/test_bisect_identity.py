@@ -21,7 +21,7 @@ ENTRY = Allowed("dmesg:warn:f", "known", "2027-01-31", ("arm64",), "allow.yaml:3
 OTHERS: dict[str, Any] = {
     "machines": ("numa",), "suite": "tests/selftests", "full": True, "cmdline": "quiet",
     "faults": (FaultPlan("create", Fault("failslab")),), "allow": (ENTRY,), "toolchain": "host", "coverage": True,
-    "test_id": "t", "tree": "f" * 40, "seed": 8, "out": "there", "jobs": 9, "guests": 3, "keep": True, "dump": True,
+    "test_id": "t", "tree": "f" * 40, "seed": 8, "out": "there", "jobs": 9, "guests": 3, "incremental": True, "keep": True, "dump": True,
     "argv": ("kharness",), "cache_cap_gib": 1,
 }  # fmt: skip
 
