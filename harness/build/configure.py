@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.build import kconfig
+from harness.build import kconfig, steering
 from harness.build.kconfig import Kconfig
 from harness.build.make import CONFIG_SECONDS, FORMAT, BuildRequest, Make, key
 from harness.host.cache import Cache, remove
@@ -36,7 +36,8 @@ def config_file(request: BuildRequest, toolchain: Toolchain, cache: Cache, progr
     # A user's unknown symbol must be refused also where the same values came out well without one.
     named = [(entry.symbol, entry.where_known) for fragment in users for entry in fragment.entries]
     name = key(
-        FORMAT, request.tree.tree, toolchain.id, request.recipe, sorted(asked), named, request.make_vars
+        FORMAT, steering.digest(request.tree, cache, progress), toolchain.id, request.recipe, sorted(asked), named,
+        request.make_vars,
     )
     what = f"configuration of {request.arch} {request.tree.version}"
 

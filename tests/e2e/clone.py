@@ -23,7 +23,7 @@ PREFIX = ".e2e-"
 """A name that the cache itself takes no notice of."""
 
 LINKED_FOLDERS = ("ccache",)
-KINDS = ("toolchain", "guest", "source", "config", "kernel", "programs", "module", "initramfs", "snapshot")
+KINDS = ("toolchain", "guest", "source", "steering", "config", "kernel", "programs", "module", "initramfs", "snapshot")
 
 
 def _copy(source: Path, target: Path, *, link: bool) -> None:
