@@ -22,6 +22,9 @@ from harness.host.locks import Lock, acquire
 from harness.host.process import NO_SPACE, DiskFull
 from harness.records import HarnessError, UsageError
 
+TOOLS = ("venv", "toolchain", "guest")
+"""Kinds without which nothing can be made again: a network is needed to have them back."""
+
 Say = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
@@ -237,12 +240,12 @@ class Cache:
     def prune(self, keep: Collection[tuple[str, str]] | None = None, cap: int | None = None) -> list[Entry]:
         """Removes least recently used entries until at most `cap` bytes are left (None: the cache's own cap).
 
-        Entries in `keep` (kind, key) and those a live process uses stay. Leftovers of dead processes go.
-        Returns what was removed.
+        Entries in `keep` (kind, key) and those a live process uses stay; TOOLS go when all others are gone. Leftovers
+        of dead processes go. Returns what was removed.
         """
         self._sweep()
         limit = self.cap_bytes if cap is None else cap
-        entries = self.entries()
+        entries = sorted(self.entries(), key=lambda entry: entry.kind in TOOLS)  # within each, as they were
         total = sum(entry.size for entry in entries)
         gone = []
         for entry in entries:

@@ -236,6 +236,15 @@ def test_write_atomically_leaves_no_draft(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
+def test_prune_takes_tools_last(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 0)
+    for number, kind in enumerate(("toolchain", "kernel", "guest", "source")):
+        cache.produce(kind, "key", lambda folder: _fill(folder, 10), what="x", say=quiet)
+        os.utime(cache.root / ".meta" / kind / "key.json", (number, number))
+        cache.release(kind, "key")
+    assert [entry.kind for entry in cache.prune(None, 0)] == ["kernel", "source", "toolchain", "guest"]
+
+
 def test_prune_leaves_the_python_that_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Makefile installs it into the cache, and nothing ever marks it as used."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
