@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from harness.records import SCHEMA, Fault, Kernel, Machine, Role, UsageError
+from harness.records import SCHEMA, Fault, Kernel, Machine, Operation, Role, UsageError
 
 DEFAULT_SERIES = "7.2"
 """The Debian kernel series that is tested when nothing else is named."""
@@ -27,6 +27,9 @@ DEFAULT_MACHINE = "default"
 
 DEFAULT_JOBS = 2
 """More than two compilers at once only wait for each other's memory on the machines this is built for."""
+
+SEARCH_SECONDS = 10.0
+"""How long sequences of operations are searched for one that disagrees, where --search does not say."""
 
 CACHE_CAP_GIB = 20
 RETRY_LOST_MACHINE = 1
@@ -58,6 +61,7 @@ class Wishes:
     bpf: tuple[str, ...] = field(default=(), metadata=PATH)
     faults: str = field(default="", metadata=PATH)
     allow: tuple[str, ...] = field(default=(), metadata=PATH)
+    search: str = ""
     seed: int = 0
     out: str = field(default="", metadata=PATH)
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
@@ -227,8 +231,8 @@ class Plan:
     """One run, as the command line asked for it.
 
     `machines` are those that every test is to run on; none means that tests choose. `guests` is how many run at
-    once; 0: as many as this host bears. A replay names one canonical `test_id` and the content hash that its `tree`
-    must have.
+    once; 0: as many as this host bears. `search` is the budget of a search in seconds. A replay names one canonical
+    `test_id`, the content hash that its `tree` must have, and the `sequence` that a search found.
     """
 
     kernels: tuple[KernelRequest, ...]
@@ -251,6 +255,8 @@ class Plan:
     coverage: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB
+    search: float = SEARCH_SECONDS
+    sequence: tuple[Operation, ...] = ()
     test_id: str = ""
     tree: str = ""
 
@@ -318,6 +324,8 @@ class Session:
     allow: tuple[Allowed, ...] = ()
     patches: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
+    search: float = SEARCH_SECONDS
+    sequence: tuple[Operation, ...] = ()
     schema: int = SCHEMA
 
 

@@ -62,7 +62,7 @@ class HeldTasks:
     def gather(self) -> None:
         """Waits until every task lies on the DSQ, and compares."""
         try:
-            self._until(f"{self._tasks} tasks to lie on the DSQ", lambda: self._count() == self._tasks)
+            self._until(f"{self._tasks} tasks to lie on the DSQ", self._gathered)
         except GuestError:
             self.check()  # it may be the count that is wrong
             raise
@@ -124,6 +124,20 @@ class HeldTasks:
         self._guest.wait_for(STATE, "disabled")
 
     # --- what is compared ---------------------------------------------------------------
+
+    def _gathered(self) -> bool:
+        """Whether the kernel counts every task; or none is on its way any more, so that it will not count otherwise."""
+        if self._count() == self._tasks:
+            return True
+        if not self._all_lie():
+            return False
+        self._guest.settle()  # who was about to be queued now is, or gone
+        return self._all_lie()
+
+    def _all_lie(self) -> bool:
+        """Whether every task is on the DSQ as the events tell it."""
+        self._feed()
+        return len(self._replay.order()) == self._tasks and not self._replay.moved
 
     def _where(self, function: str) -> str:
         return f"{self._replay.source}: {function}"

@@ -73,7 +73,7 @@ class World:
         self.expected: list[str] = []
         self.killed = 0
         self.pids = iter(range(10, 99))
-        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text)
+        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text, settle=lambda: "")
         bench = SimpleNamespace(
             guest=guest, expect=self.expected.append,
             count_model=lambda operations, compared, wrong=None: self.told.append(wrong) if wrong else None,

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns what a search is made of: the moves, as data, and how sequences of them are drawn.
+
+A sequence is a tuple of records.Operation whose verbs are the names below, and nothing else than plain numbers and
+lists: all that a replay needs. Moves do not depend on each other, so that any part of a sequence is a sequence: what
+cannot be done where it stands (a detach with nothing attached) is left out when it is played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from harness.model import ids
+from harness.records import Fault, Operation
+from harness.suite.operations import CREATE, ENABLER
+
+Moves = tuple[Operation, ...]
+
+MOST = 30
+"""Moves of one sequence."""
+
+MOST_LISTED = 6
+"""DSQs that ops.init creates from a list; bpf_progs/dsq_listed.bpf.c has room for some more."""
+
+MOST_TASKS = 6
+"""Tasks that are held at a time."""
+
+FEW = tuple(range(8))
+"""Ids that meet each other."""
+
+EDGES = (0x7FFF_FFFF, 1 << 32, (1 << 62) - 1, ids.LOCAL_ON_FLAG | 5, ids.BUILTIN - 1)
+"""Ids at the edges of what a user may have: bit 62 alone is one of them."""
+
+CPUS = (0, 1, 2, 8, 63, 256, 0x7FFF_FFFF, ids.U32)
+"""CPUs of local DSQs, of which the last ones are possible nowhere."""
+
+OTHERS = (
+    ids.INVALID, ids.GLOBAL, ids.LOCAL, ids.BYPASS, ids.BUILTIN | 1 << 32, *(ids.LOCAL_ON | cpu for cpu in CPUS),
+)  # fmt: skip
+"""Built-in ids, which no user may have."""
+
+NODES = (-1, 0, 1, 2, 999, -2, -(1 << 31), (1 << 31) - 1)
+
+COUNTS = (1, 2, 47, 48, 49, 50, 95, 96, 97, 193, 200)
+"""Numbers of DSQs on both sides of where the hash grows and shrinks: three quarters and three tenths of a power of two
+(include/linux/rhashtable.h: rht_grow_above_75, rht_shrink_below_30)."""
+
+RANGE = 1 << 20
+"""Where the ids of many at once begin."""
+
+NTH = 8
+"""Which allocation of an operation fails, at most; enabling a scheduler makes more than twenty, create some three."""
+
+WRAP = ids.U64 - 7
+"""Virtual times begin here and wrap."""
+
+KINDS = ("spin", "sleep", "yield", "fork")
+
+
+def move(verb: str, fault: Fault | None = None, **args: Any) -> Operation:
+    """One move."""
+    return Operation(verb, args, fault)
+
+
+# --- how they are drawn -------------------------------------------------------------------
+
+_few, _edges, _others = (st.sampled_from(choice) for choice in (FEW, EDGES, OTHERS))
+_ids = st.one_of(_few, _few, _few, _edges, _others)
+_nodes = st.one_of(st.just(-1), st.just(-1), st.sampled_from(NODES))
+_users = st.one_of(_few, _few, _few, _edges)
+_created = st.tuples(st.one_of(*[_few] * 6, _ids), st.one_of(*[st.just(-1)] * 6, _nodes)).map(list)
+_lists = st.lists(_created, max_size=MOST_LISTED)
+_counts = st.sampled_from(COUNTS)
+_nth = st.integers(1, NTH)
+
+
+def _made(verb: str, **args: SearchStrategy[Any]) -> SearchStrategy[Operation]:
+    return st.builds(lambda **drawn: move(verb, **drawn), **args)
+
+
+def failing_create(nth: int) -> Fault:
+    """The n-th allocation of a create fails."""
+    return Fault(nth=nth, within=CREATE)
+
+
+def failing_attach(nth: int) -> Fault:
+    """The n-th allocation that the enabling kthread makes fails."""
+    return Fault(nth=nth, task=ENABLER)
+
+
+_create = _made("create", id=_ids, node=_nodes)
+_create_failing = st.builds(
+    lambda dsq_id, nth: move("create", failing_create(nth), id=dsq_id, node=-1), _users, st.integers(1, 4)
+)
+_destroy = _made("destroy", id=_ids)
+_ask = _made("nr_queued", id=_ids)
+_attach = _made("attach", creates=_lists)
+_attach_failing = st.builds(
+    lambda creates, nth: move("attach", failing_attach(nth), creates=creates), _lists, st.integers(1, 40)
+)
+_detach = _made("detach", which=st.integers(0, 2))
+_check = _made("check_live")
+
+LIFE = (
+    _create, _create, _create, _create, _destroy, _destroy, _destroy, _ask, _ask, _check, _check,
+    _attach, _detach, _create_failing,
+    st.one_of(
+        _made("attach_many", count=_counts, node=_nodes),
+        _made("create_range", start=st.integers(0, 60), count=_counts, node=_nodes),
+        _made("destroy_range", start=st.integers(0, 60), count=_counts),
+        _attach_failing,
+        _made("work", kind=st.sampled_from(KINDS), tasks=st.integers(1, 2)),
+        _made("turns"),
+        _made("rest"),
+    ),
+)  # fmt: skip
+"""Moves of the life of DSQs and schedulers; what is there more than once is drawn more often."""
+
+_offsets = st.integers(0, 15).map(lambda offset: (WRAP + offset) & ids.U64)
+_hold = _made("hold", vtimes=st.one_of(st.just([]), st.lists(_offsets, min_size=1, max_size=6)))
+_number = st.integers(1, 3)
+
+TASKS = (
+    _made("arrive", tasks=_number), _made("arrive", tasks=_number), _made("release", tasks=_number),
+    _made("release", tasks=_number), _made("reenqueue"), _made("reenqueue"), _made("look"),
+    _create, _destroy, _ask, _check,
+    st.one_of(_hold, _made("destroy_held"), _made("intrude"), _made("let_go")),
+)  # fmt: skip
+"""Moves of tasks that are held on one DSQ."""
+
+
+@st.composite
+def _story(draw: Callable[[SearchStrategy[Any]], Any], begin: SearchStrategy[Any], moves: SearchStrategy[Any]) -> Moves:
+    """A beginning, which may be nothing, and moves until none is drawn."""
+    drawn = [draw(begin)]
+    while len(drawn) < MOST and (drawn[-1] is not None or len(drawn) == 1):
+        drawn.append(draw(moves))
+    return tuple(one for one in drawn if one is not None)
+
+
+def sequences() -> SearchStrategy[Moves]:
+    """Sequences of moves, about 15 long, of DSQs or of tasks on one."""
+    begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
+    life = _story(begins, st.one_of(st.none(), *LIFE))
+    tasks = _story(_hold, st.one_of(st.none(), *TASKS))
+    return st.one_of(life, life, life, tasks)
