@@ -262,7 +262,7 @@ class Bench:
 
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""
-        error, ending = self._ending(error)
+        error, ending = self.ending(error)
         if ending.outcome in BAD:  # before it is quietened: as the test left it
             self._keep(ending.why)
         # Whatever else went wrong, what a living guest shows against its kernel must not be lost.
@@ -270,7 +270,7 @@ class Bench:
             try:
                 self.gather()
             except Exception as late:  # the guest may die of what the test did, only now
-                ending = _worse(ending, self._ending(late)[1])
+                ending = _worse(ending, self.ending(late)[1])
         self.findings = [*ending.findings, *allow.applied(self.findings, self.allow, self.ready.kernel.arch)]
         outcome, why = self._outcome(ending)
         if outcome in BAD:
@@ -292,7 +292,7 @@ class Bench:
             search=self.search,
         )
 
-    def _ending(self, error: BaseException | None) -> tuple[BaseException | None, Ending]:
+    def ending(self, error: BaseException | None) -> tuple[BaseException | None, Ending]:
         """What was raised, examined if the guest hangs, and what it means."""
         if isinstance(error, MachineEnded):
             error = look_into(self.guest.vm, error, self.guest.agent.scale)

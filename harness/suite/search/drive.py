@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import unittest
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,6 @@ from harness.records import (
     Operation,
     Outcome,
     SearchSummary,
-    TestResult,
 )
 from harness.suite.bench import Bench
 from harness.suite.halving import Asked, narrow
@@ -63,6 +64,9 @@ UNJUDGED = 5
 
 SECONDARY = b".secondary"
 """Where Hypothesis keeps examples that it shrinks further, beside the key of those that are done."""
+
+AT_ONCE = ("model", "test")
+"""Oracles that speak while a sequence is played, or not."""
 
 Optional = Callable[[FaultSite], str]
 """Why an operation may do without an allocation, if it may: harness.faults.optional."""
@@ -118,9 +122,8 @@ class Guest:
         self._read = 0
         self._before: list[str] = []
         self._every: list[str] = []
+        self._error: BaseException | None = None
         self.done: list[Deed] = []
-        self.findings: tuple[Finding, ...] = ()
-        self.result: TestResult | None = None
 
     @property
     def spent(self) -> Spent:
@@ -159,14 +162,11 @@ class Guest:
             self._player.play(moves)
             reports = self._reports()
         except Exception as error:
-            self.finish(error)
+            self._error = error
             return False
         self._before = bench.expected[first:]
         self._every += self._before
-        if any(one.counts for one in reports):
-            self.finish(None)
-            return False
-        return True
+        return not any(one.counts for one in reports)
 
     def _reports(self) -> list[Finding]:
         """What the kernel log holds since the last call."""
@@ -175,19 +175,20 @@ class Guest:
         fresh, self._read = bench.guest.agent.kmsg[self._read :], len(bench.guest.agent.kmsg)
         return bench.reports([record for text in fresh for record in parse_kmsg(text)])
 
-    def finish(self, error: BaseException | None = None) -> Shown:
-        """Asks every oracle, once."""
-        if self.result is None:
-            self.bench.expected = [*self._every, *self.bench.expected]
-            self.result = self.bench.conclude(error)
-        return self.shown()
-
-    def shown(self) -> Shown:
-        """What it came to; after :meth:`finish`."""
-        assert self.result is not None
-        counting = tuple(one for one in self.result.findings if one.counts)
-        why = self.result.why if self.result.outcome is Outcome.INCONCLUSIVE else ""
+    def finish(self) -> Shown:
+        """Asks every oracle, also of a guest in which something disagreed; the guest is worth no more afterwards."""
+        self.bench.expected = [*self._every, *self.bench.expected]
+        result = self.bench.conclude(self._error)
+        counting = tuple(one for one in result.findings if one.counts)
+        why = result.why if result.outcome is Outcome.INCONCLUSIVE else ""
         return Shown(counting, tuple(self.lines), why)
+
+    def raised(self) -> Shown:
+        """What ended the last sequence, and nothing else: no oracle is asked."""
+        if self._error is None:
+            return Shown(lines=tuple(self.lines))
+        self._error, ending = self.bench.ending(self._error)
+        return Shown(tuple(one for one in ending.findings if one.counts), tuple(self.lines))
 
 
 class Search:
@@ -250,7 +251,6 @@ class Search:
         """One guest: what failed once first, then what is drawn."""
         with self._guest() as guest:
             most = Deadline(GUEST_SECONDS * self._scale, "one guest's part")
-            phases = [Phase.generate] if self._guests else [Phase.reuse, Phase.generate]
             failed: list[Moves] = []
 
             def fails(moves: Moves) -> bool:
@@ -267,7 +267,9 @@ class Search:
                 failed.append(moves)
                 return True
 
-            self._draw(fails, phases, self._bench.seed + self._guests)
+            if not self._guests:
+                self._reuse(fails)
+            self._draw(fails, self._bench.seed + self._guests)
             shown = guest.finish()
             self._count(guest)
         if shown.findings:
@@ -276,29 +278,31 @@ class Search:
             self._why.append(shown.why)
         return None
 
-    def _draw(self, fails: Callable[[Moves], bool], phases: Iterable[Phase], seed: int) -> None:
-        options = settings(
-            max_examples=PER_GUEST, phases=tuple(phases), database=self._kept, deadline=None, derandomize=False
-        )
-        try:
-            find(sequences(), fails, settings=options, random=Random(seed), database_key=self._key)
-        except NoSuchExample:
-            return
+    def _reuse(self, fails: Callable[[Moves], bool]) -> None:
+        """What failed once; a search of its own, for Hypothesis takes no seed with it."""
+        options = settings(max_examples=PER_GUEST, phases=(Phase.reuse,), database=self._kept, deadline=None)
+        with contextlib.suppress(NoSuchExample, unittest.SkipTest):  # which says that there is nothing
+            find(sequences(), fails, settings=options, database_key=self._key)
+
+    def _draw(self, fails: Callable[[Moves], bool], seed: int) -> None:
+        options = settings(max_examples=PER_GUEST, phases=(Phase.generate,), database=None, deadline=None)
+        with contextlib.suppress(NoSuchExample):
+            find(sequences(), fails, settings=options, random=Random(seed))
 
     # --- what it means ------------------------------------------------------------------
 
-    def attempt(self, moves: Moves) -> Shown:
-        """What moves show in a pristine guest."""
+    def attempt(self, moves: Moves, wanted: Finding) -> Shown:
+        """What moves show in a pristine guest; the oracles at its end are asked where it takes them to see `wanted`."""
         with self._guest() as guest:
-            if guest.play(moves):
-                guest.finish()
-            return guest.shown()
+            guest.play(moves)
+            raised = guest.raised()
+            return raised if wanted.oracle in AT_ONCE or raised.like(wanted) else guest.finish()
 
     def _explain(self, done: Sequence[Deed], shown: Shown) -> Found:
         """The fewest moves that show what a guest showed, first alone in a pristine guest."""
         wanted = shown.findings[0]
         last = done[-1]
-        again = self.attempt(last.moves).like(wanted)
+        again = self.attempt(last.moves, wanted).like(wanted)
         if again:
             return self._shrunk(last, again)
         return self._narrowed(done, wanted, shown)
@@ -309,7 +313,7 @@ class Search:
         looks: dict[frozenset[int], Shown] = {}
 
         def look(part: tuple[int, ...]) -> frozenset[str]:
-            looks[frozenset(part)] = seen = self.attempt(joined([done[number].moves for number in part]))
+            looks[frozenset(part)] = seen = self.attempt(joined([done[number].moves for number in part]), wanted)
             return frozenset({"it"} if seen.like(wanted) else ())
 
         asked: Asked[int] = Asked(look, LOOKS, lambda: deadline.expired)
@@ -333,7 +337,7 @@ class Search:
             if key not in known:
                 if deadline.expired:
                     return False
-                known[key] = self.attempt(moves).like(wanted) is not None
+                known[key] = self.attempt(moves, wanted).like(wanted) is not None
             return known[key]
 
         known: dict[tuple[str, ...], bool] = {tuple(map(words, deed.moves)): True}
@@ -344,13 +348,11 @@ class Search:
             derandomize=False,
         )  # fmt: skip
         smallest = deed.moves
-        try:
-            smallest = find(sequences(), shows, settings=options, random=Random(0), database_key=self._key)
-        except NoSuchExample:
-            pass
+        with contextlib.suppress(NoSuchExample):
+            smallest = find(sequences(), shows, settings=options, database_key=self._key)
         took, attempts = time.monotonic() - start, len(known)
         self._keep(examples, deed)
-        last = self.attempt(smallest)
+        last = self.attempt(smallest, wanted)
         finding = last.like(wanted)
         short = ", for want of time no further" if deadline.expired else ""
         how = (

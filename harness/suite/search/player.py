@@ -14,7 +14,7 @@ from harness.faults.endings import words as ending_words
 from harness.guest.guest import BpfObject, Workload, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.ids import errno_name
-from harness.records import FaultSite, GuestError, HarnessError, Operation
+from harness.records import FaultSite, GuestError, HarnessError, KharnessError, Operation
 from harness.suite.bench import Bench
 from harness.suite.dsq import ENABLE_SECONDS, STATE, Dsqs
 from harness.suite.load import every_worker_gets_on
@@ -77,8 +77,8 @@ class Player:
             try:
                 said = self._do(one)
             except Exception as error:
-                told = str(error) if isinstance(error, Disagreed | AssertionError) else type(error).__name__
-                self.lines.append(f"{words(one)} -> {told}")
+                told = str(error) if isinstance(error, Disagreed | AssertionError | KharnessError) else repr(error)
+                self.lines.append(f"{words(one)} -> {told.rpartition(' answered ')[2]}")
                 raise
             if said is not None:
                 self.lines.append(f"{words(one)}{said and f' -> {said}'}")
