@@ -34,6 +34,10 @@ STALLED = "failed to run for"
 EVENTS = ("event_kinds", "event_pids", "event_vtimes", "event_flags")
 
 
+class Held(GuestError):
+    """Tasks were held for so long that the kernel took them for lost, and threw the scheduler out."""
+
+
 class HeldTasks:
     """A scheduler that holds its tasks, and the model of its DSQ. Every comparison counts as one of the model's."""
 
@@ -63,6 +67,8 @@ class HeldTasks:
         """Waits until every task lies on the DSQ, and compares."""
         try:
             self._until(f"{self._tasks} tasks to lie on the DSQ", self._gathered)
+        except Held:
+            raise
         except GuestError:
             self.check()  # it may be the count that is wrong
             raise
@@ -145,6 +151,12 @@ class HeldTasks:
     def check(self) -> None:
         """Compares order, count and first task with what the events make of the DSQ; nothing may be on its way."""
         count = self._count()
+        if count < 0:
+            ended = self.scheduler.get("exited", "exit_reason", "exit_msg")
+            how = f"{ended['exit_reason']}: {ended['exit_msg']}" if ended["exited"] else "without a word"
+            state = self._guest.read(STATE).strip()
+            where = self._where("scx_bpf_dsq_nr_queued")
+            self._judge(f"the scheduler with the DSQ is gone, {how} ({state}; {where} answers {count})")
         seen = self.scheduler.get("nr_queued", "queued", most=MAX_TASKS)
         self._feed()
         wanted, got = self._replay.order(), seen["queued"][: seen["nr_queued"]]
@@ -195,7 +207,7 @@ class HeldTasks:
             if stays and ended["exited"]:
                 if STALLED in ended["exit_msg"] and not ended["let_go"]:
                     step = "run with less beside it"
-                    raise GuestError(f"tasks were held for too long: {ended['exit_msg']}", step=step)
+                    raise Held(f"tasks were held for too long: {ended['exit_msg']}", step=step)
                 raise Disagreed(f"the kernel threw the scheduler out: {ended['exit_msg']}")
             if deadline.expired:
                 raise GuestError(str(deadline))

@@ -146,5 +146,5 @@ def sequences() -> SearchStrategy[Moves]:
     """Sequences of moves, about 15 long, of DSQs or of tasks on one."""
     begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
     life = _story(begins, st.one_of(st.none(), *LIFE))
-    tasks = _story(_hold, st.one_of(st.none(), *TASKS))
+    tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
     return st.one_of(life, life, life, tasks)

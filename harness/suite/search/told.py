@@ -17,5 +17,5 @@ def kin(finding: Finding) -> tuple[str, ...]:
     if finding.oracle != "model":
         return finding.oracle, finding.kind, finding.signature
     text = _LIST.sub("#", _NUMBER.sub("#", _NAME.sub(r"\1", finding.title)))
-    text = re.sub(r"\[#?\]", "#", re.sub(r"# DSQs? in ops\.init", "", text))
+    text = re.sub(r"\[#?\]", "#", re.sub(r",? ?# DSQs? in ops\.init", "", text))
     return finding.oracle, finding.kind, " ".join(text.split())
