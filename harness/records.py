@@ -332,8 +332,8 @@ class ModelSummary:
 class SearchSummary:
     """How much a search did: sequences, answers `compared`, guests, seconds in all; attempts to shrink are not counted.
 
-    `spent` has, for each kind of thing (``operations``, ``loads`` of schedulers, ``loads with tasks``), how many were
-    done and the seconds that went into them alone.
+    `spent` has, for each kind of thing (``operations`` on DSQs, ``loads`` of schedulers, ``loads with tasks`` that run
+    meanwhile), how many were done and the seconds that went into them alone.
     """
 
     sequences: int = 0

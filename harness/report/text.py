@@ -98,10 +98,11 @@ def searched(done: SearchSummary) -> str:
     rates = [
         f"{times} {what} ({times / seconds:.0f} a second of their own)"
         for what, (times, seconds) in done.spent.items()
-        if seconds
+        if times and seconds
     ]
     many = f"{plural(done.sequences, 'sequence')} in {plural(done.guests, 'guest')}, {duration(done.seconds)}"
-    return f"{many}, {plural(done.compared, 'answer')} compared; {', '.join(rates)}"
+    overall = f", {done.compared / done.seconds:.0f} a second" if done.seconds else ""
+    return f"{many}, {plural(done.compared, 'answer')} compared{overall}{'; ' if rates else ''}{', '.join(rates)}"
 
 
 def callers(finding: Finding) -> tuple[str, ...]:
