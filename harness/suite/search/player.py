@@ -26,7 +26,7 @@ from harness.suite.search.moves import RANGE
 from harness.suite.search.words import words
 
 NO_PRIVATE_STACK = "Private stack not supported by jit"
-"""What the verifier says of a scheduler with an ops.dispatch where there is none (kernel/bpf/verifier.c; riscv64, 7.2)."""
+"""What the verifier says of a scheduler with an ops.dispatch where there is none (riscv64 of 7.2)."""
 
 LISTED, MANY = "dsq_listed", "dsq_many"
 EXPEDITED = "/sys/kernel/rcu_expedited"
