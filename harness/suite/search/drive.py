@@ -36,7 +36,7 @@ from harness.records import (
 from harness.suite.bench import Bench
 from harness.suite.halving import Asked, narrow
 from harness.suite.outcome import Inconclusive
-from harness.suite.search.moves import Moves, sequences
+from harness.suite.search.moves import Moves, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
@@ -53,8 +53,9 @@ PER_GUEST = 40
 GUEST_SECONDS = 15.0
 """Nominal; a guest is not asked for more after that."""
 
-SHRINK_SECONDS = 90.0
-"""Nominal, of shrinking, beside the search's own budget."""
+SHRINK_SECONDS, DEAD_SECONDS = 90.0, 240.0
+"""Nominal, of shrinking, beside the search's own budget: of what disagrees, and of what a guest dies of or shows at its
+end, which takes some seconds each time."""
 
 LOOKS, LOOK_SECONDS = 24, 60.0
 """Of narrowing what a whole guest showed down to one sequence: guests, and nominal seconds."""
@@ -329,10 +330,12 @@ class Search:
 
     def _shrunk(self, deed: Deed, wanted: Finding) -> Found:
         """The smallest sequence that Hypothesis finds to show the same, each attempt in a pristine guest."""
-        deadline = Deadline(SHRINK_SECONDS * self._scale, "the sequence to be shrunk")
+        seconds = SHRINK_SECONDS if wanted.oracle in AT_ONCE else DEAD_SECONDS
+        deadline = Deadline(seconds * self._scale, "the sequence to be shrunk")
         start = time.monotonic()
 
         def shows(moves: Moves) -> bool:
+            moves = possible(moves)
             key = tuple(map(words, moves))
             if key not in known:
                 if deadline.expired:
@@ -340,7 +343,7 @@ class Search:
                 known[key] = self.attempt(moves, wanted).like(wanted) is not None
             return known[key]
 
-        known: dict[tuple[str, ...], bool] = {tuple(map(words, deed.moves)): True}
+        known: dict[tuple[str, ...], bool] = {tuple(map(words, possible(deed.moves))): True}
         examples = InMemoryExampleDatabase()
         examples.save(self._key + SECONDARY, choices_to_bytes(deed.choices))
         options = settings(
@@ -350,6 +353,7 @@ class Search:
         smallest = deed.moves
         with contextlib.suppress(NoSuchExample):
             smallest = find(sequences(), shows, settings=options, database_key=self._key)
+        smallest = possible(smallest)
         took, attempts = time.monotonic() - start, len(known)
         self._keep(examples, deed)
         last = self.attempt(smallest, wanted)

@@ -148,3 +148,29 @@ def sequences() -> SearchStrategy[Moves]:
     life = _story(begins, st.one_of(st.none(), *LIFE))
     tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
     return st.one_of(life, life, life, tasks)
+
+
+# --- what can be done ---------------------------------------------------------------------
+
+NEEDS = {
+    "detach": "attach", "arrive": "hold", "release": "arrive", "reenqueue": "hold", "look": "hold",
+    "destroy_held": "arrive", "intrude": "arrive", "let_go": "hold", "turns": "work", "rest": "work",
+}  # fmt: skip
+"""What must have been done before a move, or there is nothing that it could be done to."""
+
+_HELD = ("hold", "arrive")
+ENDS = {"destroy_held": _HELD, "intrude": _HELD, "let_go": _HELD, "rest": ("work",)}
+"""What a move puts an end to."""
+
+
+def possible(moves: Moves) -> Moves:
+    """The moves without those of which the sequence itself shows that they are left out: it does the same."""
+    done: set[str] = set()
+    left = []
+    for one in moves:
+        if one.verb in NEEDS and NEEDS[one.verb] not in done:
+            continue
+        left.append(one)
+        done -= set(ENDS.get(one.verb, ()))
+        done.add("attach" if one.verb == "attach_many" else one.verb)
+    return tuple(left)

@@ -21,7 +21,7 @@ from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
 from harness.suite.search import drive
 from harness.suite.search.drive import Deed, Search, Shown, joined
-from harness.suite.search.moves import MOST, Moves, move, sequences
+from harness.suite.search.moves import MOST, Moves, move, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
@@ -158,6 +158,22 @@ def drive_fault(nth: int) -> Any:
     from harness.suite.search.moves import failing_create
 
     return failing_create(nth)
+
+
+@pytest.mark.parametrize(
+    ("verbs", "left"),
+    [
+        ("detach attach detach", "attach detach"),
+        ("attach_many detach", "attach_many detach"),
+        ("arrive hold release arrive release", "hold arrive release"),
+        ("hold arrive intrude release look hold look", "hold arrive intrude hold look"),
+        ("hold let_go reenqueue", "hold let_go"),
+        ("turns rest work rest turns", "work rest"),
+        ("create destroy check_live", "create destroy check_live"),
+    ],
+)
+def test_what_a_sequence_itself_shows_to_be_left_out(verbs: str, left: str) -> None:
+    assert [one.verb for one in possible(tuple(Operation(verb) for verb in verbs.split()))] == left.split()
 
 
 # --- what is the same ---------------------------------------------------------------------
