@@ -36,7 +36,7 @@ from harness.records import (
 from harness.suite.bench import Bench
 from harness.suite.halving import Asked, narrow
 from harness.suite.outcome import Inconclusive
-from harness.suite.search.moves import Moves, possible, sequences
+from harness.suite.search.moves import Choices, Drawn, Moves, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
@@ -60,6 +60,9 @@ end, which takes some seconds each time."""
 LOOKS, LOOK_SECONDS = 24, 60.0
 """Of narrowing what a whole guest showed down to one sequence: guests, and nominal seconds."""
 
+LEFT_OUT = 10_000
+"""Parts that may be asked; it is time that ends it."""
+
 UNJUDGED = 5
 """So many guests without a verdict end the search."""
 
@@ -71,8 +74,6 @@ AT_ONCE = ("model", "test")
 
 Optional = Callable[[FaultSite], str]
 """Why an operation may do without an allocation, if it may: harness.faults.optional."""
-
-Choices = tuple[bool | int | str | float | bytes, ...]
 
 
 class Kept(DirectoryBasedExampleDatabase):
@@ -86,8 +87,12 @@ class Kept(DirectoryBasedExampleDatabase):
 class Deed:
     """A sequence that was drawn, with what Hypothesis chose for it."""
 
-    moves: Moves
+    drawn: Drawn
     choices: Choices
+
+    @property
+    def moves(self) -> Moves:
+        return self.drawn.moves
 
 
 @dataclass(frozen=True)
@@ -254,13 +259,14 @@ class Search:
             most = Deadline(GUEST_SECONDS * self._scale, "one guest's part")
             failed: list[Moves] = []
 
-            def fails(moves: Moves) -> bool:
+            def fails(drawn: Drawn) -> bool:
+                moves = drawn.moves
                 if failed:
                     return moves == failed[0]
                 if deadline.expired or most.expired:
                     return False
                 self._sequences += 1
-                guest.done.append(Deed(moves, tuple(current_build_context().data.choices)))
+                guest.done.append(Deed(drawn, tuple(current_build_context().data.choices)))
                 if guest.play(moves):
                     if len(self.sample) < SAMPLE and _plain(moves):
                         self.sample.append(moves)
@@ -279,13 +285,13 @@ class Search:
             self._why.append(shown.why)
         return None
 
-    def _reuse(self, fails: Callable[[Moves], bool]) -> None:
+    def _reuse(self, fails: Callable[[Drawn], bool]) -> None:
         """What failed once; a search of its own, for Hypothesis takes no seed with it."""
         options = settings(max_examples=PER_GUEST, phases=(Phase.reuse,), database=self._kept, deadline=None)
         with contextlib.suppress(NoSuchExample, unittest.SkipTest):  # which says that there is nothing
             find(sequences(), fails, settings=options, database_key=self._key)
 
-    def _draw(self, fails: Callable[[Moves], bool], seed: int) -> None:
+    def _draw(self, fails: Callable[[Drawn], bool], seed: int) -> None:
         options = settings(max_examples=PER_GUEST, phases=(Phase.generate,), database=None, deadline=None)
         with contextlib.suppress(NoSuchExample):
             find(sequences(), fails, settings=options, random=Random(seed))
@@ -329,7 +335,10 @@ class Search:
         return Found(wanted, joined([deed.moves for deed in done]), (how, *shown.lines))
 
     def _shrunk(self, deed: Deed, wanted: Finding) -> Found:
-        """The smallest sequence that Hypothesis finds to show the same, each attempt in a pristine guest."""
+        """The smallest sequence that is found to show the same, each attempt in a pristine guest.
+
+        First as few moves as possible, by leaving out ever smaller parts; then Hypothesis makes simpler what is left.
+        """
         seconds = SHRINK_SECONDS if wanted.oracle in AT_ONCE else DEAD_SECONDS
         deadline = Deadline(seconds * self._scale, "the sequence to be shrunk")
         start = time.monotonic()
@@ -344,18 +353,24 @@ class Search:
             return known[key]
 
         known: dict[tuple[str, ...], bool] = {tuple(map(words, possible(deed.moves))): True}
+        asked: Asked[int] = Asked(
+            lambda part: frozenset({"it"} if shows(deed.drawn.part(deed.choices, part)[0]) else ()),
+            LEFT_OUT, lambda: deadline.expired,
+        )  # fmt: skip
+        numbers = sorted(narrow(range(len(deed.moves)), "it", asked).left)
+        smallest, choices = deed.drawn.part(deed.choices, numbers)
         examples = InMemoryExampleDatabase()
-        examples.save(self._key + SECONDARY, choices_to_bytes(deed.choices))
+        examples.save(self._key + SECONDARY, choices_to_bytes(choices))
         options = settings(
             max_examples=1_000_000, phases=(Phase.reuse, Phase.shrink), database=examples, deadline=None,
             derandomize=False,
         )  # fmt: skip
-        smallest = deed.moves
         with contextlib.suppress(NoSuchExample):
-            smallest = find(sequences(), shows, settings=options, database_key=self._key)
+            found = find(sequences(), lambda drawn: shows(drawn.moves), settings=options, database_key=self._key)
+            smallest = min(found.moves, smallest, key=lambda moves: len(possible(moves)))
         smallest = possible(smallest)
         took, attempts = time.monotonic() - start, len(known)
-        self._keep(examples, deed)
+        self._keep(examples, choices)
         last = self.attempt(smallest, wanted)
         finding = last.like(wanted)
         short = ", for want of time no further" if deadline.expired else ""
@@ -367,10 +382,10 @@ class Search:
             how += "; it did not come back at the last attempt, so it shows now and then"
         return Found(finding or wanted, smallest, (f"{how}:", *(last.lines if finding else map(words, smallest))))
 
-    def _keep(self, examples: ExampleDatabase, deed: Deed) -> None:
+    def _keep(self, examples: ExampleDatabase, choices: Choices) -> None:
         """The smallest example is kept for the next search."""
         entries = sorted(examples.fetch(self._key), key=lambda entry: (len(entry), entry))
-        self._kept.save(self._key, entries[0] if entries else choices_to_bytes(deed.choices))
+        self._kept.save(self._key, entries[0] if entries else choices_to_bytes(choices))
 
 
 def _plain(moves: Moves) -> bool:

@@ -8,10 +8,11 @@ cannot be done where it stands (a detach with nothing attached) is left out when
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
+from hypothesis.control import current_build_context
 from hypothesis.strategies import SearchStrategy
 
 from harness.model import ids
@@ -19,6 +20,7 @@ from harness.records import Fault, Operation
 from harness.suite.operations import CREATE, ENABLER
 
 Moves = tuple[Operation, ...]
+Choices = tuple[bool | int | str | float | bytes, ...]
 
 MOST = 30
 """Moves of one sequence."""
@@ -133,16 +135,36 @@ TASKS = (
 """Moves of tasks that are held on one DSQ."""
 
 
+class Drawn(NamedTuple):
+    """A sequence, whether its first move is the beginning that was drawn, and at which of Hypothesis's choices each
+    draw began and the last one ended."""
+
+    moves: Moves
+    begun: bool
+    cuts: tuple[int, ...]
+
+    def part(self, choices: Choices, numbers: Sequence[int]) -> tuple[Moves, Choices]:
+        """Some of the moves, and the choices that draw just these. The first alternative of each draw is nothing."""
+        first = 0 if self.begun else 1
+        spans = [choices[self.cuts[number + first] : self.cuts[number + first + 1]] for number in numbers]
+        begin = () if self.begun and 0 in numbers else (0,)
+        chosen = (*choices[: self.cuts[0]], *begin, *(choice for span in spans for choice in span), 0)
+        return tuple(self.moves[number] for number in numbers), chosen
+
+
 @st.composite
-def _story(draw: Callable[[SearchStrategy[Any]], Any], begin: SearchStrategy[Any], moves: SearchStrategy[Any]) -> Moves:
+def _story(draw: Callable[[SearchStrategy[Any]], Any], begin: SearchStrategy[Any], moves: SearchStrategy[Any]) -> Drawn:
     """A beginning, which may be nothing, and moves until none is drawn."""
-    drawn = [draw(begin)]
-    while len(drawn) < MOST and (drawn[-1] is not None or len(drawn) == 1):
-        drawn.append(draw(moves))
-    return tuple(one for one in drawn if one is not None)
+    data = current_build_context().data
+    cuts = [len(data.choices)]
+    drawn: list[Operation | None] = []
+    while len(drawn) < MOST and (len(drawn) < 2 or drawn[-1] is not None):
+        drawn.append(draw(moves if drawn else begin))
+        cuts.append(len(data.choices))
+    return Drawn(tuple(one for one in drawn if one is not None), drawn[0] is not None, tuple(cuts))
 
 
-def sequences() -> SearchStrategy[Moves]:
+def sequences() -> SearchStrategy[Drawn]:
     """Sequences of moves, about 15 long, of DSQs or of tasks on one."""
     begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
     life = _story(begins, st.one_of(st.none(), *LIFE))

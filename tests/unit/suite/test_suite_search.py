@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, find, given, settings
+from hypothesis.control import current_build_context
+from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
+from hypothesis.errors import NoSuchExample
 
 from harness.model.dsq import DsqModel
 from harness.model.state import Features
@@ -21,7 +26,7 @@ from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
 from harness.suite.search import drive
 from harness.suite.search.drive import Deed, Search, Shown, joined
-from harness.suite.search.moves import MOST, Moves, move, possible, sequences
+from harness.suite.search.moves import MOST, Choices, Drawn, Moves, move, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
@@ -127,13 +132,37 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[World],
 
 @settings(max_examples=60, deadline=None)
 @given(sequences())
-def test_a_sequence_is_data(moves: Moves) -> None:
+def test_a_sequence_is_data(drawn: Drawn) -> None:
+    moves = drawn.moves
     scenario = Scenario("default", (), 7, moves)
     assert decode(json.loads(json.dumps(encode(scenario))), Scenario) == scenario
     assert len(moves) <= MOST
     for one in moves:
         assert hasattr(Player, f"_{one.verb}"), "the player knows each verb"
         assert words(one) and "\n" not in words(one)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_some_moves_of_a_sequence_are_drawn_by_some_of_its_choices(seed: int) -> None:
+    """So that Hypothesis goes on with what was left."""
+    seen: list[tuple[Drawn, Choices]] = []
+
+    def note(drawn: Drawn) -> bool:
+        seen.append((drawn, tuple(current_build_context().data.choices)))
+        return False
+
+    rng = Random(seed)
+    with contextlib.suppress(NoSuchExample):
+        find(sequences(), note, settings=settings(max_examples=10, phases=(Phase.generate,), database=None), random=rng)
+    drawn, choices = seen[-1]
+    numbers = [number for number in range(len(drawn.moves)) if rng.random() < 0.5]
+    moves, chosen = drawn.part(choices, numbers)
+    examples = InMemoryExampleDatabase()
+    examples.save(b"k", choices_to_bytes(chosen))
+    seen.clear()
+    with contextlib.suppress(NoSuchExample):
+        find(sequences(), note, settings=settings(phases=(Phase.reuse,), database=examples), database_key=b"k")
+    assert [again.moves for again, _ in seen] == [moves]
 
 
 @pytest.mark.parametrize(
