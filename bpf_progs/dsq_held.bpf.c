@@ -56,10 +56,11 @@ static __always_inline void write_down(u32 kind, struct task_struct *p, u64 vtim
 	if (slot >= MAX_EVENTS)
 		return;
 	slot &= MAX_EVENTS - 1; /* for the verifier */
-	event_kinds[slot] = kind;
 	event_flags[slot] = flags;
 	event_pids[slot] = p ? p->pid : 0;
 	event_vtimes[slot] = vtime;
+	/* The kind last, with a barrier: whoever reads meanwhile sees a whole event or none. */
+	__sync_lock_test_and_set(&event_kinds[slot], kind);
 }
 
 #define FLAG(name) \

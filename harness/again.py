@@ -12,6 +12,7 @@ from harness.host.progress import Progress
 from harness.plan import CACHE_CAP_GIB, DEFAULT_SUITE, KernelRequest, Plan, SourceRequest
 from harness.records import Exit, HarnessError, Outcome
 from harness.run import Conductor
+from harness.suite.search.words import words
 from harness.verdict import Results
 
 
@@ -27,11 +28,13 @@ def replay_file(path: Path, out: str, toolchain: str) -> Exit:
         machines=(wanted.machine,), toolchain=toolchain, argv=("kharness", "replay", str(path)),
         test_id=wanted.test, tree=wanted.kernel.tree, kconfig=wanted.kconfig, cmdline=wanted.cmdline,
         suite=wanted.suite or DEFAULT_SUITE, bpf=wanted.bpf, faults=wanted.faults, coverage=wanted.coverage,
-        allow=wanted.allow,
+        allow=wanted.allow, sequence=wanted.scenario.sequence,
     )  # fmt: skip
     cache = Cache.default(CACHE_CAP_GIB << 30)
     progress = Progress(cache.folder("durations"))
     progress.say(f"replaying {wanted.test} with seed {wanted.seed} on {wanted.kernel.release}")
+    for one in wanted.scenario.sequence:
+        progress.say(f"  {words(one)}")
     conductor = Conductor(plan, progress, cache)
     conductor.run()
     status, line = compare(wanted, conductor.judged)

@@ -12,11 +12,12 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from harness.host.process import end, spawn
 from harness.host.progress import Phase, Progress
 from harness.records import EventKind
+from harness.words import plural
 
 GOODBYE_SECONDS = 15.0
 """For the children to end their guests after an interrupt."""
@@ -25,6 +26,12 @@ LOOK_SECONDS = 1.0
 """How often the event log is looked at while the children say nothing."""
 
 _DOTS = re.compile(r"[.sFExX]+ *(\[ *\d+%\])?")
+
+
+def searched(budget: float, done: Mapping[str, Any]) -> str:
+    """How far a search is: ``search: 34 of 60 s, 412 sequences, 5210 answers compared``."""
+    many = f"{plural(done['sequences'], 'sequence')}, {plural(done['compared'], 'answer')} compared"
+    return f"search: {min(done['seconds'], budget):.0f} of {budget:.0f} s, {many}"
 
 
 class Tally:
@@ -54,6 +61,8 @@ class Tally:
                 self._phase.total(self._due, "tests")
             elif event["kind"] == EventKind.CANARY:
                 self._phase.step(self._done, f"canary: {event['data']['oracle']}")
+            elif event["kind"] == EventKind.SEARCH:
+                self._phase.step(self._done, searched(event["data"]["seconds"], event["data"]["done"]))
             elif event["kind"] == EventKind.TEST_END:
                 self._done += 1
                 outcome = event["data"]["outcome"]

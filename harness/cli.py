@@ -114,6 +114,9 @@ def run(
     bpf: Bpf = [],  # noqa: B006
     faults: Faults = "",
     allow: Allow = [],  # noqa: B006
+    search: Annotated[
+        str, typer.Option(metavar="TIME", help="How long sequences are searched, as 60s or 10m; default 10s.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Same seed, same operations; 0 chooses one.")] = 0,
     out: Annotated[str, typer.Option(help="Where the results go; default out/<time>.")] = "",
     jobs: Jobs = defaults.DEFAULT_JOBS,

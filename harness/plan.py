@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from harness.records import SCHEMA, Fault, Kernel, Machine, Role, UsageError
+from harness.records import SCHEMA, Fault, Kernel, Machine, Operation, Role, UsageError
 
 DEFAULT_SERIES = "7.2"
 """The Debian kernel series that is tested when nothing else is named."""
@@ -44,6 +44,9 @@ END_RUNS = 5
 END_TRIES = 10
 """Of the end that fails, until the failure shows once."""
 
+SEARCH_SECONDS = 10.0
+"""How long sequences of operations are searched for one that disagrees, where --search does not say."""
+
 CACHE_CAP_GIB = 20
 RETRY_LOST_MACHINE = 1
 """How often a test is tried again whose QEMU was killed: the host's trouble, not the kernel's."""
@@ -74,6 +77,7 @@ class Wishes:
     bpf: tuple[str, ...] = field(default=(), metadata=PATH)
     faults: str = field(default="", metadata=PATH)
     allow: tuple[str, ...] = field(default=(), metadata=PATH)
+    search: str = ""
     seed: int = 0
     out: str = field(default="", metadata=PATH)
     jobs: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_JOBS
@@ -255,8 +259,9 @@ class Plan:
     """One run, as the command line asked for it.
 
     `machines` are those that every test is to run on; none means that tests choose. `guests` is how many run at
-    once; 0: as many as this host bears. With `incremental` kernels are built in a folder that stays. A replay names one
-    canonical `test_id` and the content hash that its `tree` must have.
+    once; 0: as many as this host bears. With `incremental` kernels are built in a folder that stays. `search` is the
+    budget of a search in seconds. A replay names one canonical `test_id`, the content hash that its `tree` must have, and
+    the `sequence` that a search found.
     """
 
     kernels: tuple[KernelRequest, ...]
@@ -280,6 +285,8 @@ class Plan:
     incremental: bool = False
     argv: tuple[str, ...] = ()
     cache_cap_gib: int = CACHE_CAP_GIB
+    search: float = SEARCH_SECONDS
+    sequence: tuple[Operation, ...] = ()
     test_id: str = ""
     tree: str = ""
 
@@ -347,6 +354,8 @@ class Session:
     allow: tuple[Allowed, ...] = ()
     patches: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
+    search: float = SEARCH_SECONDS
+    sequence: tuple[Operation, ...] = ()
     schema: int = SCHEMA
 
 

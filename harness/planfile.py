@@ -222,7 +222,7 @@ def request(wishes: Wishes, argv: tuple[str, ...]) -> Plan:
         suite=suite_of(wishes.suite), select=wishes.select, full=wishes.full, cmdline=wishes.cmdline,
         kconfig=fragments, bpf=programs(wishes.bpf),
         toolchain=wishes.toolchain, jobs=wishes.jobs, guests=wishes.guests, keep=wishes.keep,
-        dump=wishes.dump, coverage=wishes.coverage, argv=argv,
+        dump=wishes.dump, coverage=wishes.coverage, argv=argv, search=budget(wishes.search),
     )  # fmt: skip
 
 
@@ -275,6 +275,15 @@ def arches(text: str) -> tuple[str, ...]:
     for name in names:
         load(name)
     return names
+
+
+def budget(text: str) -> float:
+    """The seconds of --search: a number, or one with s, m or h. Raises UsageError for what is no time."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if text and not seconds:
+        raise UsageError(f"--search {text}: no time", step="give seconds, minutes or hours, as 60s, 10m or 2h")
+    return seconds or defaults.SEARCH_SECONDS
 
 
 def suite_of(text: str) -> str:

@@ -260,11 +260,15 @@ class OpResult:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Operations on one machine; with a Kernel and the seed it is all that replay needs."""
+    """Operations on one machine; with a Kernel and the seed it is all that replay needs.
+
+    `sequence` are the moves of a search that showed what was found: a replay does these alone.
+    """
 
     machine: str
     operations: tuple[Operation, ...]
     seed: int
+    sequence: tuple[Operation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -322,6 +326,21 @@ class ModelSummary:
     operations: int = 0
     compared: int = 0
     first_disagreement: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """How much a search did: sequences, answers `compared`, guests, seconds in all; attempts to shrink are not counted.
+
+    `spent` has, for each kind of thing (``operations`` on DSQs, ``loads`` of schedulers, ``loads with tasks`` that run
+    meanwhile), how many were done and the seconds that went into them alone.
+    """
+
+    sequences: int = 0
+    compared: int = 0
+    guests: int = 0
+    seconds: float = 0.0
+    spent: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
 
 # --- what was seen ----------------------------------------------------------------------
@@ -479,6 +498,7 @@ class TestResult:
     findings: tuple[Finding, ...] = ()
     kept: Kept | None = None
     dump: Dump | None = None
+    search: SearchSummary | None = None
 
 
 class EventKind(enum.StrEnum):
@@ -490,6 +510,7 @@ class EventKind(enum.StrEnum):
     SESSION_START = "session-start"  # {"collected": [{"id", "kernel", "machine"}], "canaries": [{"oracle", ...}]}
     CANARY = "canary"  # [Canary]
     TEST_START = "test-start"  # {"machine": str}
+    SEARCH = "search"  # {"seconds": of its budget, "done": [SearchSummary]}
     TEST_END = "test-end"  # [TestResult]
     COVERAGE = "coverage"  # [harness.oracles.coverage.Coverage], of a kernel, with --coverage
     SESSION_END = "session-end"  # {"exitstatus": int}

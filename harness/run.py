@@ -156,6 +156,7 @@ class Conductor:
             toolchain=toolchain.kind, targets=tuple(targets), keep=self.plan.keep, dump=self.plan.dump,
             coverage=self.plan.coverage, cache_cap_gib=self.plan.cache_cap_gib, argv=self.plan.argv,
             test_id=self.plan.test_id, kconfig=self.plan.kconfig, suite=self.plan.suite, machines=self.plan.machines,
+            search=self.plan.search, sequence=self.plan.sequence,
             patches=patches, bpf=self.plan.bpf, faults=self.plan.faults, allow=self.plan.allow,
         )  # fmt: skip
         plan_file = self.out.path / f"plan-{targets[0].kernel.arch}.json"

@@ -246,6 +246,11 @@ class Guest:
         """Waits for quiescence; returns percpu_stats as text."""
         return quiet(self.agent)
 
+    def visit(self, cpus: int) -> None:
+        """The agent runs on each of so many CPUs once: what any of them did in one go is then done."""
+        for cpu in (*range(cpus), -1):
+            self.agent.call("pin", record=False, cpu=cpu)
+
     def reset(self) -> None:
         """Ends every workload and unloads every object."""
         self.agent.call("reset", seconds=30.0)

@@ -26,6 +26,8 @@ from harness.report.text import (
     machine_line,
     place,
     replay_line,
+    search_lines,
+    sequence_lines,
     source_line,
     stack_line,
     totals,
@@ -108,6 +110,8 @@ def _findings(results: Results, report: str) -> Iterator[str]:
             yield from _entry("", stack_line(stack))
         for line in finding.excerpt:
             yield " " * _LABEL + clean(source_line(line, finding))
+        for told in sequence_lines(finding):
+            yield " " * _LABEL + clean(told)
         if under := sites.under_fault(finding):
             yield from _entry("", under)
         others = f" and {plural(times - 1, 'more test')}" if times > 1 else ""
@@ -169,6 +173,8 @@ def _facts(results: Results) -> Iterator[str]:
         compared = f"{plural(sums.operations, 'operation')}, {plural(sums.compared, 'answer')} compared"
         told = sums.disagreements[0] if sums.disagreements else "the model agrees with each"
         yield from _entry("model", f"{compared}: {told}" if sums.compared else compared)
+    for line in search_lines(results):
+        yield from _entry("search", line)
     seed = "" if results.run.seed is None else f", seed {results.run.seed}"
     yield from _entry("time", f"{duration(results.run.seconds)}{seed}")
 

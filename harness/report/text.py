@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.host.progress import duration as rough
 from harness.oracles.blame import is_helper
-from harness.records import Finding, Line, MachineSpec, Outcome, Stack
+from harness.records import Finding, Line, MachineSpec, Outcome, SearchSummary, Stack
 from harness.verdict import KernelRow, MachineRow, Results, TestRow, allowed
 from harness.words import plural
 
@@ -69,6 +69,40 @@ def spec_line(spec: MachineSpec) -> str:
     """The shape of a guest in words."""
     cpus = f"{spec.online_cpus} of {plural(spec.possible_cpus, 'CPU')}"
     return f"{cpus}, {plural(spec.nodes, 'node')}, {spec.memory_mib} MiB"
+
+
+SEARCHED = "found by a search:"
+"""The first line of the log of what a search found (harness/suite/search/searching.py)."""
+
+
+def sequence_lines(finding: Finding) -> list[str]:
+    """Of what a search found: how it was shrunk, and its operations with their answers."""
+    if SEARCHED not in finding.log:
+        return []
+    start = finding.log.index(SEARCHED) + 1
+    told = [finding.log[start]]
+    for line in finding.log[start + 1 :]:
+        if not line.startswith("  "):
+            break
+        told.append(line)
+    return told
+
+
+def search_lines(results: Results) -> list[str]:
+    """How much each search did, and at what rates."""
+    return [f"{test.arch} {test.machine}: {searched(test.search)}" for test in results.tests if test.search]
+
+
+def searched(done: SearchSummary) -> str:
+    """A search in one line."""
+    rates = [
+        f"{times} {what} ({times / seconds:.0f} a second of their own)"
+        for what, (times, seconds) in done.spent.items()
+        if times and seconds
+    ]
+    many = f"{plural(done.sequences, 'sequence')} in {plural(done.guests, 'guest')}, {duration(done.seconds)}"
+    overall = f", {done.compared / done.seconds:.0f} a second" if done.seconds else ""
+    return f"{many}, {plural(done.compared, 'answer')} compared{overall}{'; ' if rates else ''}{', '.join(rates)}"
 
 
 def callers(finding: Finding) -> tuple[str, ...]:

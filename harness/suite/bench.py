@@ -35,6 +35,7 @@ from harness.records import (
     Operation,
     Outcome,
     Scenario,
+    SearchSummary,
     TestResult,
 )
 from harness.suite import objects
@@ -86,6 +87,9 @@ class Bench:
         """Which records of the kernel log, first and last, came while a fault was armed."""
         self.arms = False
         """Whether one ever was."""
+        self.sequence: tuple[Operation, ...] = ()
+        """Of a search: the moves that show what it found."""
+        self.search: SearchSummary | None = None
         self._cause: Cause | None = None
 
     # --- what a test says of itself -----------------------------------------------------
@@ -165,17 +169,18 @@ class Bench:
     def _judge_log(self, records: Sequence[LogRecord], overruns: int) -> None:
         seen = dmesg.watched(records, self.ready.pristine.next_seq)
         self.evidence.append(replace(seen, payload=len(records), lost=seen.lost + overruns))
-        found = self._reports(records)
+        found = self.reports(records)
         for window in self.windows:
             # What is expected in it may not be so elsewhere, under the same signature.
-            during = {(f.signature, f.expected) for f in self._reports(window.within(records))}
+            during = {(f.signature, f.expected) for f in self.reports(window.within(records))}
             found = [window.cause.of(f) if (f.signature, f.expected) in during else f for f in found]
             for finding in found:
                 if finding.counts and (finding.signature, finding.expected) in during:
                     self._blame(window.cause, "splat", finding)
         self.findings += found
 
-    def _reports(self, records: Sequence[LogRecord]) -> list[Finding]:
+    def reports(self, records: Sequence[LogRecord]) -> list[Finding]:
+        """What these records of the kernel log hold, what is expected of them marked."""
         provoked = dmesg.Provoked(PROVOKED, tuple(self.armed))
         return dmesg.findings(records, self.ready.symbols, self.expected, provoked)
 
@@ -257,7 +262,7 @@ class Bench:
 
     def conclude(self, error: BaseException | None) -> TestResult:
         """The result, from what the test raised and from what the evidence shows."""
-        error, ending = self._ending(error)
+        error, ending = self.ending(error)
         if ending.outcome in BAD:  # before it is quietened: as the test left it
             self._keep(ending.why)
         # Whatever else went wrong, what a living guest shows against its kernel must not be lost.
@@ -265,7 +270,7 @@ class Bench:
             try:
                 self.gather()
             except Exception as late:  # the guest may die of what the test did, only now
-                ending = _worse(ending, self._ending(late)[1])
+                ending = _worse(ending, self.ending(late)[1])
         self.findings = [*ending.findings, *allow.applied(self.findings, self.allow, self.ready.kernel.arch)]
         outcome, why = self._outcome(ending)
         if outcome in BAD:
@@ -284,9 +289,10 @@ class Bench:
             findings=tuple(self.findings),
             kept=self.kept,
             dump=self.dump,
+            search=self.search,
         )
 
-    def _ending(self, error: BaseException | None) -> tuple[BaseException | None, Ending]:
+    def ending(self, error: BaseException | None) -> tuple[BaseException | None, Ending]:
         """What was raised, examined if the guest hangs, and what it means."""
         if isinstance(error, MachineEnded):
             error = look_into(self.guest.vm, error, self.guest.agent.scale)
@@ -369,7 +375,7 @@ class Bench:
     def scenario(self) -> Scenario:
         """What was done, for the replay file and the leak batch."""
         operations: tuple[Operation, ...] = tuple(done.operation for done in self.guest.agent.history)
-        return Scenario(self.ready.machine.spec.name, operations, self.seed)
+        return Scenario(self.ready.machine.spec.name, operations, self.seed, self.sequence)
 
 
 def _worse(first: Ending, second: Ending) -> Ending:

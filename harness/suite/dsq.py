@@ -67,14 +67,25 @@ class Dsqs:
         `fault` is a harness.model.trace.FaultAt that fired meanwhile, `nth` which alloc_percpu() of init_dsq() it hit.
         """
         scheduler = self.load(program, **variables)
+        self.enable(scheduler, creates, fault=fault, nth=nth)
+        return scheduler
+
+    def enable(
+        self, scheduler: BpfObject, creates: Sequence[tuple[int, int]], *,
+        fault: str | None = None, nth: int | None = None,
+    ) -> None:  # fmt: skip
+        """Attaches a loaded scheduler, as :meth:`attach`."""
         answer = self.model.attach(scheduler.name, creates, fault, nth)
         got = scheduler.attach(check=False)
         exit_error = self.exit_error(scheduler) if got == 0 else None
+        self.enabled(scheduler, answer, got, exit_error)
+
+    def enabled(self, scheduler: BpfObject, answer: Answer, got: int, exit_error: int | None = None) -> None:
+        """Compares how an attach ended that somebody else did."""
         self.last = got if exit_error is None else ended_with(exit_error)
-        self._judge(answer, got, exit_error)
+        self.judge(answer, got, exit_error)
         if got == 0:
             self._attached.add(scheduler.name)
-        return scheduler
 
     def load(self, program: str, **variables: int) -> BpfObject:
         """Loads a scheduler, for somebody else to attach."""
@@ -89,7 +100,22 @@ class Dsqs:
         answer = self.model.detach(scheduler.name)
         scheduler.detach()
         self._attached.discard(scheduler.name)
-        self._judge(answer, 0)
+        self.judge(answer, 0)
+
+    def stays(self, scheduler: BpfObject) -> None:
+        """Compares whether it still runs, if the model says that it does."""
+        root = self.model.root
+        if root is None or root.name != scheduler.name or root.aborting:
+            return
+        ended = scheduler.get("exited", "exit_msg")
+        problem = self.model.gone() if ended["exited"] else None
+        self._count(problem)
+
+    def thrown_out(self, scheduler: BpfObject) -> None:
+        """Tells the model that the kernel threw the scheduler out, as was seen, and that it was detached then."""
+        self.model.gone(expected=True)
+        self._attached.discard(scheduler.name)
+        self.judge(self.model.detach(scheduler.name), 0)
 
     def exit_error(self, scheduler: BpfObject) -> int | None:
         """Waits until the scheduler is enabled or has exited; the errno of its exit info, or None if it stays."""
@@ -107,7 +133,7 @@ class Dsqs:
             if state == "enabled" and not ended["exited"]:
                 return None
             if deadline.expired:
-                raise GuestError(f"{deadline}: its state is {state!r}")
+                raise GuestError(f"{deadline}: its state is {state!r}, it {ended['exit_msg'] or 'did not exit'!r}")
 
     # --- operations ---------------------------------------------------------------------
 
@@ -132,7 +158,7 @@ class Dsqs:
         """
         answers = self.api.run("create", dsq_context(first, node), repeat=count, fifo=fifo)
         for dsq_id, got in zip(range(first, first + count), answers, strict=True):
-            self._judge(self.model.create(dsq_id, node, fault), got)
+            self.judge(self.model.create(dsq_id, node, fault), got)
         return sum(answer != 0 for answer in answers)
 
     def destroy_range(self, first: int, count: int) -> None:
@@ -142,7 +168,7 @@ class Dsqs:
             self.api.run("destroy", dsq_context(first), repeat=count),
             strict=True,
         ):
-            self._judge(self.model.destroy(dsq_id), got)
+            self.judge(self.model.destroy(dsq_id), got)
 
     def check_live(self) -> None:
         """Walks the kernel's table and compares the set of live DSQs with the model's."""
@@ -187,10 +213,11 @@ class Dsqs:
 
     def _one(self, answer: Answer, program: str, dsq_id: int, node: int = -1) -> int:
         got = self.api.run(program, dsq_context(dsq_id, node))[0]
-        self._judge(answer, got)
+        self.judge(answer, got)
         return got
 
-    def _judge(self, answer: Answer, got: int, exit_error: int | None = None) -> None:
+    def judge(self, answer: Answer, got: int, exit_error: int | None = None) -> None:
+        """Compares an answer of the kernel's with what the model allows."""
         self._count(self.model.observe(answer, got, exit_error))
 
     def _count(self, problem: Disagreement | None) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from harness.guest.guest import BpfObject, Workload
 from harness.machine.deadline import Deadline
@@ -32,6 +33,10 @@ EVERY = 1 << 32
 STALLED = "failed to run for"
 """What the kernel says of a task that is runnable for 30 s: as held ones are, on a machine that is busy with others."""
 EVENTS = ("event_kinds", "event_pids", "event_vtimes", "event_flags")
+
+
+class Held(GuestError):
+    """Tasks were held for so long that the kernel took them for lost, and threw the scheduler out."""
 
 
 class HeldTasks:
@@ -62,7 +67,9 @@ class HeldTasks:
     def gather(self) -> None:
         """Waits until every task lies on the DSQ, and compares."""
         try:
-            self._until(f"{self._tasks} tasks to lie on the DSQ", lambda: self._count() == self._tasks)
+            self._until(f"{self._tasks} tasks to lie on the DSQ", self._gathered)
+        except Held:
+            raise
         except GuestError:
             self.check()  # it may be the count that is wrong
             raise
@@ -125,12 +132,36 @@ class HeldTasks:
 
     # --- what is compared ---------------------------------------------------------------
 
+    def _gathered(self) -> bool:
+        """Whether the kernel counts every task; or none is on its way any more, so that it will not count otherwise.
+
+        Who was about to be queued is when each CPU has run something else: it is done under a runqueue's lock.
+        """
+        if self._count() == self._tasks:
+            return True
+        if not self._all_lie():
+            return False
+        self._guest.visit(self._bench.ready.machine.spec.online_cpus)
+        return self._all_lie()
+
+    def _all_lie(self) -> bool:
+        """Whether every task is on the DSQ as the events tell it."""
+        self._feed()
+        return len(self._replay.order()) == self._tasks and not self._replay.moved
+
     def _where(self, function: str) -> str:
         return f"{self._replay.source}: {function}"
 
     def check(self) -> None:
         """Compares order, count and first task with what the events make of the DSQ; nothing may be on its way."""
         count = self._count()
+        if count < 0:
+            ended = self.scheduler.get("exited", "exit_reason", "exit_msg", "let_go")
+            self._held_too_long(ended)
+            how = f"{ended['exit_reason']}: {ended['exit_msg']}" if ended["exited"] else "without a word"
+            state = self._guest.read(STATE).strip()
+            where = self._where("scx_bpf_dsq_nr_queued")
+            self._judge(f"the scheduler with the DSQ is gone, {how} ({state}; {where} answers {count})")
         seen = self.scheduler.get("nr_queued", "queued", most=MAX_TASKS)
         self._feed()
         wanted, got = self._replay.order(), seen["queued"][: seen["nr_queued"]]
@@ -154,8 +185,10 @@ class HeldTasks:
             raise GuestError(f"{total} events, {MAX_EVENTS} were written down", step=step)
         rows = self.scheduler.get(*EVENTS, most=total) if total else dict.fromkeys(EVENTS, ())
         for kind, pid, vtime, flags in list(zip(*(rows[name] for name in EVENTS), strict=True))[self._fed : total]:
+            if not kind:  # its slot is taken, and not written yet
+                return
+            self._fed += 1
             self._judge(self._replay.feed(Event(Kind(kind), pid, vtime, flags)) or "")
-        self._fed = total
 
     def _number(self, name: str) -> int:
         return int(self.scheduler.get(name)[name])
@@ -169,6 +202,11 @@ class HeldTasks:
         if problem:
             raise Disagreed(problem)
 
+    def _held_too_long(self, ended: Mapping[str, Any]) -> None:
+        """Raises Held where that is why the scheduler was thrown out."""
+        if ended["exited"] and STALLED in ended["exit_msg"] and not ended["let_go"]:
+            raise Held(f"tasks were held for too long: {ended['exit_msg']}", step="run with less beside it")
+
     def _until(self, what: str, happened: Callable[[], bool], *, stays: bool = True) -> None:
         """Waits until something happened; nominal ARRIVE_SECONDS.
 
@@ -179,9 +217,7 @@ class HeldTasks:
         while not happened():
             ended = self.scheduler.get("exited", "exit_msg", "let_go")
             if stays and ended["exited"]:
-                if STALLED in ended["exit_msg"] and not ended["let_go"]:
-                    step = "run with less beside it"
-                    raise GuestError(f"tasks were held for too long: {ended['exit_msg']}", step=step)
+                self._held_too_long(ended)
                 raise Disagreed(f"the kernel threw the scheduler out: {ended['exit_msg']}")
             if deadline.expired:
                 raise GuestError(f"{deadline}; {self._whereabouts()}")

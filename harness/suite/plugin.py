@@ -35,6 +35,7 @@ from harness.suite.percpu import PercpuFaults
 from harness.suite.poison import PercpuPoison
 from harness.suite.policy import Policy
 from harness.suite.reader import HeldReader
+from harness.suite.search.searching import Searching
 from harness.suite.session import Ready, Workshop, read_session, read_survey
 from harness.suite.supplied import SUPPLIED, Thing, canonical, has_selftest, supplied
 from harness.suite.sweep import Faults
@@ -325,6 +326,13 @@ def percpu_poison(bench: Bench, percpu_faults: PercpuFaults) -> PercpuPoison:
 def held_reader(bench: Bench, dsq: Dsqs) -> HeldReader:
     """A reader that stays inside its RCU section while its DSQ is destroyed."""
     return HeldReader(bench, dsq)
+
+
+@pytest.fixture
+def search(request: pytest.FixtureRequest, bench: Bench, workshop: Workshop) -> Searching:
+    """A search for a sequence of operations that the model disagrees with."""
+    kernel = bench.ready.kernel
+    return Searching(bench, workshop, matcher(beside(request.path), kernel.arch, kernel.release))
 
 
 @pytest.hookimpl(wrapper=True)

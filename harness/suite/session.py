@@ -115,7 +115,7 @@ class Workshop:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.out = Path(session.out)
-        cache = Cache(Path(session.cache), session.cache_cap_gib << 30)
+        self.cache = cache = Cache(Path(session.cache), session.cache_cap_gib << 30)
         arch = session.targets[0].kernel.arch  # one in a session
         self.toolchain = open_toolchain(session.toolchain, arch, cache, Progress(None))
         firsts: dict[str, Ready] = {}

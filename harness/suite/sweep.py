@@ -169,7 +169,7 @@ class Faults:
 
     # --- every allocation once ----------------------------------------------------------
 
-    def _arm_nth(self, within: str = "") -> None:
+    def arm_nth(self, within: str = "") -> None:
         """The knobs that let fail-nth fail what may sleep, too, below one function or anywhere; the agent arms it."""
         self._set(Fault(nth=1, within=(within,) if within else ()))
 
@@ -184,7 +184,7 @@ class Faults:
         After each fault the answer, the objects that are left of it, and the kernel log are looked at. Sites elsewhere
         (the syscall's own copy) are made to fail but not counted.
         """
-        self._arm_nth()
+        self.arm_nth()
         swept = Swept("create", "", Allowed(), CREATE)
         tracers = Tracers(self.observer, self.ledger(CREATE, deep=False), swept.operation)
         wanted = {"want_percpu": int(dsq.model.features.percpu_data), "want_slab": 1}
@@ -203,7 +203,7 @@ class Faults:
         Each thread is swept again until a round brings no site that was not there before. None where the kernel has
         none of the threads.
         """
-        self._arm_nth(action.within)
+        self.arm_nth(action.within)
         threads = action.threads if thread is None else (thread,)
         done = [self._sweep_thread(action, name, budget_ms) for name in threads]
         there = [part for part in done if part is not None]

@@ -94,6 +94,8 @@ class Log:
                 self.statuses.append(int(event.data.get("exitstatus", -1)))
             case EventKind.TEST_START:
                 self.starts[event.kernel, str(event.data.get("machine", "")), event.test] += 1
+            case EventKind.SEARCH:
+                pass  # for who waits: the test's end has it all
             case EventKind.TEST_END:
                 test = _payload(event, TestRow)
                 self.ends[test.kernel, test.machine, test.id] += 1

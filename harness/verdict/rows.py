@@ -24,6 +24,7 @@ from harness.records import (
     ModelSummary,
     Outcome,
     Role,
+    SearchSummary,
     Verdict,
 )
 
@@ -121,6 +122,7 @@ class TestRow:
     excused: str = ""
     kept: Kept | None = None
     dump: Dump | None = None
+    search: SearchSummary | None = None
 
     @property
     def flaky(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness import children
-from harness.children import Tally
+from harness.children import Tally, searched
 from harness.host.progress import Progress
 from harness.journal import Journal
 from harness.records import EventKind, Outcome, TestResult
@@ -108,3 +108,9 @@ def test_an_interrupt_lets_them_say_goodbye(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+def test_how_far_a_search_is() -> None:
+    done = {"sequences": 412, "compared": 1, "seconds": 34.4}
+    assert searched(60.0, done) == "search: 34 of 60 s, 412 sequences, 1 answer compared"
+    assert searched(30.0, done).startswith("search: 30 of 30 s"), "shrinking is no part of the budget"

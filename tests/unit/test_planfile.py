@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from harness import cli, planfile, run
+from harness import plan as defaults
 from harness.plan import DEFAULT_ARCHES, DEFAULT_SERIES, RIVALS, Plan, Wishes
 from harness.records import Exit, UsageError
 
@@ -311,3 +312,18 @@ def test_a_mistyped_kernel_of_ours(text: str, near: str) -> None:
         planfile.fragment(text)
     assert f"{text}: no such Kconfig fragment" in caught.value.line()
     assert caught.value.line().endswith(f"check --kconfig: {near}")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("", defaults.SEARCH_SECONDS), ("60s", 60.0), ("10m", 600.0), ("1h", 3600.0), ("90", 90.0), ("2.5s", 2.5)],
+)
+def test_the_budget_of_a_search(text: str, seconds: float) -> None:
+    assert planfile.budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0s", "soon", "10 m", "-5s", "10d", "s"])
+def test_what_is_no_budget(text: str) -> None:
+    with pytest.raises(UsageError, match="--search .*: no time") as raised:
+        planfile.budget(text)
+    assert "60s" in raised.value.step

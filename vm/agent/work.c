@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,6 +107,9 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 	long cpu = arg_int(op, "cpu", -1);
 	struct sched_param param = {};
 
+	/* A scheduler stays as long as anybody has its link open. */
+	if (syscall(SYS_close_range, 3, ~0U, 0))
+		_exit(5);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	setpgid(0, 0);
 	if (cpu >= 0 && !pin(cpu))
@@ -118,14 +122,22 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 	}
 }
 
-/* work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed; "ext" makes them SCHED_EXT. Answers their "pids". */
+/*
+ * work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed; "ext" makes them SCHED_EXT. Answered, with their
+ * "pids", when each of them has closed what it had of ours.
+ */
 void do_work(const struct op *op, struct reply *r)
 {
-	int nr = arg_int(op, "nr", 1);
+	int nr = arg_int(op, "nr", 1), open[2];
 	struct group *g;
+	char byte;
 
 	if (nr < 1 || nr > MAX_WORKERS) {
 		reply_error(r, EINVAL, "nr wants 1 to %d", MAX_WORKERS);
+		return;
+	}
+	if (pipe2(open, O_CLOEXEC)) {
+		reply_error(r, errno, "pipe: %s", strerror(errno));
 		return;
 	}
 	g = group_new(arg_str(op, "name", ""), r);
@@ -140,6 +152,10 @@ void do_work(const struct op *op, struct reply *r)
 		}
 		g->pids[g->nr++] = pid;
 	}
+	close(open[1]);
+	while (read(open[0], &byte, 1) < 0 && errno == EINTR)
+		; /* at an end when the last of them has closed the other one */
+	close(open[0]);
 	buf_printf(&r->body, ",\"pids\":[");
 	for (int i = 0; g && i < g->nr; i++)
 		buf_printf(&r->body, "%s%d", i ? "," : "", g->pids[i]);

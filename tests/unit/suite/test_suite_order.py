@@ -15,7 +15,7 @@ import pytest
 
 from harness.model.order import Kind
 from harness.model.state import Features
-from harness.records import GuestError
+from harness.records import GuestError, MachineSpec
 from harness.suite import order
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
@@ -77,9 +77,12 @@ class World:
         self.killed = 0
         self.pids = iter(range(10, 99))
         agent = SimpleNamespace(call=self.read)
-        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text, agent=agent)
+        guest = SimpleNamespace(
+            work=self.work, wait_for=lambda path, text: text, agent=agent, visit=lambda cpus: None, read=lambda path: "disabled"
+        )
         bench = SimpleNamespace(
             guest=guest, expect=self.expected.append,
+            ready=SimpleNamespace(machine=SimpleNamespace(spec=MachineSpec("x86_64"))),
             count_model=lambda operations, compared, wrong=None: self.told.append(wrong) if wrong else None,
         )  # fmt: skip
         dsq = SimpleNamespace(
@@ -208,3 +211,22 @@ def test_the_program_has_the_same_numbers() -> None:
     assert (int(named["HELD_DSQ"]), int(named["MAX_EVENTS"]), int(named["MAX_TASKS"])) == (
         order.DSQ, order.MAX_EVENTS, order.MAX_TASKS,
     )  # fmt: skip
+
+
+def test_an_event_that_is_not_written_yet_waits(world: World) -> None:
+    """Its slot is taken first, its kind is written last."""
+    world.held.arrive(2)
+    world.scheduler.events += [(0, 0, 0, 0)]
+    world.held.check()
+    world.scheduler.queue.append(99)
+    world.scheduler.events[-1] = (Kind.INSERTED, 99, 0, 0)
+    world.held.check()
+    assert world.told == []
+
+
+def test_a_scheduler_that_is_gone_is_told_as_that(world: World) -> None:
+    world.held.arrive(2)
+    world.scheduler.answers["look"] = -errno.ENODEV
+    world.scheduler.variables |= {"exited": 1, "exit_reason": "runtime error", "exit_msg": "invalid CPU 9"}
+    with pytest.raises(Disagreed, match="the scheduler with the DSQ is gone, runtime error: invalid CPU 9"):
+        world.held.check()
