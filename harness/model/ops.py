@@ -157,6 +157,8 @@ class OpsRules:
         if arrival.kind is not None:
             errors.append(arrival)
         ends = errors or [arrival]
+        if self._anywhere(case):
+            ends.append(self._elsewhere(r"\d+"))
         if not errors and self._immediate(case):
             message = r"SCX_ENQ_REENQ on SCX_DSQ_LOCAL repeated \d+ times"
             rule = self._cite("process_deferred_reenq_locals")
@@ -241,9 +243,7 @@ class OpsRules:
             if not self._is_cpu(cpu):
                 return self._error(where, f"invalid CPU {cpu} in SCX_DSQ_LOCAL_ON dispatch verdict")
             if case.pinned is not None and cpu != case.pinned:
-                message = re.escape(f"SCX_DSQ_LOCAL[_ON] target CPU {cpu} not allowed for ") + TASK
-                rule = self._cite("task_can_run_on_remote_rq")
-                return End(rule, "the task may not run there", kind=ExitKind.ERROR, message=message)
+                return self._elsewhere(str(cpu))
         elif dsq_id not in (ids.LOCAL, ids.GLOBAL) and dsq_id not in self._created(case):
             return self._error(where, f"non-existent DSQ {dsq_id:#x}")
         if insert.vtime is not None and dsq_id & ids.BUILTIN:
@@ -251,6 +251,20 @@ class OpsRules:
         if not dsq_id & ids.BUILTIN and (case.move != dsq_id or not case.has("dispatch")):
             return self._stall("nobody takes tasks from the DSQ")
         return self._stays("dispatch_enqueue", f"{ids.id_name(dsq_id)} takes the task")
+
+    def _elsewhere(self, cpu: str) -> End:
+        message = rf"SCX_DSQ_LOCAL\[_ON\] target CPU {cpu} not allowed for {TASK}"
+        rule = self._cite("task_can_run_on_remote_rq")
+        return End(rule, "the task may not run there", kind=ExitKind.ERROR, message=message)
+
+    def _anywhere(self, case: Case) -> bool:
+        """Whether ops.dispatch puts a pinned task on the local DSQ of whichever CPU it happens to run on."""
+        if case.enqueue is not None or case.pinned is None or not (case.has("enqueue") and case.has("dispatch")):
+            return False
+        insert = case.dispatch
+        if insert is None or insert.dsq_id != ids.LOCAL or self._on.possible_cpus < 2 or self._vetted(insert):
+            return False
+        return insert.times <= (case.dispatch_max_batch or DFL_BATCH)
 
     def _immediate(self, case: Case) -> bool:
         """Whether a task may be put on a local DSQ on the condition that it runs at once."""

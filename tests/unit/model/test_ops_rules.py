@@ -213,6 +213,20 @@ def test_two_callbacks_are_wrong() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("vtime", [None, 0])
+def test_the_local_dsq_of_whichever_cpu_dispatches(vtime: int | None) -> None:
+    """A pinned task may not run on the others; on its own CPU the order by virtual time is what is wrong."""
+    case = Case(enqueue=None, dispatch=Insert(ids.LOCAL, vtime=vtime))
+    own, other = ends(case)
+    assert (own.kind is None) == (vtime is None)
+    said = "SCX_DSQ_LOCAL[_ON] target CPU 0 not allowed for agent[12]"
+    assert other.allows(Seen(kind=ExitKind.ERROR, message=said))
+    assert len(ends(replace(case, pinned=None))) == 1
+    assert len(ends(case, replace(PLATFORM, possible_cpus=1))) == 1
+    assert len(ends(replace(case, dispatch=Insert(ids.LOCAL, vtime=vtime, times=33)))) == 1
+    assert len(ends(replace(case, dispatch=Insert(ids.LOCAL, vtime=vtime, flags=1 << 63)))) == 1
+
+
 def test_no_verdict_leaves_the_flags() -> None:
     case = Case(pinned=None, select=Insert(ids.INVALID, flags=1))
     assert end(case).warns
