@@ -118,12 +118,9 @@ class Seen:
     message: str = ""
 
     def __str__(self) -> str:
-        for what in ("load", "attach"):
-            if getattr(self, what):
-                return f"{what} answered {errno_name(getattr(self, what))}"
-        forked = f"fork answered {errno_name(self.fork)}, " if self.fork else ""
-        if self.kind is None:
-            return f"{forked}the scheduler stayed"
+        refused, forked = _answers(self, "answered")
+        if refused or self.kind is None:
+            return refused or f"{forked}the scheduler stayed"
         code = f", code {self.code:#x}" if self.code else ""
         return f"{forked}the scheduler exited with {self.kind}{code}: {self.message!r}"
 
@@ -166,13 +163,18 @@ class End:
         return (*self.warns, *([self.message] if errors else []))
 
     def __str__(self) -> str:
-        for what in ("load", "attach"):
-            if getattr(self, what):
-                return f"{what} answers {errno_name(getattr(self, what))}"
-        forked = f"fork answers {errno_name(self.fork)}, " if self.fork else ""
-        if self.kind is None:
-            return f"{forked}the scheduler stays"
+        refused, forked = _answers(self, "answers")
+        if refused or self.kind is None:
+            return refused or f"{forked}the scheduler stays"
         return f"{forked}the scheduler exits with {self.kind}: {self.message!r}"
+
+
+def _answers(end: Seen | End, verb: str) -> tuple[str, str]:
+    """What was refused, in words; and what fork said, to stand before the rest."""
+    for what, answer in (("load", end.load), ("attach", end.attach)):
+        if answer:
+            return f"{what} {verb} {errno_name(answer)}", ""
+    return "", f"fork {verb} {errno_name(end.fork)}, " if end.fork else ""
 
 
 @dataclass(frozen=True, slots=True)
