@@ -163,18 +163,25 @@ class Guest:
     ) -> None:
         self.vm.close()
 
-    def load(self, program: str, **variables: int) -> BpfObject:
-        """Loads bpf_progs/PROGRAM.bpf.c with these of its global variables set."""
-        return self._load(program, BPF_FOLDER, variables)
+    def load(self, program: str, ops: Mapping[str, int | str] | None = None, /, **variables: int) -> BpfObject:
+        """Loads bpf_progs/PROGRAM.bpf.c with these of its global variables set.
+
+        `ops` are members of its struct_ops map "ops": numbers, strings, and for a callback the name of a program, or
+        nothing where it is to be left out.
+        """
+        return self._load(program, BPF_FOLDER, variables, ops)
 
     def load_user(self, scheduler: Scheduler) -> BpfObject:
         """Loads a BPF scheduler of the user's; what holds the kernel's enumerators is set, the rest is as it was."""
         return self._load(scheduler.name, USER_FOLDER, scheduler.constants)
 
-    def _load(self, program: str, folder: str, variables: Mapping[str, int]) -> BpfObject:
+    def _load(
+        self, program: str, folder: str, variables: Mapping[str, int], ops: Mapping[str, int | str] | None = None
+    ) -> BpfObject:
         self._names += 1
         name = f"{program[:20]}{self._names}"
         settings: dict[str, Any] = {f"set.{variable}": value for variable, value in variables.items()}
+        settings |= {f"ops.{member}": value for member, value in (ops or {}).items()}
         self.agent.call("load", name=name, path=f"{folder}/{program}.bpf.o", **settings)
         return BpfObject(self.agent, name)
 

@@ -198,6 +198,10 @@ int find_var(struct bpf_object *obj, const char *name, struct var *var);
 /* Sets it, or of an array one element. */
 int set_var(struct bpf_object *obj, const char *name, const char *value, size_t index);
 
+/* members.c */
+/* Sets a member of a struct_ops map that is not loaded: a number, a string, a callback by its program's name (or none). */
+int set_member(struct bpf_object *obj, const char *map_name, const char *member, const char *value);
+
 /* relay.c */
 int relay(int argc, char **argv);
 

@@ -90,13 +90,15 @@ int object_prog_fd(struct object *o, const char *prog)
 static int set_arguments(struct bpf_object *bpf, const struct op *op, struct reply *r)
 {
 	for (int i = 0; i < op->nr_args; i++) {
-		int err;
+		const char *key = op->args[i].key;
+		int err = 0;
 
-		if (strncmp(op->args[i].key, "set.", 4))
-			continue;
-		err = set_var(bpf, op->args[i].key + 4, op->args[i].value, 0);
+		if (!strncmp(key, "set.", 4))
+			err = set_var(bpf, key + 4, op->args[i].value, 0);
+		else if (!strncmp(key, "ops.", 4))
+			err = set_member(bpf, "ops", key + 4, op->args[i].value);
 		if (err) {
-			reply_error(r, err, "variable %s: %s", op->args[i].key + 4, strerror(err));
+			reply_error(r, err, "%s: %s", key, strerror(err));
 			return err;
 		}
 	}
@@ -125,8 +127,9 @@ static struct bpf_object *load_file(const char *path, const struct op *op, struc
 }
 
 /*
- * load: "path" as "name"; set.VAR=value for each global to set before it is loaded. "resident": it stays until it is
- * unloaded by name.
+ * load: "path" as "name"; before it is loaded, set.VAR=value for each global to set and ops.MEMBER=value for each member
+ * of its struct_ops map "ops" (a callback takes the name of a program, or nothing to be left out). "resident": it stays
+ * until it is unloaded by name.
  */
 void do_load(const struct op *op, struct reply *r)
 {
