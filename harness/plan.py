@@ -260,8 +260,8 @@ class Plan:
 
     `machines` are those that every test is to run on; none means that tests choose. `guests` is how many run at
     once; 0: as many as this host bears. With `incremental` kernels are built in a folder that stays. `search` is the
-    budget of a search in seconds. A replay names one canonical `test_id`, the content hash that its `tree` must have, and
-    the `sequence` that a search found.
+    budget of a search in seconds. A replay names one canonical `test_id`, the content hash that its `tree` must have,
+    and the `sequence` that a search found.
     """
 
     kernels: tuple[KernelRequest, ...]

@@ -32,6 +32,8 @@ DECIDES: Mapping[str, Callable[[Plan], Any]] = {
     ),
     "toolchain": lambda plan: plan.toolchain,
     "coverage": lambda plan: plan.coverage,  # its kernels are built otherwise
+    "search": lambda plan: plan.search,
+    "sequence": lambda plan: [encode(move) for move in plan.sequence],
     "test_id": lambda plan: plan.test_id,
     "tree": lambda plan: plan.tree,
 }

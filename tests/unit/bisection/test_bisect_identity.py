@@ -13,7 +13,7 @@ from harness.bisect.drive import Asked
 from harness.bisect.identity import DAY, DECIDES, ELSEWHERE, INDIFFERENT, identity, of_its_day
 from harness.bisect.state import State
 from harness.plan import Allowed, BpfRequest, FaultPlan, KernelRequest, Plan, SourceRequest
-from harness.records import Fault, UsageError
+from harness.records import Fault, Operation, UsageError
 
 PLAN = Plan((KernelRequest(SourceRequest(tree="/linux"), "x86_64"),), seed=7)
 ENTRY = Allowed("dmesg:warn:f", "known", "2027-01-31", ("arm64",), "allow.yaml:3")
@@ -21,7 +21,7 @@ ENTRY = Allowed("dmesg:warn:f", "known", "2027-01-31", ("arm64",), "allow.yaml:3
 OTHERS: dict[str, Any] = {
     "machines": ("numa",), "suite": "tests/selftests", "full": True, "cmdline": "quiet",
     "faults": (FaultPlan("create", Fault("failslab")),), "allow": (ENTRY,), "toolchain": "host", "coverage": True,
-    "test_id": "t", "tree": "f" * 40, "seed": 8, "out": "there", "jobs": 9, "guests": 3, "incremental": True, "keep": True, "dump": True,
+    "search": 60.0, "sequence": (Operation("create", {}),), "test_id": "t", "tree": "f" * 40, "seed": 8, "out": "there", "jobs": 9, "guests": 3, "incremental": True, "keep": True, "dump": True,
     "argv": ("kharness",), "cache_cap_gib": 1,
 }  # fmt: skip
 
