@@ -36,6 +36,14 @@ class BpfObject:
         answer = self._agent.call("attach", check=check, name=self.name, what=what)
         return 0 if answer["ok"] else -int(answer["errno"])
 
+    def associate(self, *programs: str, what: str = "ops") -> None:
+        """Ties SYSCALL programs of this object to its struct_ops map: the scheduler that their kfuncs then mean.
+
+        For good: another association is refused (bpf_prog_assoc_struct_ops(), kernel/bpf/bpf_struct_ops.c).
+        """
+        for program in programs:
+            self._agent.call("assoc", name=self.name, prog=program, what=what)
+
     def detach(self, what: str | None = None) -> None:
         """Detaches `what`, or everything of this object. Returns once the scheduler is gone."""
         chosen: dict[str, Any] = {"what": what} if what else {}
@@ -163,18 +171,22 @@ class Guest:
     ) -> None:
         self.vm.close()
 
-    def load(self, program: str, **variables: int) -> BpfObject:
-        """Loads bpf_progs/PROGRAM.bpf.c with these of its global variables set."""
-        return self._load(program, BPF_FOLDER, variables)
+    def load(self, program: str, ops: Mapping[str, int] | None = None, /, **variables: int) -> BpfObject:
+        """Loads bpf_progs/PROGRAM.bpf.c with these of its global variables set.
+
+        `ops` are numbers for members of its struct_ops map "ops".
+        """
+        return self._load(program, BPF_FOLDER, variables, ops or {})
 
     def load_user(self, scheduler: Scheduler) -> BpfObject:
         """Loads a BPF scheduler of the user's; what holds the kernel's enumerators is set, the rest is as it was."""
-        return self._load(scheduler.name, USER_FOLDER, scheduler.constants)
+        return self._load(scheduler.name, USER_FOLDER, scheduler.constants, {})
 
-    def _load(self, program: str, folder: str, variables: Mapping[str, int]) -> BpfObject:
+    def _load(self, program: str, folder: str, variables: Mapping[str, int], ops: Mapping[str, int]) -> BpfObject:
         self._names += 1
         name = f"{program[:20]}{self._names}"
         settings: dict[str, Any] = {f"set.{variable}": value for variable, value in variables.items()}
+        settings |= {f"ops.{member}": value for member, value in ops.items()}
         self.agent.call("load", name=name, path=f"{folder}/{program}.bpf.o", **settings)
         return BpfObject(self.agent, name)
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* BPF objects by name: load with variables set, attach, detach, unload. */
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "agent.h"
 
@@ -87,16 +90,46 @@ int object_prog_fd(struct object *o, const char *prog)
 	return p ? bpf_program__fd(p) : -ENOENT;
 }
 
+/* A number in struct_ops map "map_name", which is not loaded yet, by the BTF of the object's own type. */
+static int set_member(struct bpf_object *bpf, const char *map_name, const char *member, const char *value)
+{
+	struct bpf_map *map = bpf_object__find_map_by_name(bpf, map_name);
+	const struct btf *btf = bpf_object__btf(bpf);
+	const struct btf_type *t;
+	size_t size = 0;
+	char *data;
+
+	if (!map || bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS)
+		return ENOENT;
+	data = bpf_map__initial_value(map, &size);
+	t = btf__type_by_id(btf, bpf_map__btf_value_type_id(map));
+	for (int i = 0; data && t && i < btf_vlen(t); i++) {
+		const struct btf_member *m = &btf_members(t)[i];
+		unsigned long long number = strtoull(value, NULL, 0);
+		long long wide = btf__resolve_size(btf, m->type);
+
+		if (strcmp(btf__name_by_offset(btf, m->name_off), member))
+			continue;
+		if (!btf_is_int(btf__type_by_id(btf, btf__resolve_type(btf, m->type))) || wide > (long long)sizeof(number))
+			return ENOTSUP;
+		memcpy(data + btf_member_bit_offset(t, i) / 8, &number, wide); /* all architectures are little endian */
+		return 0;
+	}
+	return ENOENT;
+}
+
 static int set_arguments(struct bpf_object *bpf, const struct op *op, struct reply *r)
 {
 	for (int i = 0; i < op->nr_args; i++) {
-		int err;
+		const char *key = op->args[i].key;
+		int err = 0;
 
-		if (strncmp(op->args[i].key, "set.", 4))
-			continue;
-		err = set_var(bpf, op->args[i].key + 4, op->args[i].value, 0);
+		if (!strncmp(key, "set.", 4))
+			err = set_var(bpf, key + 4, op->args[i].value, 0);
+		else if (!strncmp(key, "ops.", 4))
+			err = set_member(bpf, "ops", key + 4, op->args[i].value);
 		if (err) {
-			reply_error(r, err, "variable %s: %s", op->args[i].key + 4, strerror(err));
+			reply_error(r, err, "%s: %s", key, strerror(err));
 			return err;
 		}
 	}
@@ -125,8 +158,8 @@ static struct bpf_object *load_file(const char *path, const struct op *op, struc
 }
 
 /*
- * load: "path" as "name"; set.VAR=value for each global to set before it is loaded. "resident": it stays until it is
- * unloaded by name.
+ * load: "path" as "name"; before it is loaded, set.VAR=value for each global to set and ops.MEMBER=number for members of
+ * its struct_ops map "ops". "resident": it stays until it is unloaded by name.
  */
 void do_load(const struct op *op, struct reply *r)
 {
@@ -195,6 +228,31 @@ void do_attach(const struct op *op, struct reply *r)
 	}
 	o->links[slot].link = link;
 	strcpy(o->links[slot].what, what);
+}
+
+/* include/uapi/linux/bpf.h (6.20): the libbpf of the guest root does not know it. */
+#define PROG_ASSOC_STRUCT_OPS 38
+
+/* assoc: ties SYSCALL program "prog" of object "name" to its struct_ops map "what", for as long as it is loaded. */
+void do_assoc(const struct op *op, struct reply *r)
+{
+	struct object *o = find_object(op, "name", r);
+	struct bpf_map *map = o ? bpf_object__find_map_by_name(o->bpf, arg_str(op, "what", "ops")) : NULL;
+	struct {
+		uint32_t map_fd, prog_fd, flags;
+	} attr = { .map_fd = -1 };
+	int prog = o ? object_prog_fd(o, arg_str(op, "prog", "")) : -1;
+
+	if (!o)
+		return;
+	if (!map || prog < 0) {
+		reply_error(r, ENOENT, "no program %s and map %s", arg_str(op, "prog", ""), arg_str(op, "what", "ops"));
+		return;
+	}
+	attr.map_fd = bpf_map__fd(map);
+	attr.prog_fd = prog;
+	if (syscall(SYS_bpf, PROG_ASSOC_STRUCT_OPS, &attr, sizeof(attr)))
+		reply_error(r, errno, "associating %s: %s", arg_str(op, "prog", ""), strerror(errno));
 }
 
 int object_links(const struct object *o)

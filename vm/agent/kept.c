@@ -184,12 +184,14 @@ void do_keep(const struct op *op, struct reply *r)
 	free(left.data);
 }
 
-/* Whether every variable that a load sets can still be set. */
+/* Whether all that a load sets can still be set: members of a struct_ops map cannot. */
 static bool settable(struct bpf_object *bpf, const struct op *op)
 {
 	for (int i = 0; i < op->nr_args; i++) {
 		struct var var;
 
+		if (!strncmp(op->args[i].key, "ops.", 4))
+			return false;
 		if (strncmp(op->args[i].key, "set.", 4))
 			continue;
 		if (find_var(bpf, op->args[i].key + 4, &var) || var.is_const)
