@@ -26,7 +26,8 @@ MAX_LISTED = 4096
 MAKERS = ("create_dsq", "scx_bpf_create_dsq")
 """Where the memory of a user DSQ itself is allocated (create_dsq() in 6.12)."""
 
-_ERRNO = re.compile(r"\((-\d+)\)")
+ERRNO = re.compile(r"\((-\d+)\)")
+"""The errno in the message of an exit info."""
 
 
 class Dsqs:
@@ -71,7 +72,7 @@ class Dsqs:
         got = scheduler.attach(check=False)
         exit_error = self.exit_error(scheduler) if got == 0 else None
         self.last = got if exit_error is None else ended_with(exit_error)
-        self._judge(answer, got, exit_error)
+        self.judge(answer, got, exit_error)
         if got == 0:
             self._attached.add(scheduler.name)
         return scheduler
@@ -89,7 +90,7 @@ class Dsqs:
         answer = self.model.detach(scheduler.name)
         scheduler.detach()
         self._attached.discard(scheduler.name)
-        self._judge(answer, 0)
+        self.judge(answer, 0)
 
     def exit_error(self, scheduler: BpfObject) -> int | None:
         """Waits until the scheduler is enabled or has exited; the errno of its exit info, or None if it stays."""
@@ -100,7 +101,7 @@ class Dsqs:
             state = self._bench.guest.read(STATE).strip()
             ended = scheduler.get("exited", "exit_msg", "exit_reason")
             if ended["exited"] and state == "disabled":
-                found = _ERRNO.search(ended["exit_msg"])
+                found = ERRNO.search(ended["exit_msg"])
                 if not found:
                     raise GuestError(f"the scheduler exited: {ended['exit_reason']}: {ended['exit_msg']}")
                 return int(found[1])
@@ -132,7 +133,7 @@ class Dsqs:
         """
         answers = self.api.run("create", dsq_context(first, node), repeat=count, fifo=fifo)
         for dsq_id, got in zip(range(first, first + count), answers, strict=True):
-            self._judge(self.model.create(dsq_id, node, fault), got)
+            self.judge(self.model.create(dsq_id, node, fault), got)
         return sum(answer != 0 for answer in answers)
 
     def destroy_range(self, first: int, count: int) -> None:
@@ -142,13 +143,16 @@ class Dsqs:
             self.api.run("destroy", dsq_context(first), repeat=count),
             strict=True,
         ):
-            self._judge(self.model.destroy(dsq_id), got)
+            self.judge(self.model.destroy(dsq_id), got)
 
-    def check_live(self) -> None:
-        """Walks the kernel's table and compares the set of live DSQs with the model's."""
-        if not self.model.live() and self._bench.guest.read(STATE).strip() != "enabled":
+    def check_live(self, of: str | None = None, cgroup_id: int = 0) -> None:
+        """Walks the kernel's table and compares the set of live DSQs with the model's.
+
+        The table is that of the root, or of scheduler `of`, which is attached to the cgroup of this id.
+        """
+        if of is None and not self.model.live() and self._bench.guest.read(STATE).strip() != "enabled":
             return
-        status = self.api.run("live", dsq_context(0), record=False)[0]
+        status = self.api.run("live", dsq_context(cgroup_id), record=False)[0]
         if status:
             raise HarnessError(f"the DSQ table cannot be walked: the walk answered {status}")
         seen = self.api.get("live_count", "live_sum", "live_mix", "live_nelems")
@@ -159,10 +163,10 @@ class Dsqs:
             )
         if count <= MAX_LISTED:
             ids = self.api.get("live_ids", most=count)["live_ids"] if count else []
-            problem = self.model.compare_live(ids[:count])
+            problem = self.model.compare_live(ids[:count], of)
         else:
             problem = self.model.compare_digest(count, seen["live_sum"], seen["live_mix"])
-        self._count(problem)
+        self.count(problem)
 
     def check_objects(self) -> None:
         """Waits for quiescence and compares how many objects of DSQs live with how many the model says must.
@@ -187,13 +191,15 @@ class Dsqs:
 
     def _one(self, answer: Answer, program: str, dsq_id: int, node: int = -1) -> int:
         got = self.api.run(program, dsq_context(dsq_id, node))[0]
-        self._judge(answer, got)
+        self.judge(answer, got)
         return got
 
-    def _judge(self, answer: Answer, got: int, exit_error: int | None = None) -> None:
-        self._count(self.model.observe(answer, got, exit_error))
+    def judge(self, answer: Answer, got: int, exit_error: int | None = None) -> None:
+        """Holds an answer of the kernel's against the model. Raises Disagreed."""
+        self.count(self.model.observe(answer, got, exit_error))
 
-    def _count(self, problem: Disagreement | None) -> None:
+    def count(self, problem: Disagreement | str | None) -> None:
+        """Counts one comparison, and what came of it. Raises Disagreed where there is a problem."""
         self._bench.count_model(1, 1, str(problem) if problem else None)
         if problem:
             raise Disagreed(str(problem))
