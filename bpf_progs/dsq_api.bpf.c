@@ -3,32 +3,7 @@
  * DSQ operations as SYSCALL programs, so that user space drives them one at a time and sees each answer;
  * and a walk over the live scheduler's DSQ hash, so that the set of live DSQs can be compared.
  */
-#include "kharness.bpf.h"
-
-struct api_args {
-	u64 dsq_id;
-	s32 node;
-	s32 pad;
-};
-
-SEC("syscall")
-int create(struct api_args *args)
-{
-	return scx_bpf_create_dsq(args->dsq_id, args->node);
-}
-
-SEC("syscall")
-int destroy(struct api_args *args)
-{
-	scx_bpf_destroy_dsq(args->dsq_id);
-	return 0;
-}
-
-SEC("syscall")
-int nr_queued(struct api_args *args)
-{
-	return scx_bpf_dsq_nr_queued(args->dsq_id);
-}
+#include "calls.bpf.h"
 
 /* include/linux/rhashtable-types.h, kernel/sched/ext/internal.h */
 struct rhash_head {

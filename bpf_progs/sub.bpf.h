@@ -7,7 +7,7 @@
 #ifndef SUB_BPF_H
 #define SUB_BPF_H
 
-#include "kharness.bpf.h"
+#include "calls.bpf.h"
 
 /* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, the rest of the system goes on. */
 #define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
@@ -84,31 +84,6 @@ void STRUCT_OPS(sub_enqueue, struct task_struct *p, u64 enq_flags)
 void STRUCT_OPS(sub_exit, struct scx_exit_info *info)
 {
 	record_exit(info);
-}
-
-struct api_args {
-	u64 dsq_id;
-	s32 node;
-	s32 pad;
-};
-
-SEC("syscall")
-int create(struct api_args *args)
-{
-	return scx_bpf_create_dsq(args->dsq_id, args->node);
-}
-
-SEC("syscall")
-int destroy(struct api_args *args)
-{
-	scx_bpf_destroy_dsq(args->dsq_id);
-	return 0;
-}
-
-SEC("syscall")
-int nr_queued(struct api_args *args)
-{
-	return scx_bpf_dsq_nr_queued(args->dsq_id);
 }
 
 #define SUB_OPS							\

@@ -264,5 +264,5 @@ class Guest:
 
 
 def dsq_context(dsq_id: int, node: int = -1) -> bytes:
-    """struct api_args of bpf_progs/dsq_api.bpf.c."""
+    """struct api_args of bpf_progs/calls.bpf.h."""
     return struct.pack("<Qii", dsq_id, node, 0)
