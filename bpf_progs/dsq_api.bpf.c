@@ -3,32 +3,7 @@
  * DSQ operations as SYSCALL programs, so that user space drives them one at a time and sees each answer;
  * and a walk over the live scheduler's DSQ hash, so that the set of live DSQs can be compared.
  */
-#include "kharness.bpf.h"
-
-struct api_args {
-	u64 dsq_id;
-	s32 node;
-	s32 pad;
-};
-
-SEC("syscall")
-int create(struct api_args *args)
-{
-	return scx_bpf_create_dsq(args->dsq_id, args->node);
-}
-
-SEC("syscall")
-int destroy(struct api_args *args)
-{
-	scx_bpf_destroy_dsq(args->dsq_id);
-	return 0;
-}
-
-SEC("syscall")
-int nr_queued(struct api_args *args)
-{
-	return scx_bpf_dsq_nr_queued(args->dsq_id);
-}
+#include "calls.bpf.h"
 
 /* include/linux/rhashtable-types.h, kernel/sched/ext/internal.h */
 struct rhash_head {
@@ -51,8 +26,18 @@ struct rhashtable {
 	atomic_t nelems;
 } KERNEL_TYPE;
 
+struct sched_ext_ops___sub {
+	u64 sub_cgroup_id;
+} KERNEL_TYPE;
+
+struct list_head {
+	struct list_head *next;
+} KERNEL_TYPE;
+
 struct scx_sched {
 	struct rhashtable dsq_hash;
+	struct sched_ext_ops___sub ops;
+	struct list_head all;
 } KERNEL_TYPE;
 
 struct scx_dispatch_q {
@@ -64,6 +49,8 @@ struct scx_dispatch_q {
 /* Each scheduler's own table, or, before 6.16, one for the whole kernel. */
 extern const void scx_root __ksym __weak;
 extern const void dsq_hash __ksym __weak;
+/* All schedulers, linked by `all`: the root and, since 7.1, those below it. */
+extern const void scx_sched_all __ksym __weak;
 
 #define MAX_LISTED 4096
 #define MAX_CHAIN 256
@@ -130,10 +117,41 @@ static long walk_bucket(u32 i, void *ctx)
 	return 0;
 }
 
-static __always_inline int find_hash(struct rhashtable **hash)
+#define MAX_SCHEDS 64
+
+/* The scheduler that is attached to a cgroup as a sub-scheduler. */
+static __always_inline void *find_sub(u64 cgroup_id)
+{
+	struct list_head *at = (void *)&scx_sched_all, *next;
+	int i;
+
+	if (!bpf_ksym_exists(&scx_sched_all) || !bpf_core_field_exists(struct scx_sched, all))
+		return NULL;
+	bpf_for(i, 0, MAX_SCHEDS) {
+		struct scx_sched *sch;
+
+		next = BPF_CORE_READ(at, next);
+		if (!next || next == (void *)&scx_sched_all)
+			return NULL;
+		sch = (void *)next - bpf_core_field_offset(struct scx_sched, all);
+		if (BPF_CORE_READ(sch, ops.sub_cgroup_id) == cgroup_id)
+			return sch;
+		at = next;
+	}
+	return NULL;
+}
+
+static __always_inline int find_hash(u64 cgroup_id, struct rhashtable **hash)
 {
 	void *sch = NULL;
 
+	if (cgroup_id) {
+		sch = find_sub(cgroup_id);
+		if (!sch)
+			return -ENODEV;
+		*hash = sch + bpf_core_field_offset(struct scx_sched, dsq_hash);
+		return 0;
+	}
 	if (bpf_core_field_exists(struct scx_sched, dsq_hash)) {
 		if (!bpf_ksym_exists(&scx_root))
 			return -EOPNOTSUPP;
@@ -149,6 +167,7 @@ static __always_inline int find_hash(struct rhashtable **hash)
 	return 0;
 }
 
+/* With an id that of a cgroup, the table of its scheduler; else that of the root. */
 SEC("syscall")
 int live(struct api_args *args)
 {
@@ -157,7 +176,7 @@ int live(struct api_args *args)
 	int generation, err;
 
 	live_count = live_sum = live_mix = live_nelems = sought_at = sought_pcpu = 0;
-	err = find_hash(&hash);
+	err = find_hash(args->dsq_id, &hash);
 	if (err)
 		return err;
 	live_nelems = BPF_CORE_READ(hash, nelems.counter);

@@ -36,6 +36,14 @@ class BpfObject:
         answer = self._agent.call("attach", check=check, name=self.name, what=what)
         return 0 if answer["ok"] else -int(answer["errno"])
 
+    def associate(self, *programs: str, what: str = "ops") -> None:
+        """Ties SYSCALL programs of this object to its struct_ops map: the scheduler that their kfuncs then mean.
+
+        For good: another association is refused (bpf_prog_assoc_struct_ops(), kernel/bpf/bpf_struct_ops.c).
+        """
+        for program in programs:
+            self._agent.call("assoc", name=self.name, prog=program, what=what)
+
     def detach(self, what: str | None = None) -> None:
         """Detaches `what`, or everything of this object. Returns once the scheduler is gone."""
         chosen: dict[str, Any] = {"what": what} if what else {}
@@ -264,5 +272,5 @@ class Guest:
 
 
 def dsq_context(dsq_id: int, node: int = -1) -> bytes:
-    """struct api_args of bpf_progs/dsq_api.bpf.c."""
+    """struct api_args of bpf_progs/calls.bpf.h."""
     return struct.pack("<Qii", dsq_id, node, 0)

@@ -14,15 +14,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from harness.model import ids, trace
+from harness.model import ids, sub, trace
 from harness.model.rules import EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, OK, Rules
+from harness.model.schedulers import Schedulers
 from harness.model.state import Features, Hash, Scheduler
 from harness.model.trace import Answer, Disagreement, FaultAt, Op
 from harness.records import HarnessError, UsageError
 from harness.words import plural
 
 
-class DsqModel:
+class DsqModel(Schedulers):
     """The reference model for one kernel on one machine.
 
     `nodes` are the possible NUMA nodes, `possible_cpus` a count (CPUs 0 to count-1). DSQ ids are u64.
@@ -33,48 +34,45 @@ class DsqModel:
             raise UsageError(
                 f"a machine has nodes and CPUs, not nodes {sorted(nodes)} and {possible_cpus} CPUs"
             )
-        self.features = features
-        self.rules = Rules(features, nodes, possible_cpus)
-        self.links: dict[str, Scheduler] = {}
-        self.root: Scheduler | None = None
+        super().__init__(features, Rules(features, nodes, possible_cpus))
         self.associated: str | None = None
-        self._global = Hash()
-        self._step = 0
 
     # --- what holds now ---------------------------------------------------------------
 
-    def live(self) -> frozenset[int]:
-        """Ids of the user DSQs of the running scheduler (of the kernel, where the table is global)."""
+    def live(self, of: str | None = None) -> frozenset[int]:
+        """Ids of the user DSQs of the root (of the kernel, where the table is global), or of the named scheduler."""
         if self.features.global_hash:
             return frozenset(self._global)
-        return frozenset(self.root.hash) if self.root else frozenset()
+        chosen = self.root if of is None else self.links.get(of)
+        return frozenset(chosen.hash) if chosen else frozenset()
 
     def percpu_objects(self, boot: bool = False) -> int:
         """How many alloc_percpu objects of init_dsq() are alive once the kernel is quiescent. Raises as user_objects().
 
         A scheduler holds its user DSQs, one global DSQ a possible node (alloc_pnode), one bypass DSQ a possible CPU
-        (scx_alloc_and_add_sched), from attach until its link is gone, also exited (scx_sched_free_rcu_work). With
-        `boot`, the local DSQs (init_sched_ext_class), which never change."""
+        (scx_alloc_and_add_sched), from attach until its link is gone, also exited, and until the memory of those below
+        it is gone, which pins it (scx_sched_free_rcu_work). With `boot`, the local
+        DSQs (init_sched_ext_class), which never change.
+        """
         if not self.features.percpu_data:
             return 0
-        own = len(self.links) * self.rules.own_dsqs() + (self.rules.possible_cpus if boot else 0)
+        own = len(sub.held(self.links.values())) * self.rules.own_dsqs() + (self.rules.possible_cpus if boot else 0)
         return self.user_objects() + own
 
     def user_objects(self) -> int:
         """How many user DSQs then have memory. Raises HarnessError after an ops.init that failed under a fault."""
-        hashes = [self._global] if self.features.global_hash else [s.hash for s in self.links.values()]
+        own = [s.hash for s in sub.held(self.links.values())]
+        hashes = [self._global] if self.features.global_hash else own
         if any(h.maybe for h in hashes):
             raise HarnessError("how many DSQs a failed ops.init left is unknown", step="detach, then ask again")
         return sum(h.objects() for h in hashes)
 
-    def aborting(self) -> str | None:
-        """Why the running scheduler is being thrown out, None if it is not."""
-        return self.root.aborting if self.root else None
-
     # --- the interface of BPF programs ------------------------------------------------
 
     def associate(self, scheduler: str | None) -> None:
-        """Ties the SYSCALL program to a scheduler's struct_ops map (bpf_prog_assoc_struct_ops)."""
+        """What is asked from now on is asked by a program tied to that scheduler's struct_ops map, or to none.
+
+        A program's own tie is for good (bpf_prog_assoc_struct_ops): each scheduler has programs of its own."""
         self.associated = scheduler
         self._step += 1
 
@@ -163,6 +161,10 @@ class DsqModel:
         fault: str | None = None,
         nth: int | None = None,
         sub_attach: bool = False,
+        cgroup: str = "",
+        *,
+        there: bool = True,
+        refused: str = "",
     ) -> Answer:
         """Attaching a struct_ops map: scx_root_enable_workfn().
 
@@ -171,9 +173,15 @@ class DsqModel:
         DSQs, then the bypass DSQs, then ops.init. What fails before ops.init is attach's own -ENOMEM; from
         ops.init on attach answers 0 and the scheduler exits with the error. `sub_attach`: the scheduler takes
         sub-schedulers, and then only associated programs find it.
+
+        With `cgroup` it attaches as a sub-scheduler, by the rules of harness.model.sub: `there` is whether there is
+        such a cgroup, `refused` why validate_ops() has nothing of it.
         """
-        op = Op("attach", scheduler=scheduler, creates=tuple(creates), sub_attach=sub_attach)
+        op = Op("attach", scheduler=scheduler, creates=tuple(creates), sub_attach=sub_attach, cgroup=cgroup)
         at, busy = _fault(fault), self._busy(scheduler)
+        if cgroup:
+            tree = sub.Tree(self.rules, self.root, self.links)
+            return tree.enable(op, at, nth, self._step, there=there, refused=refused)
         extra = {ENOMEM} if at is FaultAt.ANY else set()  # the link is allocated before all else
         leaving = self.root is not None and self.root.aborting and self.root.name != scheduler
         if busy and not leaving:
@@ -192,25 +200,6 @@ class DsqModel:
             )
         return self._answer(
             Op("detach", scheduler=scheduler), {OK}, "unreg cannot fail", self.rules.cite("bpf_scx_unreg")
-        )
-
-    def gone(self, expected: bool = False) -> Disagreement | None:
-        """Tells that the running scheduler has exited by itself (state disabled, exit info written).
-
-        A disagreement unless the model raised the error itself or the test `expected` it. From here on only
-        programs associated with it still reach its DSQs, until detach (scx_root_disable, scx_prog_sched).
-        """
-        if self.root is None:
-            raise UsageError("no scheduler runs, so none can be gone", step="attach one first")
-        name, why = self.root.name, self.root.aborting
-        self._exit(self.root)
-        self._step += 1
-        if why or expected:
-            return None
-        rule = self.rules.cite("scx_root_disable")
-        reason = "nothing that was done raises scx_error()"
-        return Disagreement(
-            f"scheduler {name} exited, the model lets it run: {reason} ({rule})", rule, reason
         )
 
     # --- tasks on DSQs ----------------------------------------------------------------
@@ -274,13 +263,14 @@ class DsqModel:
             self._abort(owner, answer.aborts)
         return None
 
-    def compare_live(self, got: Iterable[int]) -> Disagreement | None:
+    def compare_live(self, got: Iterable[int], of: str | None = None) -> Disagreement | None:
         """Compares the ids in the kernel's table. HarnessError while the scheduler is being thrown out."""
         self._settled()
-        got = frozenset(got)
-        if got == self.live():
+        got, wanted = frozenset(got), self.live(of)
+        if got == wanted:
             return None
-        return trace.disagree_set("the DSQ table", got, self.live(), self.rules.cite("scx_bpf_create_dsq"))
+        what = "the DSQ table" if of is None else f"the DSQ table of {of}"
+        return trace.disagree_set(what, got, wanted, self.rules.cite("scx_bpf_create_dsq"))
 
     def compare_digest(self, count: int, total: int, mixed: int) -> Disagreement | None:
         """As compare_live, for sets too large to bring home: see ids.digest."""
@@ -354,41 +344,6 @@ class DsqModel:
                 f"the set of live DSQs is not settled: the scheduler is being thrown out ({self.aborting()})",
                 step="wait until it is disabled and tell the model with gone()",
             )
-
-    def _abort(self, scheduler: Scheduler, why: str) -> None:
-        if scheduler.running and scheduler.aborting is None:  # scx_claim_exit: the first error wins
-            scheduler.aborting = why
-
-    def _attached(self, answer: Answer, exit_error: int | None) -> None:
-        if self.root:  # attach was let in, so the one being thrown out is gone
-            self._exit(self.root)
-        table = self._global if self.features.global_hash else Hash()
-        if exit_error is not None and answer.unsure:
-            table.maybe.update(i for i, node in answer.op.creates if not self.rules.refused(i, node))
-        else:
-            for dsq_id in answer.made:
-                table.add(dsq_id)
-        own = Hash() if self.features.global_hash else table
-        scheduler = Scheduler(answer.op.scheduler, own, answer.op.sub_attach)
-        self.links[scheduler.name] = self.root = scheduler
-        if exit_error is not None:
-            self._exit(scheduler)
-
-    def _detached(self, name: str) -> None:
-        scheduler = self.links[name]
-        if scheduler.running:
-            self._exit(scheduler)
-        del self.links[name]
-
-    def _exit(self, scheduler: Scheduler) -> None:
-        """scx_root_disable(): all tasks leave, the scheduler is no longer scx_root, its memory stays."""
-        scheduler.running, scheduler.aborting = False, None
-        scheduler.hash.drain()
-        if self.root is scheduler:
-            self.root = None
-        if self.features.global_hash:
-            self._global.clear()  # 6.12, scx_ops_disable_workfn: every DSQ is destroyed
-
 
 def _fault(name: str | None) -> FaultAt | None:
     if name is None:

@@ -13,6 +13,7 @@ from harness.model.state import Features, Hash
 from harness.model.trace import Answer, FaultAt, Op
 
 OK, ENOENT, ENOMEM, EBUSY = 0, -errno.ENOENT, -errno.ENOMEM, -errno.EBUSY
+EOPNOTSUPP, EPROTO = -errno.EOPNOTSUPP, -errno.EPROTO
 EEXIST, ENODEV, EINVAL = -errno.EEXIST, -errno.ENODEV, -errno.EINVAL
 
 

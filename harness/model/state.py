@@ -15,7 +15,8 @@ class Features:
 
     `percpu_data`: init_dsq() does alloc_percpu() and can fail (7.1). `bypass_dsqs`: one DSQ per possible CPU
     in each scheduler. `sub_scheds`: CONFIG_EXT_SUB_SCHED, a SYSCALL program is tied to a scheduler through
-    its struct_ops map. `global_hash`: user DSQs lie in one table for the whole kernel and need no scheduler
+    its struct_ops map. `cid_form`: there is struct sched_ext_ops_cid, which sub-schedulers and those that take them
+    must be (7.2). `global_hash`: user DSQs lie in one table for the whole kernel and need no scheduler
     (before 6.16). `unique_ids`: a duplicate id is refused (6.12 started without; fixed by "sched_ext:
     create_dsq: Return -EEXIST on duplicate request"). `init` is the function that initialises a DSQ, empty where it
     was inlined everywhere. `source` is the file that the rules cite.
@@ -24,6 +25,7 @@ class Features:
     percpu_data: bool = True
     bypass_dsqs: bool = True
     sub_scheds: bool = True
+    cid_form: bool = True
     global_hash: bool = False
     unique_ids: bool = True
     init: str = "init_dsq"
@@ -77,11 +79,13 @@ class Hash:
         self.maybe.clear()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Scheduler:
     """A struct_ops map that is attached: struct scx_sched lives as long as its link.
 
-    `running`: it is scx_root. `aborting`: why scx_error() was raised, until the scheduler is seen gone.
+    `running`: it is scx_root or below it. `aborting`: why scx_error() was raised, until the scheduler is seen gone.
+    A sub-scheduler has a `parent` and the `cgroup` (a path below the root) that it is attached to. `refusal`
+    is what its ops.sub_attach answers: 0 or a negative errno.
     """
 
     name: str
@@ -89,3 +93,13 @@ class Scheduler:
     sub_attach: bool = False
     running: bool = True
     aborting: str | None = None
+    parent: Scheduler | None = None
+    cgroup: str = "/"
+    refusal: int = 0
+
+    def above(self) -> Iterator[Scheduler]:
+        """Itself and its ancestors, up to the root."""
+        at: Scheduler | None = self
+        while at:
+            yield at
+            at = at.parent

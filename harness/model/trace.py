@@ -31,7 +31,7 @@ class Op:
     """One operation on the model. Fields that the verb does not use keep their defaults.
 
     `creates` is, for attach, what ops.init creates: pairs of DSQ id and node, in order; `sub_attach` tells
-    that the scheduler takes sub-schedulers.
+    that the scheduler takes sub-schedulers, `cgroup` the one to which it attaches as a sub-scheduler.
     """
 
     verb: str
@@ -40,13 +40,15 @@ class Op:
     scheduler: str = ""
     creates: tuple[tuple[int, int], ...] = ()
     sub_attach: bool = False
+    cgroup: str = ""
 
     def __str__(self) -> str:
         if self.verb == "create":
             return f"create({id_name(self.dsq_id)}, node {self.node})"
         if self.verb in ("attach", "detach"):
             extra = f", {plural(len(self.creates), 'DSQ')} in ops.init" if self.creates else ""
-            return f"{self.verb}({self.scheduler}{extra})"
+            where = f" at {self.cgroup}" if self.cgroup else ""
+            return f"{self.verb}({self.scheduler}{where}{extra})"
         return f"{self.verb}({id_name(self.dsq_id)})"
 
 
@@ -56,7 +58,8 @@ class Answer:
 
     `values` are the legal return values; with `at_least` every value from there on is legal too (counts
     that the model does not own). `exits` are, for an attach that answers 0, the legal ends of
-    scx_root_enable(): None is a scheduler that stays, a number the errno in its exit info. `aborts` tells
+    scx_root_enable(): None is a scheduler that stays, a number the errno in its exit info, 0 an exit info without
+    one. `aborts` tells
     that the kernel raises scx_error() on the scheduler. `made` are the DSQs that ops.init has created when
     it returns, `unsure` that this holds only if the scheduler stays. `step` is the model's clock when asked.
     """
@@ -82,11 +85,15 @@ class Answer:
         """The legal answers in words: ``-EEXIST``, ``0 or -ENOMEM``, ``0 or more``."""
         words = [errno_name(value) for value in sorted(self.values, key=lambda v: (v < 0, -v))]
         if self.op.verb == "attach" and 0 in self.values and self.exits != {None}:
-            ends = sorted("stays" if e is None else f"exits with {errno_name(e)}" for e in self.exits)
+            ends = sorted("stays" if e is None else _exits(e) for e in self.exits)
             words[0] = f"0 (then the scheduler {' or '.join(ends)})"
         if self.at_least is not None:
             words.insert(0, f"{self.at_least} or more")
         return " or ".join(words)
+
+
+def _exits(error: int) -> str:
+    return f"exits with {errno_name(error)}" if error else "exits without an errno"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ MAX_LISTED = 4096
 MAKERS = ("create_dsq", "scx_bpf_create_dsq")
 """Where the memory of a user DSQ itself is allocated (create_dsq() in 6.12)."""
 
-_ERRNO = re.compile(r"\((-\d+)\)")
+ERRNO = re.compile(r"\((-\d+)\)")
+"""The errno in the message of an exit info."""
 
 
 class Dsqs:
@@ -109,7 +110,7 @@ class Dsqs:
             return
         ended = scheduler.get("exited", "exit_msg")
         problem = self.model.gone() if ended["exited"] else None
-        self._count(problem)
+        self.count(problem)
 
     def thrown_out(self, scheduler: BpfObject) -> None:
         """Tells the model that the kernel threw the scheduler out, as was seen, and that it was detached then."""
@@ -126,7 +127,7 @@ class Dsqs:
             state = self._bench.guest.read(STATE).strip()
             ended = scheduler.get("exited", "exit_msg", "exit_reason")
             if ended["exited"] and state == "disabled":
-                found = _ERRNO.search(ended["exit_msg"])
+                found = ERRNO.search(ended["exit_msg"])
                 if not found:
                     raise GuestError(f"the scheduler exited: {ended['exit_reason']}: {ended['exit_msg']}")
                 return int(found[1])
@@ -170,11 +171,14 @@ class Dsqs:
         ):
             self.judge(self.model.destroy(dsq_id), got)
 
-    def check_live(self) -> None:
-        """Walks the kernel's table and compares the set of live DSQs with the model's."""
-        if not self.model.live() and self._bench.guest.read(STATE).strip() != "enabled":
+    def check_live(self, of: str | None = None, cgroup_id: int = 0) -> None:
+        """Walks the kernel's table and compares the set of live DSQs with the model's.
+
+        The table is that of the root, or of scheduler `of`, which is attached to the cgroup of this id.
+        """
+        if of is None and not self.model.live() and self._bench.guest.read(STATE).strip() != "enabled":
             return
-        status = self.api.run("live", dsq_context(0), record=False)[0]
+        status = self.api.run("live", dsq_context(cgroup_id), record=False)[0]
         if status:
             raise HarnessError(f"the DSQ table cannot be walked: the walk answered {status}")
         seen = self.api.get("live_count", "live_sum", "live_mix", "live_nelems")
@@ -185,10 +189,10 @@ class Dsqs:
             )
         if count <= MAX_LISTED:
             ids = self.api.get("live_ids", most=count)["live_ids"] if count else []
-            problem = self.model.compare_live(ids[:count])
+            problem = self.model.compare_live(ids[:count], of)
         else:
             problem = self.model.compare_digest(count, seen["live_sum"], seen["live_mix"])
-        self._count(problem)
+        self.count(problem)
 
     def check_objects(self) -> None:
         """Waits for quiescence and compares how many objects of DSQs live with how many the model says must.
@@ -218,9 +222,10 @@ class Dsqs:
 
     def judge(self, answer: Answer, got: int, exit_error: int | None = None) -> None:
         """Compares an answer of the kernel's with what the model allows."""
-        self._count(self.model.observe(answer, got, exit_error))
+        self.count(self.model.observe(answer, got, exit_error))
 
-    def _count(self, problem: Disagreement | None) -> None:
+    def count(self, problem: Disagreement | str | None) -> None:
+        """Counts one comparison, and what came of it. Raises Disagreed where there is a problem."""
         self._bench.count_model(1, 1, str(problem) if problem else None)
         if problem:
             raise Disagreed(str(problem))

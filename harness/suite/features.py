@@ -18,6 +18,7 @@ def probe(btf: Btf) -> Features:
         percpu_data="pcpu" in btf.members("scx_dispatch_q"),
         bypass_dsqs=btf.has_enumerator("SCX_DSQ_BYPASS"),
         sub_scheds=btf.has_function("scx_sub_enable_workfn"),
+        cid_form=bool(btf.members("sched_ext_ops_cid")),
         global_hash="dsq_hash" not in btf.members("scx_sched"),
         init=next((name for name in INIT_NAMES if btf.has_function(name)), ""),
     )

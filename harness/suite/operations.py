@@ -17,6 +17,7 @@ from harness.guest.guest import BpfObject, dsq_context
 from harness.model import ids
 from harness.records import Operation, UsageError
 from harness.suite.dsq import ENABLE_SECONDS, STATE, Dsqs
+from harness.suite.sub import CGROUP_ROOT, Subs
 
 ENABLER = "scx_enable_helper"
 """The kthread that enables schedulers: made by the first one, and kept (scx_enable())."""
@@ -33,14 +34,13 @@ FIRST = 1 << 20
 CREATE = ("scx_bpf_create_dsq",)
 DESTROY = ("scx_bpf_destroy_dsq",)
 ENABLE = ("scx_root_enable_workfn", "scx_enable", "scx_ops_enable_workfn", "scx_ops_enable")
+SUB_ENABLE = ("scx_sub_enable_workfn", "scx_enable", "bpf_scx_reg_cid")
 LINK = ("bpf_scx_reg", "link_create", "map_update_elem", "bpf_struct_ops_link_create")
 """Not bpf_struct_ops_map_update_elem(): what it allocates belongs to the map, which lives on when an attach fails."""
 DISABLE = ("scx_root_disable", "scx_disable_workfn", "bpf_scx_unreg", "scx_ops_disable_workfn")
 FORK = ("scx_fork", "scx_pre_fork", "scx_post_fork")
 CGROUP = ("scx_tg_online", "scx_cgroup_init")
 KTHREAD = ("kthreadd",)
-
-CGROUP_ROOT = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,19 @@ class Action:
     within: str = ""
 
 
+MADE = "/kharness"
+"""The cgroup of the operations that need one, below the hierarchy's root."""
+
+
 def steps(*operations: tuple[Operation, ...] | Operation) -> tuple[Operation, ...]:
     """Operations and sequences of them as one sequence."""
     return tuple(o for part in operations for o in ((part,) if isinstance(part, Operation) else part))
 
 
-def attaching(dsq: Dsqs, scheduler: BpfObject) -> tuple[Operation, ...]:
-    """Attaches and waits until the scheduler runs or has ended."""
+def attaching(dsq: Dsqs, scheduler: BpfObject, off: str = "disabled") -> tuple[Operation, ...]:
+    """Attaches and waits until the scheduler runs or has ended; `off` is what the state is then."""
     settled = {
-        "name": scheduler.name, "state": STATE, "on": "enabled", "off": "disabled", "ended": "exited",
+        "name": scheduler.name, "state": STATE, "on": "enabled", "off": off, "ended": "exited",
         "why": "exit_msg", "timeout_ms": int(ENABLE_SECONDS * dsq.scale * 1000),
     }  # fmt: skip
     return (
@@ -151,6 +155,20 @@ def _init_fails(dsq: Dsqs) -> Action:
     )  # fmt: skip
 
 
+def _sub_attach(dsq: Dsqs) -> Action:
+    subs = Subs(dsq)
+    subs.cgroup(MADE)
+    subs.add()
+    scheduler = subs.load(MADE, first=FIRST)
+    subs.attach(scheduler, MADE, creates=((FIRST, -1),))  # once, for what the first one makes and keeps
+    subs.detach(scheduler)
+    allowed = Allowed(0, frozenset({ENOMEM, ended_with(ENOMEM), -errno.EAGAIN}))
+    return Action(
+        "sub-attach", attaching(dsq, scheduler, "enabled"), after=detaching(dsq, scheduler, "enabled"),
+        under=(*SUB_ENABLE, *LINK, *KTHREAD), allowed=allowed, threads=(ENABLER, "", KTHREADD),
+    )  # fmt: skip
+
+
 def _fork(dsq: Dsqs) -> Action:
     dsq.attach("dsq_per_task")
     allowed = Allowed(0, frozenset({ENOMEM, -errno.EAGAIN}))
@@ -161,7 +179,7 @@ def _fork(dsq: Dsqs) -> Action:
 def _cgroup(dsq: Dsqs) -> Action:
     dsq.guest.write(f"{CGROUP_ROOT}/cgroup.subtree_control", "+cpu")
     dsq.attach("dsq_per_cgroup")
-    where = {"path": f"{CGROUP_ROOT}/kharness"}
+    where = {"path": f"{CGROUP_ROOT}{MADE}"}
     undo = (Operation("rmdir", where),)
     return Action("cgroup-create", (Operation("mkdir", where),), after=undo, under=CGROUP, within="scx_tg_online")
 
@@ -183,6 +201,7 @@ ACTIONS: dict[str, Callable[[Dsqs], Action]] = {
     "detach": _detach,
     "second-attach": _second,
     "failing-init": _init_fails,
+    "sub-attach": _sub_attach,
     "fork": _fork,
     "cgroup-create": _cgroup,
 }

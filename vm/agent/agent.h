@@ -86,6 +86,7 @@ void do_load(const struct op *op, struct reply *r);
 void do_unload(const struct op *op, struct reply *r);
 void do_attach(const struct op *op, struct reply *r);
 void do_detach(const struct op *op, struct reply *r);
+void do_assoc(const struct op *op, struct reply *r);
 void bpf_reset(void);
 void bpf_setup(void);
 struct object *find_object(const struct op *op, const char *key, struct reply *r);
@@ -160,6 +161,8 @@ void do_settled(const struct op *op, struct reply *r);
 void do_clear(const struct op *op, struct reply *r);
 void do_fork(const struct op *op, struct reply *r);
 void do_mkdir(const struct op *op, struct reply *r);
+/* Removes the folders that mkdir made. */
+void steps_reset(void);
 void do_rmdir(const struct op *op, struct reply *r);
 void do_fill(const struct op *op, struct reply *r);
 void do_drain(const struct op *op, struct reply *r);

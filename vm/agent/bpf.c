@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "agent.h"
 
@@ -198,6 +200,31 @@ void do_attach(const struct op *op, struct reply *r)
 	}
 	o->links[slot].link = link;
 	strcpy(o->links[slot].what, what);
+}
+
+/* include/uapi/linux/bpf.h (6.20): the libbpf of the guest root does not know it. */
+#define PROG_ASSOC_STRUCT_OPS 38
+
+/* assoc: ties SYSCALL program "prog" of object "name" to its struct_ops map "what", for as long as it is loaded. */
+void do_assoc(const struct op *op, struct reply *r)
+{
+	struct object *o = find_object(op, "name", r);
+	struct bpf_map *map = o ? bpf_object__find_map_by_name(o->bpf, arg_str(op, "what", "ops")) : NULL;
+	struct {
+		uint32_t map_fd, prog_fd, flags;
+	} attr = { .map_fd = -1 };
+	int prog = o ? object_prog_fd(o, arg_str(op, "prog", "")) : -1;
+
+	if (!o)
+		return;
+	if (!map || prog < 0) {
+		reply_error(r, ENOENT, "no program %s and map %s", arg_str(op, "prog", ""), arg_str(op, "what", "ops"));
+		return;
+	}
+	attr.map_fd = bpf_map__fd(map);
+	attr.prog_fd = prog;
+	if (syscall(SYS_bpf, PROG_ASSOC_STRUCT_OPS, &attr, sizeof(attr)))
+		reply_error(r, errno, "associating %s: %s", arg_str(op, "prog", ""), strerror(errno));
 }
 
 int object_links(const struct object *o)

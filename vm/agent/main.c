@@ -26,6 +26,7 @@ static void do_reset(const struct op *op, struct reply *r)
 	work_reset();
 	do_drain(op, r);
 	bpf_reset();
+	steps_reset();
 }
 
 static const struct {
@@ -43,7 +44,7 @@ static const struct {
 	{ "clear", do_clear },	     { "fork", do_fork },      { "mkdir", do_mkdir },
 	{ "rmdir", do_rmdir },	     { "fill", do_fill },      { "drain", do_drain },
 	{ "run-killed", do_run_killed }, { "clear-map", do_clear_map }, { "run-beside", do_run_beside },
-	{ "pin", do_pin },	     { "alive", do_alive },
+	{ "pin", do_pin },	     { "alive", do_alive },      { "assoc", do_assoc },
 };
 
 bool run_verb(const struct op *op, struct reply *r)

@@ -96,10 +96,29 @@ void do_fork(const struct op *op, struct reply *r)
 		reply_error(r, ECHILD, "the child ended with status %#x", status);
 }
 
+#define MAX_MADE 32
+static char made[MAX_MADE][128];
+static int nr_made;
+
+/* mkdir: answers the folder's inode number, which of a cgroup is its id. A reset removes those that are still there. */
 void do_mkdir(const struct op *op, struct reply *r)
 {
-	if (mkdir(arg_str(op, "path", ""), 0755))
-		reply_error(r, errno, "%s: %s", arg_str(op, "path", ""), strerror(errno));
+	const char *path = arg_str(op, "path", "");
+	struct stat st;
+
+	if (mkdir(path, 0755) || stat(path, &st))
+		reply_error(r, errno, "%s: %s", path, strerror(errno));
+	else
+		reply_int(r, "ino", st.st_ino);
+	if (!r->failed && nr_made < MAX_MADE && strlen(path) < sizeof(made[0]))
+		strcpy(made[nr_made++], path);
+}
+
+/* Once nobody is in them any more: what is gone already, or was never emptied, is left alone. */
+void steps_reset(void)
+{
+	while (nr_made)
+		rmdir(made[--nr_made]);
 }
 
 void do_rmdir(const struct op *op, struct reply *r)

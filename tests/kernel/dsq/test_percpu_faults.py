@@ -15,8 +15,9 @@ from harness.records import Fault
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.features import need
-from harness.suite.operations import CGROUP_ROOT, CREATE, ENABLE, ENABLER, FIRST
+from harness.suite.operations import CREATE, ENABLE, ENABLER, FIRST
 from harness.suite.percpu import ALLOC, Callers, PercpuFaults, Trial
+from harness.suite.sub import CGROUP_ROOT
 from harness.suite.sweep import Faults
 
 NO_DATA = "percpu data in its DSQs"

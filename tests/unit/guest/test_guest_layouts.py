@@ -130,7 +130,7 @@ def test_the_host_reads_sites_of_the_observer_as_they_are_written() -> None:
 
 
 def test_the_context_of_a_call_is_as_the_program_reads_it() -> None:
-    fields = layout((BPF / "dsq_api.bpf.c").read_text(), "api_args")
+    fields = layout((BPF / "calls.bpf.h").read_text(), "api_args")
     values = packed(fields).unpack(dsq_context(0xF000000000000001, -1))
     assert dict(zip((name for name, _, _ in fields[:2]), values[:2], strict=True)) == {"dsq_id": 0xF000000000000001, "node": -1}
 

@@ -32,7 +32,7 @@ class Known:
 
 OLD = Known({"scx_dispatch_q": {"lock", "id"}}, {"init_dsq"})
 NOW = Known(
-    {"scx_dispatch_q": {"lock", "pcpu"}, "scx_sched": {"dsq_hash"}},
+    {"scx_dispatch_q": {"lock", "pcpu"}, "scx_sched": {"dsq_hash"}, "sched_ext_ops_cid": {"sub_attach"}},
     {"init_dsq", "SCX_DSQ_BYPASS", "scx_sub_enable_workfn"},
 )
 NEXT = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, {"scx_init_dsq", "SCX_DSQ_BYPASS"})
@@ -42,10 +42,10 @@ INLINED = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, set())
 @pytest.mark.parametrize(
     ("known", "wanted"),
     [
-        (OLD, Features(percpu_data=False, bypass_dsqs=False, sub_scheds=False, global_hash=True)),
+        (OLD, Features(percpu_data=False, bypass_dsqs=False, sub_scheds=False, cid_form=False, global_hash=True)),
         (NOW, Features()),
-        (NEXT, Features(sub_scheds=False, init="scx_init_dsq")),
-        (INLINED, Features(bypass_dsqs=False, sub_scheds=False, init="")),
+        (NEXT, Features(sub_scheds=False, cid_form=False, init="scx_init_dsq")),
+        (INLINED, Features(bypass_dsqs=False, sub_scheds=False, cid_form=False, init="")),
     ],
     ids=["6.12", "7.2", "7.3 without sub-schedulers", "inlined"],
 )

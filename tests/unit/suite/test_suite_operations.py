@@ -48,6 +48,34 @@ class FakeDsqs:
         self.done.append(f"detach {scheduler.name}")
 
 
+class FakeSubs:
+    """Sub-schedulers that note the same."""
+
+    def __init__(self, dsq: FakeDsqs) -> None:
+        self._done = dsq.done
+
+    def cgroup(self, path: str) -> None:
+        self._done.append(f"mkdir {path}")
+
+    def add(self) -> None:
+        self._done.append("add root")
+
+    def load(self, cgroup: str, *, first: int) -> object:
+        self._done.append(f"load for {cgroup}")
+        return SimpleNamespace(name="dsq_sub2")
+
+    def attach(self, scheduler: BpfObject, cgroup: str, *, creates: object) -> None:
+        self._done.append(f"attach {scheduler.name}")
+
+    def detach(self, scheduler: BpfObject) -> None:
+        self._done.append(f"detach {scheduler.name}")
+
+
+@pytest.fixture(autouse=True)
+def _fake_subs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.suite.operations.Subs", FakeSubs)
+
+
 def build(name: str, features: Features | None = None) -> tuple[Action, FakeDsqs]:
     dsqs = FakeDsqs(features)
     return action(name, cast(Dsqs, dsqs)), dsqs
@@ -92,7 +120,7 @@ def test_without_a_fault_one_answer_is_right(name: str) -> None:
     assert allowed_words(what.allowed, fault=False)
 
 
-@pytest.mark.parametrize("name", ["attach", "detach", "second-attach", "failing-init"])
+@pytest.mark.parametrize("name", ["attach", "detach", "second-attach", "failing-init", "sub-attach"])
 def test_deadlines_in_the_guest_are_stretched_by_its_speed(name: str) -> None:
     what, _ = build(name)
     waits = [one.args["timeout_ms"] for ones in parts(what).values() for one in ones if "timeout_ms" in one.args]
@@ -107,6 +135,7 @@ def test_deadlines_in_the_guest_are_stretched_by_its_speed(name: str) -> None:
         ("destroy", ["attach dsq_many"]),
         ("attach", ["attach dsq_many", "detach dsq_many9"]),
         ("second-attach", ["attach dsq_many", "load dsq_many"]),
+        ("sub-attach", ["mkdir /kharness", "add root", "load for /kharness", "attach dsq_sub2", "detach dsq_sub2"]),
         ("fork", ["attach dsq_per_task"]),
         ("cgroup-create", ["write +cpu", "attach dsq_per_cgroup"]),
     ],
