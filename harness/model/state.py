@@ -17,8 +17,9 @@ class Features:
     in each scheduler. `sub_scheds`: CONFIG_EXT_SUB_SCHED, a SYSCALL program is tied to a scheduler through
     its struct_ops map. `global_hash`: user DSQs lie in one table for the whole kernel and need no scheduler
     (before 6.16). `unique_ids`: a duplicate id is refused (6.12 started without; fixed by "sched_ext:
-    create_dsq: Return -EEXIST on duplicate request"). `init` is the function that initialises a DSQ, empty where it
-    was inlined everywhere. `source` is the file that the rules cite.
+    create_dsq: Return -EEXIST on duplicate request"). `custody`: ops.dequeue is called for tasks that leave a
+    user DSQ (SCX_TASK_IN_CUSTODY). `reenq`: scx_bpf_dsq_reenq(). `init` is the function that initialises a DSQ,
+    empty where it was inlined everywhere. `source` is the file that the rules cite.
     """
 
     percpu_data: bool = True
@@ -26,6 +27,8 @@ class Features:
     sub_scheds: bool = True
     global_hash: bool = False
     unique_ids: bool = True
+    custody: bool = True
+    reenq: bool = True
     init: str = "init_dsq"
     source: str = "kernel/sched/ext/ext.c"
 

@@ -19,6 +19,8 @@ def probe(btf: Btf) -> Features:
         bypass_dsqs=btf.has_enumerator("SCX_DSQ_BYPASS"),
         sub_scheds=btf.has_function("scx_sub_enable_workfn"),
         global_hash="dsq_hash" not in btf.members("scx_sched"),
+        custody=btf.has_enumerator("SCX_TASK_IN_CUSTODY"),
+        reenq=btf.has_function("scx_bpf_dsq_reenq"),
         init=next((name for name in INIT_NAMES if btf.has_function(name)), ""),
     )
 
