@@ -18,8 +18,9 @@ class Features:
     its struct_ops map. `cid_form`: there is struct sched_ext_ops_cid, which sub-schedulers and those that take them
     must be (7.2). `global_hash`: user DSQs lie in one table for the whole kernel and need no scheduler
     (before 6.16). `unique_ids`: a duplicate id is refused (6.12 started without; fixed by "sched_ext:
-    create_dsq: Return -EEXIST on duplicate request"). `init` is the function that initialises a DSQ, empty where it
-    was inlined everywhere. `source` is the file that the rules cite.
+    create_dsq: Return -EEXIST on duplicate request"). `custody`: ops.dequeue is called for tasks that leave a
+    user DSQ (SCX_TASK_IN_CUSTODY). `reenq`: scx_bpf_dsq_reenq(). `init` is the function that initialises a DSQ,
+    empty where it was inlined everywhere. `source` is the file that the rules cite.
     """
 
     percpu_data: bool = True
@@ -28,6 +29,8 @@ class Features:
     cid_form: bool = True
     global_hash: bool = False
     unique_ids: bool = True
+    custody: bool = True
+    reenq: bool = True
     init: str = "init_dsq"
     source: str = "kernel/sched/ext/ext.c"
 

@@ -146,6 +146,10 @@ class Dsqs:
         """scx_bpf_destroy_dsq()."""
         self._one(self.model.destroy(dsq_id), "destroy", dsq_id)
 
+    def destroyed(self, dsq_id: int) -> None:
+        """Another program has destroyed it."""
+        self.judge(self.model.destroy(dsq_id), 0)
+
     def nr_queued(self, dsq_id: int) -> int:
         """scx_bpf_dsq_nr_queued()."""
         return self._one(self.model.nr_queued(dsq_id), "nr_queued", dsq_id)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -74,6 +75,39 @@ static void fork_once(void)
 		waitpid(pid, NULL, 0);
 }
 
+/* A child of the worker's that has something to do for ever: mostly it waits for a CPU. */
+static pid_t spinner(void)
+{
+	static pid_t pid;
+
+	if (pid)
+		return pid;
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			;
+	}
+	return pid;
+}
+
+/* Another task's properties change, wherever it is then: its niceness, and the CPUs that it may run on. */
+static void nudge(long us)
+{
+	static unsigned int turns;
+	static cpu_set_t all;
+	cpu_set_t one;
+	pid_t pid = spinner();
+
+	if (!turns++)
+		sched_getaffinity(0, sizeof(all), &all);
+	setpriority(PRIO_PROCESS, pid, turns % 5);
+	CPU_ZERO(&one);
+	CPU_SET(turns % CPU_COUNT(&all), &one);
+	sched_setaffinity(pid, sizeof(all), turns % 3 ? &all : &one);
+	sleep_us(us);
+}
+
 /* What one worker does for ever; every turn counts as progress. */
 static void work_turn(const char *kind, long us)
 {
@@ -86,6 +120,8 @@ static void work_turn(const char *kind, long us)
 		sched_yield();
 	} else if (!strcmp(kind, "fork")) {
 		fork_once();
+	} else if (!strcmp(kind, "nudge")) {
+		nudge(us);
 	} else {
 		_exit(2);
 	}
@@ -123,8 +159,8 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 }
 
 /*
- * work: "nr" workers of a "kind" (spin, sleep, yield, fork) until killed; "ext" makes them SCHED_EXT. Answered, with their
- * "pids", when each of them has closed what it had of ours.
+ * work: "nr" workers of a "kind" (spin, sleep, yield, fork, nudge) until killed; "ext" makes them SCHED_EXT. Answered,
+ * with their "pids", when each of them has closed what it had of ours.
  */
 void do_work(const struct op *op, struct reply *r)
 {

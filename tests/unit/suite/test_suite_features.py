@@ -33,16 +33,25 @@ class Known:
 OLD = Known({"scx_dispatch_q": {"lock", "id"}}, {"init_dsq"})
 NOW = Known(
     {"scx_dispatch_q": {"lock", "pcpu"}, "scx_sched": {"dsq_hash"}, "sched_ext_ops_cid": {"sub_attach"}},
-    {"init_dsq", "SCX_DSQ_BYPASS", "scx_sub_enable_workfn"},
+    {"init_dsq", "SCX_DSQ_BYPASS", "scx_sub_enable_workfn", "SCX_TASK_IN_CUSTODY", "scx_bpf_dsq_reenq"},
 )
-NEXT = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, {"scx_init_dsq", "SCX_DSQ_BYPASS"})
-INLINED = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, set())
+NEXT = Known(
+    {"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}},
+    {"scx_init_dsq", "SCX_DSQ_BYPASS", "SCX_TASK_IN_CUSTODY", "scx_bpf_dsq_reenq"},
+)
+INLINED = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, {"SCX_TASK_IN_CUSTODY", "scx_bpf_dsq_reenq"})
 
 
 @pytest.mark.parametrize(
     ("known", "wanted"),
     [
-        (OLD, Features(percpu_data=False, bypass_dsqs=False, sub_scheds=False, cid_form=False, global_hash=True)),
+        (
+            OLD,
+            Features(
+                percpu_data=False, bypass_dsqs=False, sub_scheds=False, cid_form=False, global_hash=True, custody=False,
+                reenq=False,
+            ),
+        ),
         (NOW, Features()),
         (NEXT, Features(sub_scheds=False, cid_form=False, init="scx_init_dsq")),
         (INLINED, Features(bypass_dsqs=False, sub_scheds=False, cid_form=False, init="")),

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Owns a scheduler whose tasks, on every CPU, are written down: what it is told to do, and the word on its trace."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from harness.guest.guest import BpfObject, Workload
+from harness.machine.deadline import Deadline
+from harness.model.event import LOCAL_DSQ, NO_DSQ, Event, Flag, Kind
+from harness.model.traced import Found, Trace
+from harness.records import Evidence, GuestError
+from harness.suite.bench import Bench
+from harness.suite.dsq import STATE, Dsqs
+from harness.suite.outcome import Disagreed, Inconclusive
+
+PROGRAM = "dsq_traced"
+FIRST_DSQ, NR_DSQS = 64, 4
+MAX_EVENTS, MAX_SCRIPT, MAX_WORDS = 32768, 256, 24
+"""As in bpf_progs/dsq_traced.bpf.c."""
+
+ARRIVALS, VTIMES, MOVES, SLICES = range(4)
+"""Its scripts, as there."""
+
+ORACLE = "trace"
+LENGTHS = (20_000_000, 1, 1_000_000, 0, (1 << 64) - 1, (1 << 64) - 2, 1 << 63, 3_000_000)
+"""Slices in nanoseconds: the default, the least, none (it keeps its own), SCX_SLICE_INF and what is just below."""
+
+U64 = (1 << 64) - 1
+NEAR_ITS_END = U64 - 500
+"""Virtual times wrap: they are drawn from both sides of the end of their type."""
+
+PROBES = ("on_wakeup", "on_wakeup_new", "on_switch")
+COLUMNS = (
+    "event_begins", "event_ends", "event_times", "event_words", "event_pids", "event_vtimes", "event_slices",
+    "event_masks",
+)  # fmt: skip
+PATIENCE_SECONDS = 10.0
+CUSTODY = "ops.dequeue for tasks that leave a user DSQ"
+
+
+def script(seed: int) -> tuple[list[int], ...]:
+    """What is done with one arrival and one dispatch after the other, as the program's scripts want it.
+
+    Every second dispatch moves a task to another DSQ or to its CPU before it takes one; few virtual times, so that
+    some are equal.
+    """
+    draw = random.Random(seed)
+    arrivals = [
+        draw.randrange(NR_DSQS) | (draw.random() < 0.3) << 8 | draw.randrange(len(LENGTHS)) << 16
+        for _ in range(MAX_SCRIPT)
+    ]
+    vtimes = [(NEAR_ITS_END + 10 * draw.randrange(100)) & U64 for _ in range(MAX_SCRIPT)]
+    moves = []
+    for _ in range(MAX_SCRIPT):
+        source = draw.randrange(NR_DSQS)
+        others = [dsq for dsq in range(NR_DSQS) if dsq != source]
+        moves.append(source | draw.choice([NO_DSQ] * 4 + others + [LOCAL_DSQ]) << 8)
+    return arrivals, vtimes, moves, list(LENGTHS)
+
+
+class TracedTasks:
+    """A scheduler on which SCHED_EXT tasks run, and its trace. :meth:`end` has the last word."""
+
+    def __init__(self, bench: Bench, dsq: Dsqs) -> None:
+        self._bench = bench
+        self._dsq = dsq
+        self._guest = bench.guest
+        self.loads: list[Workload] = []
+        self._beside: list[str] = []
+        creates = [(FIRST_DSQ + number, -1) for number in range(NR_DSQS)]
+        self.scheduler: BpfObject = dsq.attach(PROGRAM, creates, nr_cpus=bench.ready.machine.spec.online_cpus)
+        for which, lines in enumerate(script(bench.seed)):
+            self.tell(which, lines)
+        self.scheduler.set("nr_script", MAX_SCRIPT)
+        for probe in PROBES:
+            self.scheduler.attach(probe)
+
+    # --- what is done -------------------------------------------------------------------
+
+    def tell(self, which: int, lines: Sequence[int]) -> None:
+        """Writes a script, from its first line on."""
+        for first in range(0, len(lines), MAX_WORDS):
+            words = lines[first : first + MAX_WORDS]
+            context = struct.pack(f"<3Q{MAX_WORDS}Q", which, first, len(words), *words, *[0] * (MAX_WORDS - len(words)))
+            self.scheduler.run("write_script", context, record=False)
+
+    def work(self, kind: str, workers: int = 1, *, us: int = 2000, cpu: int = -1) -> Workload:
+        """Starts SCHED_EXT tasks."""
+        load = self._guest.work(kind, workers, us=us, cpu=cpu, ext=True)
+        self.loads.append(load)
+        return load
+
+    def hold(self) -> None:
+        """From now on no task leaves its DSQ by ops.dispatch."""
+        self.scheduler.set("hold", 1)
+
+    def let_go(self) -> None:
+        """From now on tasks leave."""
+        self.scheduler.run("let_go", struct.pack("<QQ", 1, 0))
+
+    def count(self, dsq: int) -> int:
+        """scx_bpf_dsq_nr_queued(); what it answers is judged with the trace."""
+        (answer,) = self.scheduler.run("count", struct.pack("<QQ", dsq, 0), record=False)
+        return answer
+
+    def reenqueue(self, dsq: int, times: int = 1) -> None:
+        """scx_bpf_dsq_reenq() from the agent's CPU."""
+        self.scheduler.run("reenqueue", struct.pack("<QQQ", dsq, times, 0))
+
+    def reenqueue_beside(self, times: int, cpus: Iterable[int]) -> None:
+        """The same of one DSQ after the other, from a task on each of these CPUs, all at once; :meth:`reap` waits."""
+        where = list(cpus)
+        self.scheduler.set("together", 0)
+        for cpu in where:
+            task = f"asks{cpu}"
+            context = struct.pack("<QQQ", NO_DSQ, times, len(where)).hex()
+            self._guest.agent.call(
+                "run-beside", name=self.scheduler.name, prog="reenqueue", ctx=context, task=task, cpu=cpu
+            )
+            self._beside.append(task)
+
+    def reap(self) -> None:
+        """Waits for those who ask for reenqueues beside the agent."""
+        for task in self._beside:
+            patience = int(1000 * PATIENCE_SECONDS * self._dsq.scale)
+            status = self._guest.agent.call("reap", record=False, name=task, timeout_ms=patience)["status"]
+            if status:
+                raise GuestError(f"{task} ended with status {status}")
+        self._beside.clear()
+
+    def gather(self, tasks: int) -> None:
+        """Waits until so many tasks lie on the DSQs."""
+        self.until(f"{tasks} tasks to lie on the DSQs", lambda: sum(map(self.count, range(NR_DSQS))) == tasks)
+
+    def anew(self, total: int) -> None:
+        """Waits until tasks were enqueued anew so often in all; more often is wrong."""
+        self.until(f"tasks to be enqueued anew {total} times", lambda: self.number("nr_anew") >= total)
+        got = self.number("nr_anew")
+        self._bench.count_model(1, 1)
+        if got > total:
+            where = f"{self._dsq.model.features.source}: reenq_user"
+            raise Disagreed(f"tasks were enqueued anew {got} times, {total} lay on the DSQs ({where})")
+
+    def settled(self) -> None:
+        """Waits until every reenqueue that was asked for is done: nobody lies where he lay when one was asked for."""
+        try:
+            self.until("all reenqueues", lambda: not self._forgotten())
+        except GuestError as error:
+            raise Disagreed(self._forgotten() or str(error)) from error
+
+    def _forgotten(self) -> str:
+        trace = Trace(self.events(), self._dsq.model.features.source)
+        found = trace.judge()
+        if found.problem:
+            raise Disagreed(found.problem)
+        return trace.forgotten()
+
+    def number(self, name: str) -> int:
+        """One of the program's variables."""
+        return int(self.scheduler.get(name)[name])
+
+    def until(self, what: str, happened: Callable[[], bool]) -> None:
+        """Waits until something happened, nominal PATIENCE_SECONDS.
+
+        Raises Disagreed where the scheduler is thrown out, GuestError where nothing happens.
+        """
+        deadline = Deadline(PATIENCE_SECONDS * self._dsq.scale, what)
+        while not happened():
+            self._alive()
+            if deadline.expired:
+                raise GuestError(str(deadline))
+
+    def run(self, events: int) -> None:
+        """Waits until so many events were written down."""
+        self.until(f"{events} events", lambda: self.number("nr_events") >= events)
+
+    def _alive(self) -> None:
+        ended = self.scheduler.get("exited", "exit_msg")
+        if ended["exited"]:
+            raise Disagreed(f"the kernel threw the scheduler out: {ended['exit_msg']}")
+
+    def end_load(self, load: Workload) -> None:
+        """Ends these tasks."""
+        load.kill()
+        self.loads.remove(load)
+
+    # --- its end ------------------------------------------------------------------------
+
+    def end(self) -> Found:
+        """Ends all tasks, detaches, and judges the trace. Raises Disagreed, or Inconclusive where events were lost."""
+        for load in self.loads:
+            load.kill()
+        self._alive()
+        self._dsq.detach(self.scheduler)
+        self._guest.wait_for(STATE, "disabled")
+        return self.judge()
+
+    def judge(self) -> Found:
+        """The word on everything that was written down, when nobody writes any more."""
+        seen = self.scheduler.get("nr_events", "lost")
+        trace = Trace(self.events(), self._dsq.model.features.source)
+        found = trace.judge()
+        self._bench.count_model(found.events, found.operations, found.problem or None)
+        why = f"{PROGRAM}.bpf.c has room for {MAX_EVENTS} events" if seen["lost"] else ""
+        self._bench.evidence.append(Evidence(ORACLE, payload=found.events, lost=seen["lost"], why=why))
+        if found.problem:
+            raise Disagreed(found.problem)
+        if found.undecided:
+            raise Inconclusive(found.undecided)
+        return found
+
+    def events(self) -> Iterator[Event]:
+        """What was written down so far, in no order."""
+        total = min(self.number("nr_events"), MAX_EVENTS)
+        rows = self.scheduler.get(*COLUMNS, most=total) if total else dict.fromkeys(COLUMNS, ())
+        for begin, end, time, word, pid, vtime, length, mask in zip(*(rows[name] for name in COLUMNS), strict=True):
+            kind, cpu, rq, dsq, other, flags = (word >> shift & 255 for shift in range(0, 48, 8))
+            yield Event(
+                begin, end, Kind(kind), cpu, rq, pid, dsq, other, Flag(flags), vtime, length, mask, time
+            )

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""scx_bpf_dsq_reenq() by the per-CPU data of every CPU: also at once, of a DSQ that goes, and while a CPU does."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+
+from harness.guest.guest import BpfObject
+from harness.machine.deadline import Deadline
+from harness.model.event import NO_DSQ
+from harness.model.state import Features
+from harness.records import GuestError
+from harness.suite.bench import Bench
+from harness.suite.dsq import Dsqs
+from harness.suite.features import need
+from harness.suite.outcome import Inconclusive
+from harness.suite.poison import PercpuPoison
+from harness.suite.traced import CUSTODY, NR_DSQS, TracedTasks
+
+WHAT = "scx_bpf_dsq_reenq()"
+TIMES = 40
+
+FREE = 8
+"""Tasks that are not pinned."""
+
+PATIENCE_NS = 100_000_000
+"""How long a CPU waits for another to destroy the DSQ, with interrupts off and its runqueue locked; nominal."""
+
+TRIES = 20
+FIRST_ID = 1000
+PROGRAM = "dsq_reenq"
+
+
+pytestmark = pytest.mark.solo
+"""What is waited for between the operations is no part of what a leak batch does again."""
+
+
+@pytest.fixture
+def traced(dsq: Dsqs, bench: Bench, features: Features) -> TracedTasks:
+    """Tasks that wait on DSQs, none of which leaves."""
+    need(features.custody, CUSTODY)
+    need(features.reenq, WHAT)
+    tasks = TracedTasks(bench, dsq)
+    tasks.hold()
+    cpus = bench.ready.machine.spec.online_cpus
+    tasks.work("sleep", FREE)
+    for cpu in range(cpus):
+        tasks.work("sleep", 1, cpu=cpu)
+    tasks.gather(FREE + cpus)
+    return tasks
+
+
+@pytest.mark.machines("default", "cpu1", "cpu8")
+def test_from_each_cpu(traced: TracedTasks, bench: Bench) -> None:
+    """Each task on the DSQ is enqueued anew once, whichever CPU asks; it may come to another DSQ."""
+    agent, asked = bench.guest.agent, 0
+    before = traced.number("nr_anew")
+    for cpu in range(bench.ready.machine.spec.online_cpus):
+        agent.call("pin", record=False, cpu=cpu)
+        for number in range(NR_DSQS):
+            asked += traced.count(number)
+            traced.reenqueue(number)
+            traced.anew(before + asked)
+    agent.call("pin", record=False, cpu=-1)
+    traced.settled()
+    traced.let_go()
+    traced.end()
+
+
+@pytest.mark.machines("default", "cpu8")
+def test_from_all_cpus_at_once(traced: TracedTasks, bench: Bench) -> None:
+    """What several CPUs ask for at once may be done in fewer turns, but nobody who lay there is left out."""
+    cpus = bench.ready.machine.spec.online_cpus
+    traced.reenqueue_beside(TIMES, range(cpus))
+    traced.reap()
+    traced.settled()
+    traced.let_go()
+    traced.end()
+
+
+@pytest.mark.machines("default", full=("cpu8",))
+def test_while_a_cpu_goes_and_comes_back(traced: TracedTasks, bench: Bench) -> None:
+    """Its tasks move on, what it had been asked for is not forgotten, and it can be asked again."""
+    last = bench.ready.machine.spec.online_cpus - 1
+    if not last:
+        pytest.skip("this machine has one CPU, which stays")
+    path = f"/sys/devices/system/cpu/cpu{last}/online"
+    agent = bench.guest.agent
+    traced.let_go()
+    for load in tuple(traced.loads[1:]):  # the kernel would force those that are pinned off it
+        traced.end_load(load)
+    traced.work("spin", 2)
+    traced.work("nudge", 1)
+    for state in "0", "1":
+        traced.reenqueue_beside(TIMES, {0, last - 1})
+        bench.guest.write(path, state)
+        traced.reap()
+        traced.run(traced.number("nr_events") + 500)
+    agent.call("pin", record=False, cpu=last)
+    traced.reenqueue(NO_DSQ, TIMES)
+    agent.call("pin", record=False, cpu=-1)
+    traced.run(traced.number("nr_events") + 500)
+    traced.end()
+
+
+@pytest.mark.machines("default", "cpu1", "cpu8")
+def test_of_a_dsq_that_is_destroyed(
+    dsq: Dsqs, bench: Bench, features: Features, percpu_poison: PercpuPoison
+) -> None:
+    """Reenqueues wait in the per-CPU data of every other CPU when the DSQ goes: they must not outlive it."""
+    need(features.percpu_data, "percpu data in its DSQs")
+    need(features.reenq, WHAT)
+    cpus = bench.ready.machine.spec.online_cpus
+    agent = bench.guest.agent
+    with percpu_poison.armed(dsq):
+        scheduler = dsq.attach(PROGRAM, nr_cpus=cpus, patience_ns=int(PATIENCE_NS * dsq.scale))
+        ids = itertools.count(FIRST_ID)
+        for cpu in sorted({0, cpus - 1}):  # on each other one reenqueues then wait
+            destroyed_there(dsq, bench, scheduler, next(ids), cpu)
+            agent.call("pin", record=False, cpu=cpu)
+            others = (1 << cpus) - 1 & ~(1 << cpu)
+            if others and not any(destroyed_under(dsq, scheduler, next(ids), others) for _ in range(TRIES)):
+                raise Inconclusive(f"the other CPUs never waited for CPU {cpu} in {TRIES} tries")
+            agent.call("pin", record=False, cpu=-1)
+        made = next(ids) - FIRST_ID
+        dsq.check_live()
+        seen = percpu_poison.look()
+        assert seen.gone >= made, f"{made} DSQs were destroyed: {seen}"
+        dsq.detach(scheduler)
+
+
+def destroyed_there(dsq: Dsqs, bench: Bench, scheduler: BpfObject, dsq_id: int, cpu: int) -> None:
+    """One CPU asks for a reenqueue and destroys the DSQ in one ops.dispatch, before the reenqueue can be done."""
+    dsq.create(dsq_id)
+    scheduler.run("destroy_there", struct.pack("<QQ", dsq_id, 1 << cpu))
+    deadline = Deadline(10 * dsq.scale, f"CPU {cpu} to dispatch")
+    while not scheduler.get("destroyed")["destroyed"]:
+        if deadline.expired:
+            raise GuestError(str(deadline))
+    dsq.destroyed(dsq_id)
+
+
+def destroyed_under(dsq: Dsqs, scheduler: BpfObject, dsq_id: int, cpus: int) -> bool:
+    """This CPU destroys the DSQ while reenqueues wait on these; False where one of them did not come to wait."""
+    dsq.create(dsq_id)
+    (answer,) = scheduler.run("destroy_under", struct.pack("<QQ", dsq_id, cpus))
+    dsq.destroyed(dsq_id)
+    return answer == 0

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tasks of every kind on FIFOs and on DSQs ordered by virtual time, on several CPUs: what is seen of them is legal."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.faults.endings import ENOMEM, Allowed
+from harness.model.state import Features
+from harness.model.trace import FaultAt
+from harness.suite.bench import Bench
+from harness.suite.dsq import Dsqs
+from harness.suite.features import need
+from harness.suite.operations import CREATE
+from harness.suite.percpu import PercpuFaults
+from harness.suite.sub import CGROUP_ROOT
+from harness.suite.traced import CUSTODY, TracedTasks
+
+ENOUGH = 6000
+"""Events of a trace: some seconds of a busy guest, well below what the program has room for."""
+
+pytestmark = pytest.mark.solo
+"""What is waited for between the operations is no part of what a leak batch does again."""
+
+ROUNDS = 3
+OTHER = 7
+"""A DSQ that no task is on."""
+
+
+@pytest.mark.machines("default", "cpu1", "cpu8")
+def test_every_order_is_legal(dsq: Dsqs, bench: Bench, features: Features) -> None:
+    """Spinning, sleeping, forking, exiting, pinned tasks, and some whose properties change while they wait."""
+    need(features.custody, CUSTODY)
+    traced = TracedTasks(bench, dsq)
+    busy(traced, bench.ready.machine.spec.online_cpus)
+    for part in range(1, 5):
+        traced.run(part * ENOUGH // 4)
+        for number in range(4):
+            traced.count(number)
+    traced.end()
+
+
+def busy(traced: TracedTasks, cpus: int) -> None:
+    """More tasks than CPUs, of every kind."""
+    traced.work("sleep", 3)
+    traced.work("fork", 1)
+    traced.work("spin", cpus + 1)
+    traced.work("nudge", 2)
+    for cpu in range(cpus):
+        traced.work("sleep", 1, cpu=cpu)
+
+
+@pytest.mark.machines("default", "cpu8")
+def test_operations_and_faults_beside(
+    dsq: Dsqs, bench: Bench, features: Features, percpu_faults: PercpuFaults
+) -> None:
+    """DSQs are created, destroyed and fail to be created, cgroups come and go with tasks in them, while tasks run."""
+    need(features.custody, CUSTODY)
+    guest = bench.guest
+    callers = percpu_faults.callers(dsq)
+    bench.must_inject = (callers.function, *CREATE)
+    guest.write(f"{CGROUP_ROOT}/cgroup.subtree_control", "+cpu")
+    traced = TracedTasks(bench, dsq)
+    traced.work("sleep", 2, us=5000)
+    traced.work("spin", 2)
+    traced.work("nudge", 1, us=10_000)
+    for number in range(ROUNDS):
+        group = f"{CGROUP_ROOT}/group{number}"
+        guest.agent.call("mkdir", path=group)
+        guest.write(f"{group}/cgroup.procs", "0")
+        load = traced.work("sleep", 2, us=5000)
+        guest.write(f"{CGROUP_ROOT}/cgroup.procs", "0")
+        with percpu_faults.failing("create", callers, 1, thread="self", under=CREATE) as trials:
+            answer = dsq.create(OTHER, fault=FaultAt.PERCPU)
+        assert trials[0].fired
+        percpu_faults.book(trials[0], answer, Allowed(0, frozenset({ENOMEM})), CREATE)
+        dsq.create(OTHER)
+        dsq.check_live()
+        traced.end_load(load)
+        guest.wait_for(f"{group}/cgroup.events", "populated 0")
+        guest.agent.call("rmdir", path=group)
+        dsq.destroy(OTHER)
+    traced.end()
+    percpu_faults.settle()
