@@ -17,8 +17,13 @@ u64 wanted;
 u64 dsq_id;
 u32 alone;
 
-/* CPUs that have asked and wait, all that ever did so until the DSQ was destroyed, and those that waited in vain. */
+/*
+ * CPUs that are about to ask, those that have asked and wait, all that ever did so until the DSQ was destroyed, and those
+ * that waited in vain. Once it is closed nobody begins to ask: of a DSQ that is gone that would end the scheduler.
+ */
+u64 asking;
 u64 waiting;
+u32 closed;
 u64 held[MAX_CPUS];
 u32 gave_up;
 u32 destroyed;
@@ -38,12 +43,22 @@ static long until_all_wait(u64 i, u64 *end)
 	return *(volatile u64 *)&waiting == wanted || bpf_ktime_get_ns() > *end;
 }
 
+static long until_none_asks(u64 i, u64 *end)
+{
+	return !(*(volatile u64 *)&asking & ~*(volatile u64 *)&waiting) || bpf_ktime_get_ns() > *end;
+}
+
 void STRUCT_OPS(reenq_dispatch, s32 cpu, struct task_struct *prev)
 {
 	u64 mine = 1ULL << (cpu & (MAX_CPUS - 1)), end = bpf_ktime_get_ns() + patience_ns;
 
 	if (!(wanted & mine) || waiting & mine || destroyed || !bpf_ksym_exists(scx_bpf_dsq_reenq))
 		return;
+	__sync_fetch_and_or(&asking, mine);
+	if (*(volatile u32 *)&closed) {
+		__sync_fetch_and_and(&asking, ~mine);
+		return;
+	}
 	scx_bpf_dsq_reenq(dsq_id, 0);
 	if (alone) {
 		scx_bpf_destroy_dsq(dsq_id);
@@ -73,7 +88,7 @@ static __always_inline void want(struct reenq_args *args, bool by_itself)
 
 	dsq_id = args->dsq_id;
 	alone = by_itself;
-	waiting = destroyed = 0;
+	asking = waiting = closed = destroyed = 0;
 	__sync_lock_test_and_set(&wanted, args->cpus);
 	bpf_for(cpu, 0, nr_cpus)
 		if (args->cpus >> (cpu & (MAX_CPUS - 1)) & 1)
@@ -90,7 +105,7 @@ int destroy_there(struct reenq_args *args)
 
 /*
  * The DSQ is destroyed here while reenqueues of it wait on these CPUs, of which this is none. 0, or -ETIMEDOUT where not
- * all of them came to wait: it is destroyed all the same.
+ * all of them came to wait: it is destroyed all the same. -EBUSY: it is not, for one of them was still asking.
  */
 SEC("syscall")
 int destroy_under(struct reenq_args *args)
@@ -100,6 +115,13 @@ int destroy_under(struct reenq_args *args)
 
 	want(args, false);
 	bpf_loop(TURNS, until_all_wait, &end, 0);
+	__sync_lock_test_and_set(&closed, 1);
+	end = bpf_ktime_get_ns() + patience_ns;
+	bpf_loop(TURNS, until_none_asks, &end, 0);
+	if (*(volatile u64 *)&asking & ~*(volatile u64 *)&waiting) {
+		wanted = 0;
+		return -EBUSY;
+	}
 	all = *(volatile u64 *)&waiting == args->cpus;
 	scx_bpf_destroy_dsq(dsq_id);
 	__sync_lock_test_and_set(&destroyed, 1);
