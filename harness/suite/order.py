@@ -63,10 +63,21 @@ class HeldTasks:
         """Waits until every task lies on the DSQ, and compares."""
         try:
             self._until(f"{self._tasks} tasks to lie on the DSQ", lambda: self._count() == self._tasks)
-        except GuestError:
+        except GuestError as error:
             self.check()  # it may be the count that is wrong
-            raise
+            raise GuestError(f"{error}; {self._elsewhere()}") from error
         self.check()
+
+    def _elsewhere(self) -> str:
+        """Where the tasks are that have been on the DSQ and are not: what they did last, and their state."""
+        there = set(self._replay.order())
+        told = []
+        for pid in sorted(set(self._replay.arrivals) - there):
+            did = "was moved and has not run" if pid in self._replay.moved else "has run since"
+            stat = self._guest.agent.call("read", check=False, record=False, path=f"/proc/{pid}/stat")
+            state = str(stat.get("data", "")).rpartition(") ")[2][:1] or "gone"
+            told.append(f"task {pid} {did}, its state is {state}")
+        return ", ".join(told) or f"{self._tasks - len(there)} never came to it"
 
     def release(self, tasks: int) -> None:
         """Lets so many tasks go, waits until they ran and are back, and compares."""

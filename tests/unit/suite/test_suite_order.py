@@ -21,7 +21,7 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.order import HeldTasks
 from harness.suite.outcome import Disagreed
-from tests.unit.suite.fakes import FakeObject
+from tests.unit.suite.fakes import FakeAgent, FakeObject
 
 PROGRAM = Path(__file__).resolve().parents[3] / "bpf_progs" / "dsq_held.bpf.c"
 
@@ -73,7 +73,8 @@ class World:
         self.expected: list[str] = []
         self.killed = 0
         self.pids = iter(range(10, 99))
-        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text)
+        agent = FakeAgent(read={"data": "10 (agent) S 1"})
+        guest = SimpleNamespace(work=self.work, wait_for=lambda path, text: text, agent=agent)
         bench = SimpleNamespace(
             guest=guest, expect=self.expected.append,
             count_model=lambda operations, compared, wrong=None: self.told.append(wrong) if wrong else None,
@@ -136,6 +137,20 @@ def test_a_count_that_is_not_the_tasks_is_told(world: World) -> None:
     world.scheduler.answers["look"] = 6
     with pytest.raises(Disagreed, match=r"nr_queued\(\) answers 6 with 3 tasks on the DSQ \(.*task_unlink_from_dsq"):
         world.held.arrive(3)
+
+
+def test_a_task_that_does_not_come_back_is_told(world: World) -> None:
+    world.held.arrive(2)
+    world.scheduler.events += [(Kind.MOVED, 0, 0, 0), (Kind.RAN, 10, 0, 0)]
+    world.scheduler.queue.remove(10)
+    with pytest.raises(GuestError, match="for 2 tasks to lie on the DSQ; task 10 has run since, its state is S"):
+        world.held.gather()
+
+
+def test_tasks_that_never_came_are_told(world: World) -> None:
+    world.held._tasks = 2
+    with pytest.raises(GuestError, match="2 never came to it"):
+        world.held.gather()
 
 
 def test_another_first_task_is_told(world: World) -> None:
