@@ -38,6 +38,9 @@ COLUMNS = (
     "event_masks",
 )  # fmt: skip
 PATIENCE_SECONDS = 10.0
+KILL_SECONDS = 60.0
+"""A task that is killed waits for its turn on a DSQ before it can end: so long (nominal) the agent may wait for all."""
+
 CUSTODY = "ops.dequeue for tasks that leave a user DSQ"
 
 
@@ -70,6 +73,7 @@ class TracedTasks:
         self._guest = bench.guest
         self.loads: list[Workload] = []
         self._beside: list[str] = []
+        self._guest.agent.patience = KILL_SECONDS
         creates = [(FIRST_DSQ + number, -1) for number in range(NR_DSQS)]
         self.scheduler: BpfObject = dsq.attach(PROGRAM, creates, nr_cpus=bench.ready.machine.spec.online_cpus)
         for which, lines in enumerate(script(bench.seed)):
@@ -190,8 +194,8 @@ class TracedTasks:
     # --- its end ------------------------------------------------------------------------
 
     def end(self) -> Found:
-        """Ends all tasks, detaches, and judges the trace. Raises Disagreed, or Inconclusive where events were lost."""
-        for load in self.loads:
+        """Ends all tasks, the last first, detaches, and judges the trace; raises as :meth:`judge` does."""
+        for load in reversed(self.loads):
             load.kill()
         self._alive()
         self._dsq.detach(self.scheduler)
@@ -199,7 +203,10 @@ class TracedTasks:
         return self.judge()
 
     def judge(self) -> Found:
-        """The word on everything that was written down, when nobody writes any more."""
+        """The word on everything that was written down, when nobody writes any more.
+
+        Raises Disagreed, or Inconclusive where it could not be decided; events that were lost are lost evidence.
+        """
         seen = self.scheduler.get("nr_events", "lost")
         trace = Trace(self.events(), self._dsq.model.features.source)
         found = trace.judge()

@@ -63,7 +63,7 @@ class World:
         self.evidence: list[Evidence] = []
         ready = SimpleNamespace(machine=SimpleNamespace(spec=SimpleNamespace(online_cpus=2)))
         bench = SimpleNamespace(
-            guest=SimpleNamespace(), ready=ready, seed=3, evidence=self.evidence,
+            guest=SimpleNamespace(agent=SimpleNamespace(patience=0.0)), ready=ready, seed=3, evidence=self.evidence,
             count_model=lambda operations, compared, wrong=None: self.told.append(wrong) if wrong else None,
         )  # fmt: skip
         dsq = SimpleNamespace(
