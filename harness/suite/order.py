@@ -29,6 +29,7 @@ NAP_US = 3000
 """How long a task that ran sleeps before it comes back."""
 
 ARRIVE_SECONDS = 10.0
+COUNT_SECONDS = 2.0
 EVERY = 1 << 32
 STALLED = "failed to run for"
 """What the kernel says of a task that is runnable for 30 s: as held ones are, on a machine that is busy with others."""
@@ -87,6 +88,20 @@ class HeldTasks:
             raise Disagreed(f"no task is moved off a DSQ that holds some ({where})") from error
         self.gather()
 
+    def count_one_less(self) -> None:
+        """Lets one task go and compares the count with the tasks on the DSQ, whether it comes back or not.
+
+        Cheaper than :meth:`release`; for a moment the two may differ.
+        """
+        before = self._number("nr_moved")
+        self.scheduler.run("release", struct.pack("<Q", 1))
+        self._until("a task to leave the DSQ", lambda: self._number("nr_moved") > before)
+        deadline = Deadline(COUNT_SECONDS * self._dsq.scale, "count and tasks of the DSQ to be equal")
+        while (count := self._count()) != (lying := self._number("nr_queued")):
+            if deadline.expired:
+                return self._judge(self._miscounted(count, lying))
+        self._judge("")
+
     def reenqueue(self) -> bool:
         """scx_bpf_dsq_reenq(): every task is enqueued anew, then all is compared; False where the kernel has none."""
         before = self._number("nr_inserted")
@@ -132,6 +147,10 @@ class HeldTasks:
 
     # --- what is compared ---------------------------------------------------------------
 
+    def _miscounted(self, count: int, lying: int) -> str:
+        where = self._where("dispatch_enqueue, task_unlink_from_dsq")
+        return f"scx_bpf_dsq_nr_queued() answers {count} with {lying} tasks on the DSQ ({where})"
+
     def _gathered(self) -> bool:
         """Whether the kernel counts every task; or none is on its way any more, so that it will not count otherwise.
 
@@ -167,9 +186,7 @@ class HeldTasks:
         wanted, got = self._replay.order(), seen["queued"][: seen["nr_queued"]]
         where = self._where("scx_dsq_priq_less" if self._replay.by_vtime else "dispatch_enqueue")
         self._judge("" if got == wanted else f"the DSQ holds the tasks {got}, the model {wanted} ({where})")
-        where = self._where("dispatch_enqueue, task_unlink_from_dsq")
-        wrong = f"scx_bpf_dsq_nr_queued() answers {count} with {len(got)} tasks on the DSQ ({where})"
-        self._judge("" if count == len(got) else wrong)
+        self._judge("" if count == len(got) else self._miscounted(count, len(got)))
         (first,) = self.scheduler.run("peek", bytes(8))
         if first != -errno.EOPNOTSUPP:
             head = wanted[0] if wanted else 0

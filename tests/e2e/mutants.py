@@ -119,7 +119,9 @@ MUTANTS = (
         "destroyed-in-use", "destroy_dsq", "\tif (dsq->nr) {\n", "\tif (dsq->nr > 1000000) {\n",
         ("destroy_dsq", "scx_bpf_destroy_dsq"),
     ),
-    Mutant("back-pointer-unset", "init_dsq", "\t\tpcpu->dsq = dsq;\n", "", INIT),
+    Mutant(
+        "back-pointer-unset", "init_dsq", "\t\tpcpu->dsq = dsq;\n", "", ("process_deferred_reenq_users", *INIT),
+    ),
     Mutant(
         "data-for-online-cpus-only", "init_dsq", "\tfor_each_possible_cpu(cpu) {\n", "\tfor_each_online_cpu(cpu) {\n",
         ("exit_dsq", "scx_bpf_dsq_reenq", *INIT),

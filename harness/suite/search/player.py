@@ -292,6 +292,8 @@ class Player:
         if not self._held:
             return None
         held, self._held = self._held, None
+        if self._tasks:  # where a count is wrong the end of the tasks may hang
+            held.count_one_less()
         with self.spent.on("loads", 0):
             held.dismiss()
         held.scheduler.unload()

@@ -153,6 +153,14 @@ def test_a_count_that_is_not_the_tasks_is_told(world: World) -> None:
         world.held.arrive(3)
 
 
+def test_one_task_less_is_counted(world: World) -> None:
+    world.held.arrive(2)
+    world.held.count_one_less()
+    world.scheduler.answers["look"] = 5
+    with pytest.raises(Disagreed, match=r"nr_queued\(\) answers 5 with 2 tasks on the DSQ"):
+        world.held.count_one_less()
+
+
 def test_another_first_task_is_told(world: World) -> None:
     world.scheduler.answers["peek"] = 11
     with pytest.raises(Disagreed, match=r"peek\(\) answers task 11, the model 10"):
