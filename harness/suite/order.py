@@ -78,14 +78,7 @@ class HeldTasks:
 
     def release(self, tasks: int) -> None:
         """Lets so many tasks go, waits until they ran and are back, and compares."""
-        before = self._number("nr_moved")
-        self.scheduler.run("release", struct.pack("<Q", tasks))
-        try:
-            self._until(f"{tasks} tasks to leave the DSQ", lambda: self._number("nr_moved") >= before + tasks)
-        except GuestError as error:
-            self.check()
-            where = self._where("consume_dispatch_q")
-            raise Disagreed(f"no task is moved off a DSQ that holds some ({where})") from error
+        self._let_go(tasks)
         self.gather()
 
     def count_one_less(self) -> None:
@@ -93,14 +86,26 @@ class HeldTasks:
 
         Cheaper than :meth:`release`; for a moment the two may differ.
         """
-        before = self._number("nr_moved")
-        self.scheduler.run("release", struct.pack("<Q", 1))
-        self._until("a task to leave the DSQ", lambda: self._number("nr_moved") > before)
+        self._let_go(1)
         deadline = Deadline(COUNT_SECONDS * self._dsq.scale, "count and tasks of the DSQ to be equal")
         while (count := self._count()) != (lying := self._number("nr_queued")):
             if deadline.expired:
                 return self._judge(self._miscounted(count, lying))
         self._judge("")
+
+    def _let_go(self, tasks: int) -> None:
+        """Lets so many tasks go, and waits until they left. Raises Disagreed where they do not.
+
+        A CPU whose local DSQ counts tasks that are gone asks for no others: balance_one() spares itself ops.dispatch.
+        """
+        before = self._number("nr_moved")
+        self.scheduler.run("release", struct.pack("<Q", tasks))
+        try:
+            self._until(f"{tasks} tasks to leave the DSQ", lambda: self._number("nr_moved") >= before + tasks)
+        except GuestError as error:
+            self.check()
+            where = self._where("consume_dispatch_q, or the count of the local DSQ: task_unlink_from_dsq")
+            raise Disagreed(f"no task is moved off a DSQ that holds some ({where})") from error
 
     def reenqueue(self) -> bool:
         """scx_bpf_dsq_reenq(): every task is enqueued anew, then all is compared; False where the kernel has none."""
