@@ -6,15 +6,32 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.build.symbols import Tools
 from harness.host.toolchain import Bind
 from harness.records import HarnessError
 
 _INSIDE = "/run/vmlinux"
-_TYPE = re.compile(r"^\[\d+\] (STRUCT|UNION|FUNC) '([^']+)'")
-_MEMBER = re.compile(r"^\t'([^']+)' ")
+_TYPE = re.compile(r"^\[(\d+)\] (STRUCT|UNION|FUNC) '([^']+)'")
+_MEMBER = re.compile(r"^\t'([^']+)' type_id=(\d+) bits_offset=(\d+)")
 _ENUMERATOR = re.compile(r"^\t'([^']+)' val=(-?\d+)")
+
+
+class Member(NamedTuple):
+    """Where a member lies in its structure, in bits, and the number of its type."""
+
+    type: int
+    bits: int
+
+
+class Types(NamedTuple):
+    """What a BTF holds: members by structure, structures by the number of their type, enumerators, functions."""
+
+    members: dict[str, dict[str, Member]]
+    names: dict[int, str]
+    enumerators: dict[str, int]
+    functions: set[str]
 
 
 class Btf:
@@ -30,6 +47,17 @@ class Btf:
     def members(self, name: str) -> frozenset[str]:
         """The direct members of a structure or union; empty where there is none of this name."""
         return frozenset(self._types.get(name, ()))
+
+    def offset(self, name: str, *path: str) -> int | None:
+        """Where a member of members lies in a structure, in bytes; None where there is no such member."""
+        bits = 0
+        for part in path:
+            member = self._types.get(name, {}).get(part)
+            if member is None:
+                return None
+            bits += member.bits
+            name = self._read.names.get(member.type, "")
+        return bits // 8
 
     def has_function(self, name: str) -> bool:
         """Whether there is a function of this name that was not inlined everywhere."""
@@ -47,21 +75,21 @@ class Btf:
         """The enumerators of any enum whose names begin so, with their values."""
         return {name: value for name, value in self._enumerators.items() if name.startswith(prefix)}
 
-    @cached_property
-    def _types(self) -> dict[str, set[str]]:
+    @property
+    def _types(self) -> dict[str, dict[str, Member]]:
         """Structures and unions with their members; those of one name are taken together."""
-        return self._read[0]
+        return self._read.members
 
-    @cached_property
+    @property
     def _enumerators(self) -> dict[str, int]:
-        return self._read[1]
+        return self._read.enumerators
 
-    @cached_property
+    @property
     def _functions(self) -> set[str]:
-        return self._read[2]
+        return self._read.functions
 
     @cached_property
-    def _read(self) -> tuple[dict[str, set[str]], dict[str, int], set[str]]:
+    def _read(self) -> Types:
         if not self._vmlinux.is_file():
             raise HarnessError(f"{self._vmlinux} is gone", step="run again: it will be built anew")
         done = self._toolchain.run(
@@ -71,24 +99,25 @@ class Btf:
         return parse(done.stdout)
 
 
-def parse(text: str) -> tuple[dict[str, set[str]], dict[str, int], set[str]]:
-    """Members by structure, enumerators with their values, and functions, from ``bpftool btf dump`` in its raw form."""
-    types: dict[str, set[str]] = {}
-    enumerators: dict[str, int] = {}
-    functions: set[str] = set()
-    members: set[str] | None = None
+def parse(text: str) -> Types:
+    """What ``bpftool btf dump`` prints in its raw form. Raises HarnessError where it prints no types."""
+    read = Types({}, {}, {}, set())
+    members: dict[str, Member] | None = None
     enum = False
     for line in text.splitlines():
         if line.startswith("["):
             found = _TYPE.match(line)
             enum = line.partition("] ")[2].startswith("ENUM")
-            members = types.setdefault(found[2], set()) if found and found[1] in ("STRUCT", "UNION") else None
-            if found and found[1] == "FUNC":
-                functions.add(found[2])
+            members = None
+            if found and found[2] == "FUNC":
+                read.functions.add(found[3])
+            elif found:
+                members = read.members.setdefault(found[3], {})
+                read.names[int(found[1])] = found[3]
         elif enum and (value := _ENUMERATOR.match(line)):
-            enumerators[value[1]] = int(value[2])
+            read.enumerators[value[1]] = int(value[2])
         elif members is not None and (member := _MEMBER.match(line)):
-            members.add(member[1])
-    if not types:
+            members[member[1]] = Member(int(member[2]), int(member[3]))
+    if not read.members:
         raise HarnessError("the kernel has no BTF", step="see whether pahole is 1.26 or newer: 'kharness doctor'")
-    return types, enumerators, functions
+    return read

@@ -95,9 +95,13 @@ class Symbols:
         """
         return {name: self._ranges_of(name) for name in functions}
 
+    def variables(self, name: str) -> set[int]:
+        """The addresses of all variables of a name."""
+        return {int(at, 16) for at, _, kind, symbol in self._rows if symbol == name and kind in "bBdDrR"}
+
     def data(self, name: str) -> int:
         """The address of a variable. Raises HarnessError where there is not one of this name."""
-        found = {int(at, 16) for at, _, kind, symbol in self._rows if symbol == name and kind in "bBdDrR"}
+        found = self.variables(name)
         if len(found) != 1:
             raise HarnessError(f"this kernel has {len(found) or 'no'} variables {name}", step="see its System.map")
         return found.pop()

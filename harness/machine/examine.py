@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from harness.machine import registers
+from harness.machine import local_dsqs, registers
 from harness.machine.deadline import Deadline
+from harness.machine.local_dsqs import Layout, LocalDsq
 from harness.machine.registers import Cpu
 from harness.machine.vm import Vm
 from harness.records import Ended, How, MachineEnded, MachineLost
@@ -51,13 +52,15 @@ seconds) it is asked again."""
 
 @dataclass(frozen=True)
 class Examination:
-    """What was seen. `cpus` as they stood before the kernel was asked, `later` after; `said` are the console's lines of
-    its answers. `why` tells what could not be had."""
+    """What was seen. `cpus` and `queues` as they stood before the kernel was asked, `later` and `queues_later` after;
+    `said` are the console's lines of its answers. `why` tells what could not be had."""
 
     cpus: tuple[Cpu, ...] = ()
     later: tuple[Cpu, ...] = ()
     said: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
+    queues: tuple[LocalDsq, ...] = ()
+    queues_later: tuple[LocalDsq, ...] = ()
 
 
 class Hung(MachineEnded):
@@ -68,8 +71,10 @@ class Hung(MachineEnded):
         self.examined = examined
 
 
-def look_into(vm: Vm, error: MachineEnded, scale: float) -> MachineEnded:
+def look_into(vm: Vm, error: MachineEnded, scale: float, layout: Layout | None = None) -> MachineEnded:
     """The same end, examined if it is a hang: a :class:`Hung`. `scale` stretches every deadline.
+
+    With `layout` the local DSQs of all CPUs are read, too.
 
     Any other end comes back as it is. A QEMU that turns out to be gone, or to have stopped the guest by itself, is no
     hang: then its end is what comes back.
@@ -85,19 +90,34 @@ def look_into(vm: Vm, error: MachineEnded, scale: float) -> MachineEnded:
     if status != "running":
         what = f"QEMU stopped the guest: {status}"
         return MachineEnded(what, Ended(How.SILENT), error.lines, expired=False)
-    return Hung(error, examine(vm, scale))
+    return Hung(error, examine(vm, scale, layout))
 
 
-def examine(vm: Vm, scale: float) -> Examination:
+def examine(vm: Vm, scale: float, layout: Layout | None = None) -> Examination:
     """Looks at every CPU, asks the kernel, and looks again. What fails is told in the answer's `why`, never raised."""
     whole = Deadline(EXAMINE_SECONDS * scale, "the guest to be examined")
     why: list[str] = []
     before = len(vm.console_lines)
     with vm.console.listening():
-        cpus = _cpus(vm, whole, why)
+        cpus, queues = _cpus(vm, whole, why), _queues(vm, layout, why)
         _ask(vm, scale, whole, why)
         later = _cpus(vm, whole, why) if cpus else ()
-    return Examination(cpus, later, tuple(vm.console_lines[before:]), tuple(dict.fromkeys(why)))
+        queues_later = _queues(vm, layout, why) if queues else ()
+    said, told = tuple(vm.console_lines[before:]), tuple(dict.fromkeys(why))
+    return Examination(cpus, later, said, told, queues, queues_later)
+
+
+def _queues(vm: Vm, layout: Layout | None, why: list[str]) -> tuple[LocalDsq, ...]:
+    """The local DSQs, where it is known where they lie."""
+    if layout is None:
+        return ()
+    try:
+        return local_dsqs.look(vm, layout)
+    except MachineEnded:
+        why.append("QEMU went away while the local DSQs were looked at")
+    except MachineLost as error:
+        why.append(f"the local DSQs could not be looked at: {error.what}")
+    return ()
 
 
 def _ask(vm: Vm, scale: float, whole: Deadline, why: list[str]) -> None:

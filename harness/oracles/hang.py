@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Owns saying where a kernel hangs, from what was seen of it when it answered no more (harness.machine.examine).
 
-In this order: a CPU that was in the same function of the kernel before and after the kernel was asked; a task that is
-blocked (state D), its waker lost; a task of our agent's that sleeps where it does not wait for us, or that could run
-and does not. Idle CPUs and those in user space are never to blame, nor is what waits for another CPU or task, as long
-as there is anything else.
+In this order: a CPU that was in the same function of the kernel before and after the kernel was asked; a CPU whose
+local DSQ counts other tasks than it holds, both times; a task that is blocked (state D), its waker lost; a task of our
+agent's that sleeps where it does not wait for us, or that could run and does not. Idle CPUs and those in user space are
+never to blame, nor is what waits for another CPU or task, as long as there is anything else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from harness.machine.examine import Examination
 from harness.machine.registers import Cpu
-from harness.oracles import sysrq
+from harness.oracles import local_dsqs, sysrq
 from harness.oracles.blame import base_name, is_helper
 from harness.oracles.frames import Raw, Symbolize, culprit, decode
 from harness.oracles.log import parse_console
@@ -75,13 +75,14 @@ class Blame:
 def blame(seen: Examination, symbolize: Symbolize | None, resolve: Resolve | None) -> Blame | None:
     """Who hangs and where; None if nothing that was seen says so. Without `resolve` no CPU is to blame."""
     told = sysrq.read(parse_console(seen.said))
-    return _of_cpus(seen, told, symbolize, resolve) or _of_tasks(told, symbolize)
+    return _of_cpus(seen, told, symbolize, resolve) or _of_queues(seen) or _of_tasks(told, symbolize)
 
 
 def log(seen: Examination, resolve: Resolve | None) -> tuple[str, ...]:
     """What was seen, for people: what could not be had; blocked tasks and the agent's; each CPU's registers and
     stacks; idle CPUs last, for no more than `MOST_LINES` are shown."""
     out = [f"not seen: {why}" for why in seen.why]
+    out += [local_dsqs.words([one]) for one in local_dsqs.wrong(seen.queues, seen.queues_later)]
     told = sysrq.read(parse_console(seen.said))
     for task in sorted(told.tasks, key=lambda task: task.state != "D"):
         if task.state == "D" or task.name == AGENT:
@@ -230,6 +231,14 @@ def _stack(cpu: Cpu, resolve: Resolve) -> tuple[Frame, ...]:
         out += [replace(frame, reliable=sure) for frame in found]
         last = found[-1].function if sure else last
     return tuple(out)
+
+
+# --- queues -------------------------------------------------------------------------------
+
+
+def _of_queues(seen: Examination) -> Blame | None:
+    found = local_dsqs.wrong(seen.queues, seen.queues_later)
+    return Blame(local_dsqs.words(found), local_dsqs.FUNCTIONS[0], None, None, ()) if found else None
 
 
 # --- tasks --------------------------------------------------------------------------------

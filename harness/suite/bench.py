@@ -14,9 +14,11 @@ from harness.faults.cause import TOLD, Cause, Window, read_told, swept_cause, to
 from harness.faults.sites import blame, total
 from harness.guest import kmemleak
 from harness.guest.guest import Guest
+from harness.machine import local_dsqs
 from harness.machine.examine import Hung, look_into
 from harness.oracles import alive, dmesg, ledger, lockdep, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
+from harness.oracles import local_dsqs as local_dsqs_oracle
 from harness.oracles.log import parse_kmsg
 from harness.plan import Allowed
 from harness.records import (
@@ -157,6 +159,7 @@ class Bench:
         records, overruns = self.log()
         self._judge_log(records, overruns)
         self._judge_objects(after)
+        self._judge_local_dsqs()
         self._watch_kmemleak(records)
         self._watch_lockdep()
 
@@ -248,6 +251,17 @@ class Bench:
             raise Inconclusive(f"{seen.oracle} did not watch: {seen.why}") from error
         return kmemleak_oracle.findings(text, self.ready.symbols)
 
+    def _judge_local_dsqs(self) -> None:
+        """Whether each CPU's local DSQ counts what it holds; looked at again only where it does not."""
+        layout = self.ready.layout
+        if layout is None:
+            return
+        seen = local_dsqs.look(self.guest.vm, layout)
+        if any(one.wrong for one in seen):
+            self.guest.visit(self.ready.machine.spec.online_cpus)
+            self.findings += local_dsqs_oracle.findings(seen, local_dsqs.look(self.guest.vm, layout))
+        self.evidence.append(local_dsqs_oracle.watched(seen, layout.cpus))
+
     def _watch_kmemleak(self, records: Sequence[LogRecord]) -> None:
         """kmemleak turns itself off for good when it runs out of memory: its silence is then worth nothing."""
         seen = kmemleak_oracle.watched("", records, kmemleak.refusal(self.guest.agent))
@@ -295,7 +309,7 @@ class Bench:
     def ending(self, error: BaseException | None) -> tuple[BaseException | None, Ending]:
         """What was raised, examined if the guest hangs, and what it means."""
         if isinstance(error, MachineEnded):
-            error = look_into(self.guest.vm, error, self.guest.agent.scale)
+            error = look_into(self.guest.vm, error, self.guest.agent.scale, self.ready.layout)
         resolve = self.ready.addresses if isinstance(error, Hung) else None
         ending = self._caused(ending_of(error, self.ready.symbols, self.expected, resolve), error)
         if isinstance(error, MachineEnded) and ending.outcome is Outcome.FAIL and self.dumper and not self.dump:

@@ -16,9 +16,11 @@ from harness.build.addresses import functions
 from harness.guest import kmemleak
 from harness.guest.freed import Quarantine
 from harness.guest.guest import Guest
+from harness.machine import local_dsqs
 from harness.machine.examine import look_into
 from harness.oracles import crash, dmesg, percpu
 from harness.oracles import kmemleak as kmemleak_oracle
+from harness.oracles import local_dsqs as local_dsqs_oracle
 from harness.oracles.log import parse_kmsg
 from harness.oracles.rules import FREED
 from harness.records import Canary, EventKind, Evidence, Finding, MachineEnded, Outcome, TestResult
@@ -100,7 +102,7 @@ def _dies(kind: str, provoke: str, where: str = "") -> Callable[[Guest, Ready], 
             guest.agent.call("write", seconds=HANG_SECONDS, path=CANARY, data=provoke)
             guest.agent.call("ping", seconds=HANG_SECONDS)
         except MachineEnded as error:
-            ended = look_into(guest.vm, error, ready.pristine.scale)
+            ended = look_into(guest.vm, error, ready.pristine.scale, ready.layout)
             found = crash.of(ended, ready.symbols, resolve=ready.addresses)
             return {kind: any(f.kind == kind and (not where or f.function == where) for f in found)}
         return {kind: False}
@@ -126,9 +128,22 @@ def _poisoned(guest: Guest, ready: Ready) -> dict[str, bool]:
     return {"percpu poison": followed and all(seen.get(where) == kind for where, kind in wrong.items())}
 
 
+def _miscounted(guest: Guest, ready: Ready) -> dict[str, bool]:
+    """A CPU's local DSQ, on which no task lies, counts one."""
+    layout = ready.layout
+    if layout is None:
+        return {}
+    at = local_dsqs.address(layout, 0, local_dsqs.peeking(guest.vm))
+    if at is not None:
+        guest.write(CANARY, f"count-one-more {at + layout.nr:#x}")
+    first, later = (local_dsqs.look(guest.vm, layout) for _ in range(2))
+    found = local_dsqs_oracle.findings(first, later)
+    return {local_dsqs_oracle.ORACLE: [one.count for one in found] == [1]}
+
+
 def _shape(guest: Guest, ready: Ready) -> dict[str, bool]:
     """All in one guest, but for what takes long: kmemleak is proved by the machine's leak batch."""
-    seen = _warn(guest, ready) | _counted(guest, ready)
+    seen = _warn(guest, ready) | _miscounted(guest, ready) | _counted(guest, ready)
     return seen | _dies("panic", "panic")(guest, ready)
 
 
@@ -142,6 +157,7 @@ CANARIES: dict[str, Callable[[Guest, Ready], dict[str, bool]]] = {
     "preempt": _said("preemptible", "cpu-not-held", "preemptible", "kharness_cpu_not_held"),
     "lockdep": _said("lockdep", "lock-order", "lockdep", "kharness_lock_order"),
     "freed": _poisoned,
+    "local": _miscounted,
     "shape": _shape,
 }
 
@@ -156,7 +172,8 @@ PROVES = {
     "lockdep": ("lockdep",),
     "preempt": ("preemptible",),
     "freed": ("percpu poison",),
-    "shape": ("dmesg", "percpu", "ledger slab", "ledger percpu", "panic"),
+    "local": ("local dsq",),
+    "shape": ("dmesg", "local dsq", "percpu", "ledger slab", "ledger percpu", "panic"),
 }
 """The oracles that each canary proves, by the names in its events."""
 
@@ -192,7 +209,7 @@ class CanaryItem(pytest.Item):
     @property
     def oracles(self) -> tuple[str, ...]:
         """What this canary proves."""
-        return PROVES[self.kind]
+        return tuple(one for one in PROVES[self.kind] if one != local_dsqs_oracle.ORACLE or self.ready.layout)
 
     def runtest(self) -> None:
         """Raises Inconclusive naming the oracles that did not see it."""
@@ -324,6 +341,7 @@ def _within(bench: Bench, one: Deed) -> AbstractContextManager[None]:
 def canaries(session: pytest.Session, ready: Ready, workshop: Workshop) -> list[CanaryItem]:
     """The canaries of one target: all for a kernel's first, few for its others."""
     built = [name for symbol, name in OF_A_CONFIG.items() if ready.config.get(symbol) == "y"]
+    built += ["local"] if ready.layout else []
     return [
         CanaryItem.from_parent(
             session,

@@ -21,6 +21,7 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal
+from harness.machine.local_dsqs import Layout
 from harness.machine.qemu import Launch
 from harness.model.state import Features
 from harness.plan import Session, Survey, Target
@@ -98,6 +99,16 @@ class Ready:
             Path(self.kernel.image), Path(self.target.initramfs), self.target.facts, self.target.cmdline,
         )  # fmt: skip
         return load(launch, Path(self.machine.snapshot), cached=True)
+
+    @functools.cached_property
+    def layout(self) -> Layout | None:
+        """Where its guests have their local DSQs; None for a kernel without sched_ext."""
+        tasks, nr = (self.btf.offset("rq", "scx", "local_dsq", name) for name in ("list", "nr"))
+        found = [self.symbols.variables(name) for name in ("__per_cpu_offset", "runqueues")]
+        if tasks is None or nr is None or any(len(one) != 1 for one in found):
+            return None
+        offsets, runqueues = (one.pop() for one in found)
+        return Layout(offsets, runqueues, tasks, nr, self.machine.spec.possible_cpus)
 
     @functools.cached_property
     def addresses(self) -> Addresses:

@@ -194,6 +194,16 @@ static noinline void kharness_doze(void)
 	wait_event_interruptible(nobody_wakes, READ_ONCE(woken));
 }
 
+/* What the write holds behind the canary's name: where it is to act. */
+static unsigned long where;
+
+/* A count that nobody counted: that of a runqueue's local DSQ, at an address that the host has found. */
+static noinline void kharness_count_one_more(void)
+{
+	if (where)
+		WRITE_ONCE(*(u32 *)where, READ_ONCE(*(u32 *)where) + 1);
+}
+
 static noinline void kharness_panic(void)
 {
 	panic("kharness: deliberate panic");
@@ -214,6 +224,7 @@ static const struct {
 	{ "percpu-use-after-free", kharness_use_freed_percpu },
 	{ "percpu-follow-freed", kharness_follow_freed_percpu },
 	{ "percpu-double-free", kharness_free_percpu_twice },
+	{ "count-one-more", kharness_count_one_more },
 	{ "panic", kharness_panic },
 	{ "hang", kharness_hang },
 	{ "hang-one", kharness_hang_one },
@@ -225,12 +236,16 @@ static const struct {
 
 static ssize_t canary_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
 {
-	char name[32] = "";
+	char text[48] = "", *rest = text, *name;
 	int i;
 
-	if (len >= sizeof(name) || copy_from_user(name, from, len))
+	if (len >= sizeof(text) || copy_from_user(text, from, len))
 		return -EINVAL;
-	strim(name);
+	strim(text);
+	name = strsep(&rest, " ");
+	where = 0;
+	if (rest && kstrtoul(rest, 16, &where))
+		return -EINVAL;
 	for (i = 0; i < ARRAY_SIZE(canaries); i++) {
 		if (!strcmp(name, canaries[i].name)) {
 			canaries[i].run();

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
-from harness.build.btf import parse
+from harness.build.btf import Btf, parse
 from harness.records import HarnessError
 
 TEXT = """[1] INT 'int' size=4 bits_offset=0 nr_bits=32 encoding=SIGNED
@@ -21,16 +25,29 @@ TEXT = """[1] INT 'int' size=4 bits_offset=0 nr_bits=32 encoding=SIGNED
 \t'BELOW' val=-1
 [6] FUNC_PROTO '(anon)' ret_type_id=0 vlen=1
 \t'argument' type_id=1
-[7] FUNC 'init_dsq' type_id=6 linkage=static
+[7] STRUCT 'scx_rq' size=112 vlen=1
+\t'local_dsq' type_id=2 bits_offset=64
+[8] FUNC 'init_dsq' type_id=6 linkage=static
 """
 
 
 def test_members_enumerators_and_functions() -> None:
-    types, enumerators, functions = parse(TEXT)
-    assert types["scx_dispatch_q"] == {"lock", "pcpu"}
-    assert enumerators == {"SCX_DSQ_BYPASS": 9223372036854775811, "LOOSE": 1, "BELOW": -1}
-    assert functions == {"init_dsq"}
-    assert "argument" not in {name for names in types.values() for name in names}
+    read = parse(TEXT)
+    assert set(read.members["scx_dispatch_q"]) == {"lock", "pcpu"}
+    assert read.enumerators == {"SCX_DSQ_BYPASS": 9223372036854775811, "LOOSE": 1, "BELOW": -1}
+    assert read.functions == {"init_dsq"}
+    assert "argument" not in {name for names in read.members.values() for name in names}
+
+
+def test_a_member_of_members_lies_at_the_sum_of_their_offsets(tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").touch()
+    printed = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(stdout=TEXT))
+    btf = Btf(tmp_path / "vmlinux", cast(Any, printed))
+    assert btf.offset("scx_rq", "local_dsq", "pcpu") == 64 // 8 + 32 // 8
+    assert btf.offset("scx_rq", "local_dsq") == 8
+    assert btf.offset("scx_rq", "other") is None
+    assert btf.offset("scx_rq", "local_dsq", "pcpu", "deeper") is None
+    assert btf.offset("nothing", "local_dsq") is None
 
 
 def test_a_kernel_without_btf_is_refused() -> None:

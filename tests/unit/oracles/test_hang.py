@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.machine.examine import Examination, Hung
+from harness.machine.local_dsqs import LocalDsq
 from harness.machine.registers import Cpu, Return
 from harness.oracles import crash, dmesg, hang, sysrq
 from harness.oracles.log import parse_console
@@ -231,3 +232,18 @@ def test_a_cpu_that_spins_is_seen_behind_its_interrupt(arch: str) -> None:
 @pytest.mark.parametrize("name", RECORDED)
 def test_what_was_asked_for_is_no_report(name: str) -> None:
     assert dmesg.findings(parse_console(recorded(name))) == []
+
+
+def test_a_cpu_that_runs_none_for_a_wrong_count_is_to_blame_before_tasks() -> None:
+    """It spares itself ops.dispatch; the tasks that then wait are not the defect. One that spins is told first."""
+    wrong, right = (LocalDsq(0, 3, 0),), (LocalDsq(0, 0, 0),)
+    waits = tuple(task("agent", "D", *BLOCKED))
+    seen = Examination((IDLE,), (IDLE,), waits, (), wrong, wrong)
+    found = hang.blame(seen, None, resolve)
+    assert found and found.function == "task_unlink_from_dsq"
+    assert found.what == "the local DSQ of CPU 0 counts 3 tasks and holds none (task_unlink_from_dsq, dispatch_enqueue)"
+    assert found.what in hang.log(seen, resolve)
+    passing = hang.blame(Examination((IDLE,), (IDLE,), waits, (), wrong, right), None, resolve)
+    assert passing and passing.function != "task_unlink_from_dsq"
+    spinning = hang.blame(Examination((SPINS,), (SPINS,), waits, (), wrong, wrong), None, resolve)
+    assert spinning and spinning.function == "spins_here"

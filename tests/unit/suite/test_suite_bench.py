@@ -160,6 +160,7 @@ def made(config: str = "") -> tuple[Bench, FakeGuest]:
         kernel=SimpleNamespace(arch="x86_64", id="tree-x86_64-1"),
         machine=SimpleNamespace(spec=MachineSpec("x86_64")),
         pristine=SimpleNamespace(next_seq=FIRST_SEQ, percpu=percpu_stats(100), missed={}, blind=""),
+        layout=None,
         config=kconfig.parse(config, "config"),
     )
     return Bench("tests/x.py::test_x", cast(Ready, ready), 7), guest

@@ -18,12 +18,13 @@ MODULE = Path(__file__).resolve().parents[3] / "vm" / "module" / "canary.c"
 PLAIN = ["warn", "leaks", "panic", "hang", "freed"]
 
 
-def named(config: str, monkeypatch: pytest.MonkeyPatch, *, first: bool = True) -> list[str]:
+def named(config: str, monkeypatch: pytest.MonkeyPatch, *, first: bool = True, layout: object = None) -> list[str]:
     def made(parent: object, *, name: str, **rest: Any) -> str:
         return name.partition("[")[0]
 
     monkeypatch.setattr(extra.CanaryItem, "from_parent", made)
-    ready = SimpleNamespace(name="tree-x86_64-default", first=first, config=kconfig.parse(config, "config"))
+    parsed = kconfig.parse(config, "config")
+    ready = SimpleNamespace(name="tree-x86_64-default", first=first, config=parsed, layout=layout)
     found: list[Any] = list(extra.canaries(cast(pytest.Session, None), cast(Ready, ready), cast(Workshop, None)))
     return found
 
@@ -48,9 +49,15 @@ def test_a_further_machine_is_asked_what_its_shape_may_spoil(monkeypatch: pytest
     assert named("CONFIG_KASAN=y\n", monkeypatch, first=False) == ["shape"]
 
 
+def test_local_dsqs_are_proved_where_it_is_known_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert named("", monkeypatch, layout=object()) == [*PLAIN, "local"]
+    assert named("", monkeypatch, first=False, layout=object()) == ["shape"]
+
+
 def test_each_canary_has_what_runs_it_and_what_it_proves() -> None:
     assert extra.CANARIES.keys() == extra.PROVES.keys()
-    assert {*extra.OF_A_KERNEL, *extra.OF_A_CONFIG.values(), *extra.OF_A_FURTHER_MACHINE} == extra.CANARIES.keys()
+    every = {*extra.OF_A_KERNEL, *extra.OF_A_CONFIG.values(), *extra.OF_A_FURTHER_MACHINE}
+    assert {*every, "local"} == extra.CANARIES.keys()
 
 
 def test_what_the_log_must_say_is_what_the_module_does() -> None:
