@@ -136,12 +136,22 @@ static bool pin(long cpu)
 	return !sched_setaffinity(0, sizeof(set), &set);
 }
 
+/*
+ * The worker becomes a SCHED_EXT task, with all its memory there: a scheduler may put it off its CPU and hold it anywhere,
+ * also while it has the lock of a page, for which others that fault then wait for ever.
+ */
+static bool becomes_ext(void)
+{
+	struct sched_param param = {};
+
+	return !mlockall(MCL_CURRENT | MCL_FUTURE) && !sched_setscheduler(0, SCHED_EXT, &param);
+}
+
 static void __attribute__((noreturn)) worker(struct group *g, int slot, const struct op *op)
 {
 	const char *kind = arg_str(op, "kind", "spin");
 	long us = arg_int(op, "us", 1000);
 	long cpu = arg_int(op, "cpu", -1);
-	struct sched_param param = {};
 
 	/* A scheduler stays as long as anybody has its link open. */
 	if (syscall(SYS_close_range, 3, ~0U, 0))
@@ -150,7 +160,7 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 	setpgid(0, 0);
 	if (cpu >= 0 && !pin(cpu))
 		_exit(3);
-	if (arg_int(op, "ext", 0) && sched_setscheduler(0, SCHED_EXT, &param))
+	if (arg_int(op, "ext", 0) && !becomes_ext())
 		_exit(4);
 	for (;;) {
 		work_turn(kind, us);
