@@ -19,6 +19,8 @@ ONCE = {
     "scx_cid_arrays_alloc": "the first scheduler's tables of CPU ids are kept for all (kernel/sched/ext/cid.c, 7.2)",
     "cpudl_init": "a CPU that comes back has its root domain made anew; the old one is older than the guest "
     "(kernel/sched/topology.c)",
+    "smpcfd_prepare_cpu": "a CPU that comes up for the first time has data for the calls of its functions, which stay "
+    "when it goes (kernel/smp.c, 7.3)",
 }
 """Functions that allocate once and keep it, in the text of the code under test."""
 
