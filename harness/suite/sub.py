@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.faults.endings import ended_with
 from harness.guest.guest import BpfObject, Workload, dsq_context
 from harness.machine.deadline import Deadline
+from harness.model.trace import Answer
 from harness.records import GuestError, UsageError
 from harness.suite.dsq import ERRNO, STATE, Dsqs
 from harness.suite.features import need
@@ -47,6 +49,10 @@ class Subs:
         self._ids.pop(path)
         self.model.cgroup_offline(path)
 
+    def cgroup_id(self, path: str) -> int:
+        """The id of a cgroup that was made; 0 if it is not there, and of the hierarchy's root."""
+        return self._ids.get(path, 0)
+
     def load(self, cgroup: str = "", program: str = TAKES, *, first: int = 0, count: int = 1) -> BpfObject:
         """Loads a scheduler for a cgroup, or a root, whose ops.init creates ids [first, first + count)."""
         members = {"sub_cgroup_id": self._ids.get(cgroup, NO_CGROUP)} if cgroup else {}
@@ -60,15 +66,29 @@ class Subs:
         program: str = TAKES, fault: str | None = None, nth: int | None = None,
     ) -> int:
         """Attaches it and compares; returns what attach answered."""  # fmt: skip
-        there = cgroup in self._ids
-        answer = self.model.attach(scheduler.name, creates, fault, nth, program == TAKES, cgroup, there=there)
-        scheduler.set("exited", 0)
+        answer = self.answer(scheduler, cgroup, creates=creates, program=program, fault=fault, nth=nth)
+        if scheduler.name not in self.model.links:  # else it may have exited, which stays
+            scheduler.set("exited", 0)
         got = scheduler.attach(check=False)
         error = None
         if got == 0:
             error = self._ended(scheduler) if cgroup else self._dsq.exit_error(scheduler)
+        self._dsq.last = got if error is None else ended_with(error)
         self._dsq.judge(answer, got, error)
         return got
+
+    def answer(
+        self, scheduler: BpfObject, cgroup: str, *, creates: Sequence[tuple[int, int]], program: str,
+        fault: str | None = None, nth: int | None = None,
+    ) -> Answer:  # fmt: skip
+        """What the model says of an attach, which is not done."""
+        there = cgroup in self._ids
+        return self.model.attach(scheduler.name, creates, fault, nth, program == TAKES, cgroup, there=there)
+
+    def unload(self, scheduler: BpfObject) -> None:
+        """Closes one that is not attached."""
+        del self._loaded[scheduler.name]
+        scheduler.unload()
 
     def add(self, cgroup: str = "", program: str = TAKES, first: int = 0) -> BpfObject:
         """Loads and attaches one in a step."""

@@ -18,6 +18,8 @@ from hypothesis.strategies import SearchStrategy
 from harness.model import ids
 from harness.records import Fault, Operation
 from harness.suite.operations import CREATE, ENABLER
+from harness.suite.search import subs
+from harness.suite.search.draw import often
 
 Moves = tuple[Operation, ...]
 Choices = tuple[bool | int | str | float | bytes, ...]
@@ -165,11 +167,12 @@ def _story(draw: Callable[[SearchStrategy[Any]], Any], begin: SearchStrategy[Any
 
 
 def sequences() -> SearchStrategy[Drawn]:
-    """Sequences of moves, about 15 long, of DSQs or of tasks on one."""
+    """Sequences of moves, about 15 long, of DSQs, of tasks on one or of sub-schedulers."""
     begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
     life = _story(begins, st.one_of(st.none(), *LIFE))
     tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
-    return st.one_of(life, life, life, tasks)
+    below = _story(often(st.none(), *[subs.BEGIN] * 9), often(st.none(), *subs.MOVES))
+    return st.one_of(life, life, life, tasks, below)  # a new one comes last: kept examples stay what they are
 
 
 # --- what can be done ---------------------------------------------------------------------
@@ -177,6 +180,7 @@ def sequences() -> SearchStrategy[Drawn]:
 NEEDS = {
     "detach": "attach", "arrive": "hold", "release": "arrive", "reenqueue": "hold", "look": "hold",
     "destroy_held": "arrive", "intrude": "arrive", "let_go": "hold", "turns": "work", "rest": "work",
+    **subs.NEEDS,
 }  # fmt: skip
 """What must have been done before a move, or there is nothing that it could be done to."""
 

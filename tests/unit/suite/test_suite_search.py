@@ -24,10 +24,11 @@ from harness.oracles.frames import neutral, signature
 from harness.records import Finding, ModelSummary, Operation, Scenario, SearchSummary, decode, encode
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
-from harness.suite.search import drive
+from harness.suite.search import drive, subs
 from harness.suite.search.drive import Deed, Search, Shown, joined
 from harness.suite.search.moves import MOST, Choices, Drawn, Moves, move, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
+from harness.suite.search.subs import SubMoves
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
 from tests.unit.model.kernels import CountsTheDead, DestroyLeavesTheId, DuplicateAllowed, NaiveKernel
@@ -138,7 +139,8 @@ def test_a_sequence_is_data(drawn: Drawn) -> None:
     assert decode(json.loads(json.dumps(encode(scenario))), Scenario) == scenario
     assert len(moves) <= MOST
     for one in moves:
-        assert hasattr(Player, f"_{one.verb}"), "the player knows each verb"
+        player = SubMoves if one.verb in subs.VERBS else Player
+        assert hasattr(player, f"_{one.verb}"), "the player knows each verb"
         assert words(one) and "\n" not in words(one)
 
 
@@ -172,6 +174,9 @@ def test_some_moves_of_a_sequence_are_drawn_by_some_of_its_choices(seed: int) ->
         (move("nr_queued", id=(1 << 63) | (1 << 62) | 8), "nr queued SCX_DSQ_LOCAL_ON|8"),
         (move("attach", creates=[[1, -1], [1, 2]]), "attach [(0x1, -1), (0x1, 2)]"),
         (move("hold", vtimes=[]), "hold as a FIFO"),
+        (move("sub_attach", at="/a", takes=True, first=1 << 63, count=2),
+         "sub attach at /a takes True first SCX_DSQ_INVALID count 2"),
+        (move("sub_create", by=1, id=7), "sub create by 1 0x7"),
         (move("hold", vtimes=[3, (1 << 64) - 1]), "hold by vtime [0x3, 0xffffffffffffffff]"),
     ],
 )
@@ -223,6 +228,16 @@ def test_what_a_sequence_itself_shows_to_be_left_out(verbs: str, left: str) -> N
          "nr_queued(0x2) answered -EINVAL, the model allows only 0 or more: x (f)", False),
         ("attach(dsq_listed16, 4 DSQs in ops.init) answered -EBUSY, the model allows only 0: x (f)",
          "attach(dsq_listed2) answered -EBUSY, the model allows only 0: x (f)", True),
+        ("attach(dsq_sub12 at /a, 2 DSQs in ops.init) answered 0, the model allows only -EBUSY: scheduler dsq_leaf7 is below (f)",
+         "attach(dsq_leaf3 at /a/below) answered 0, the model allows only -EBUSY: scheduler dsq_sub2 is below (f)", True),
+        ("attach(dsq_sub12 at /a) answered 0, the model allows only -EBUSY: scheduler dsq_leaf7 is below (f)",
+         "attach(dsq_sub12 at /a) answered 0, the model allows only -EBUSY: scheduler dsq_leaf7 is attached (f)", False),
+        ("attach(dsq_sub12 at /a) answered -ENOMEM, the model allows only 0: x (kernel/sched/ext/ext.c: f)",
+         "attach(dsq_sub12) answered -ENOMEM, the model allows only 0: x (kernel/sched/ext/ext.c: f)", False),
+        ("the DSQ table of dsq_leaf7 lacks 0x1, 0x2; the kernel has 1 live DSQs, the model 3 (f)",
+         "the DSQ table of dsq_sub2 lacks 0x0; the kernel has 0 live DSQs, the model 1 (f)", True),
+        ("dsq_sub3 exited for 'oops', the model wants 'cgroup /b is going offline' (f)",
+         "dsq_sub9 exited for 'oops', the model wants 'cgroup /a/below is going offline' (f)", True),
     ],
 )  # fmt: skip
 def test_a_smaller_sequence_shows_the_same_or_not(one: str, other: str, same: bool) -> None:
