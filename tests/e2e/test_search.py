@@ -55,10 +55,6 @@ MODELS = (
         "if False:",
     ),
     Wrong("sub-has-the-roots-table", "dsq.py", "            return self.links.get(self.associated)", "            return self.root"),
-    Wrong(
-        "sub-outlives-its-parent", "schedulers.py", "if other is not scheduler and other.running and scheduler in other.above():",
-        "if other is not scheduler and other.running and scheduler is other:",
-    ),
     Wrong("sub-stays-without-its-cgroup", "schedulers.py", "if scheduler.cgroup == cgroup and scheduler.parent:", "if not cgroup:"),
     Wrong("one-cpu-more", "dsq.py", "if 0 <= cpu < self.rules.possible_cpus:", "if 0 <= cpu <= self.rules.possible_cpus:"),
 )  # fmt: skip

@@ -175,6 +175,9 @@ def sequences() -> SearchStrategy[Drawn]:
     return st.one_of(life, life, life, tasks, below)  # a new one comes last: kept examples stay what they are
 
 
+UNSAMPLED = frozenset({"hold", "work", *subs.VERBS})
+"""Not for the leak batch: tasks, which it would wait for without need, and cgroups, which are still there when it looks."""
+
 # --- what can be done ---------------------------------------------------------------------
 
 NEEDS = {

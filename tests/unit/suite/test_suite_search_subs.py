@@ -19,8 +19,7 @@ from harness.records import MachineSpec, Operation
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE
 from harness.suite.outcome import Disagreed
-from harness.suite.search.drive import SAMPLED
-from harness.suite.search.moves import move, possible
+from harness.suite.search.moves import UNSAMPLED, move, possible
 from harness.suite.search.player import Player
 from harness.suite.search.subs import BELOW, CGROUPS, MOST_LOADED, NOBODY, NOWHERE, ROOT, VERBS, A, B
 from harness.suite.sub import CALLS, CGROUP_ROOT
@@ -333,7 +332,7 @@ def test_one_that_went_by_itself_is_seen_when_it_is_detached() -> None:
 
 
 def test_sequences_with_cgroups_are_none_for_the_leak_batch() -> None:
-    assert VERBS <= SAMPLED
+    assert VERBS <= UNSAMPLED
 
 
 def test_what_a_sequence_itself_shows_to_be_left_out() -> None:
