@@ -62,7 +62,7 @@ NTH = 8
 WRAP = ids.U64 - 7
 """Virtual times begin here and wrap."""
 
-KINDS = ("spin", "sleep", "yield", "fork")
+KINDS = ("spin", "sleep", "yield", "fork", "cgroup")
 
 
 def move(verb: str, fault: Fault | None = None, **args: Any) -> Operation:
@@ -131,6 +131,7 @@ _number = st.integers(1, 3)
 TASKS = (
     _made("arrive", tasks=_number), _made("arrive", tasks=_number), _made("release", tasks=_number),
     _made("release", tasks=_number), _made("reenqueue"), _made("reenqueue"), _made("look"),
+    _made("regroup", tasks=_number),
     _create, _destroy, _ask, _check,
     st.one_of(_hold, _made("destroy_held"), _made("intrude"), _made("let_go")),
 )  # fmt: skip
@@ -176,12 +177,12 @@ def sequences() -> SearchStrategy[Drawn]:
 
 
 UNSAMPLED = frozenset({"hold", "work", *subs.VERBS})
-"""Not for the leak batch: tasks, which it would wait for without need, and cgroups, which are still there when it looks."""
+"""Not for the leak batch: tasks, which it would wait for without need, and cgroups, which are there when it looks."""
 
 # --- what can be done ---------------------------------------------------------------------
 
 NEEDS = {
-    "detach": "attach", "arrive": "hold", "release": "arrive", "reenqueue": "hold", "look": "hold",
+    "detach": "attach", "arrive": "hold", "release": "arrive", "reenqueue": "hold", "look": "hold", "regroup": "arrive",
     "destroy_held": "arrive", "intrude": "arrive", "let_go": "hold", "turns": "work", "rest": "work",
     **subs.NEEDS,
 }  # fmt: skip
