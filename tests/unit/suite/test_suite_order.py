@@ -245,7 +245,7 @@ def test_tasks_change_between_two_cgroups(world: World) -> None:
 
 def test_a_task_that_stays_where_it_is_is_told(world: World) -> None:
     world.held.arrive(2)
-    world.held._guest.write = lambda path, text: None  # type: ignore[method-assign]
+    world.held._guest.write = lambda path, data: None  # type: ignore[method-assign]
     with pytest.raises(Disagreed, match=r"ops.enqueue is called 0 times for 1 tasks that change their cgroup"):
         world.held.regroup(1)
 
