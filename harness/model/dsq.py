@@ -303,7 +303,8 @@ class DsqModel(Schedulers):
     def _owner(self) -> Scheduler | None:
         """The scheduler whose error a SYSCALL program would raise: scx_prog_sched() (internal.h)."""
         if self.features.sub_scheds and self.associated is not None:
-            return self.links.get(self.associated)
+            owner = self.links.get(self.associated)
+            return None if owner and self.features.dead and not owner.running else owner
         if self.root and self.features.sub_scheds and self.root.sub_attach:
             return None
         return self.root
@@ -315,13 +316,15 @@ class DsqModel(Schedulers):
         owner = self._owner()
         if owner is None:
             return [None]
-        fading = owner.aborting and not (self.features.sub_scheds and self.associated is not None)
+        stays = self.features.sub_scheds and self.associated is not None and not self.features.dead
+        fading = owner.aborting and not stays
         return [owner.hash, None] if fading else [owner.hash]
 
     def _absent(self) -> str:
         """Why scx_prog_sched() finds no scheduler."""
         if self.features.sub_scheds and self.associated is not None:
-            return f"the scheduler {self.associated} that the program is associated with is not attached"
+            how = "has exited (scx_sched::dead)" if self.associated in self.links else "is not attached"
+            return f"the scheduler {self.associated} that the program is associated with {how}"
         if self.root and self.root.aborting:
             return "the scheduler is being thrown out"
         if self.root:

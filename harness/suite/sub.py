@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from harness.faults.endings import ended_with
@@ -140,11 +141,20 @@ class Subs:
             self._dsq.count(wrong if self.model.running(name) and ended["exited"] else "")
 
     def _await_exit(self, scheduler: BpfObject) -> None:
-        """ops.exit is called when its parent no longer waits for it (scx_sub_disable)."""
+        """ops.exit is called when its parent no longer waits for it (scx_sub_disable). Then, where the kernel
+        has that, its programs find it no more."""
         deadline = Deadline(GONE_SECONDS * self._dsq.scale, f"scheduler {scheduler.name} to exit")
         while not scheduler.get("exited")["exited"]:
             if deadline.expired:
                 self._dsq.count(f"{deadline}: the model has it gone (scx_claim_exit)")
+        while self.model.features.dead and self._found(scheduler):
+            if deadline.expired:
+                self._dsq.count(f"{deadline}: its programs find it still (scx_prog_sched)")
+
+    def _found(self, scheduler: BpfObject) -> bool:
+        """Whether its programs find it."""
+        (answer,) = scheduler.run("nr_queued", dsq_context(0), record=False)
+        return answer != -errno.ENODEV
 
     def owner(self, cgroup: str) -> str:
         """The name of the scheduler whose a cgroup is, or nothing."""

@@ -162,3 +162,26 @@ def test_a_local_dsq_is_named_by_a_cid(cid_form: bool, number: int, says: str | 
     assert answer.aborts == says
     assert model.observe(answer, -errno.ENOENT if says else 0) is None
     assert model.aborting() == says
+
+
+@pytest.mark.parametrize(("dead", "answer"), [(False, 0), (True, ENODEV)])
+def test_programs_of_one_that_has_exited_find_it_until_its_link_is_gone_or_no_more(dead: bool, answer: int) -> None:
+    model = DsqModel(Features(dead=dead), frozenset(range(NODES)), CPUS)
+    attach(model, "root")
+    attach(model, "sub", "/a")
+    detach(model, "root")
+    ask(model, "sub", 5, answer)
+    assert (5 in model.live("sub")) == (not dead)
+    held = model.percpu_objects()
+    detach(model, "sub")
+    ask(model, "sub", 5, ENODEV)
+    assert model.percpu_objects() < held, "its memory stayed until then"
+
+
+def test_one_that_is_being_thrown_out_is_found_or_not_where_it_may_be_dead(model: DsqModel) -> None:
+    attach(model, "sub", "/a")
+    model.cgroup_offline("/a")
+    model.associate("sub")
+    assert ENODEV not in model.create(5, -1).values
+    model.features = Features(dead=True)
+    assert model.create(5, -1).values >= {0, ENODEV}

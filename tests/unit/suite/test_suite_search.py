@@ -258,7 +258,7 @@ def test_what_is_no_disagreement_goes_by_its_signature() -> None:
 def test_a_right_kernel_is_left_alone(search: Callable[[World], Search]) -> None:
     world = World()
     asked = search(world)
-    assert asked.run(0.5) is None
+    assert asked.run(2.0) is None
     done = asked.summary()
     assert done.sequences > 1 and done.guests == len(world.guests)
     assert asked.sample and all(not one.fault for moves in asked.sample for one in moves)
