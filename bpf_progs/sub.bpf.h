@@ -48,11 +48,13 @@ struct {
 	__uint(max_entries, 1 << 14); /* each attach takes four pages, which come back with the map only */
 } arena SEC(".maps");
 
-s32 STRUCT_OPS_SLEEPABLE(sub_init)
+#define USE_ARENA asm volatile("" :: "r"(&arena))
+
+static __always_inline s32 make_dsqs(void)
 {
 	int i;
 
-	asm volatile("" :: "r"(&arena));
+	USE_ARENA;
 	bpf_for(i, 0, nr_dsqs) {
 		s32 ret = scx_bpf_create_dsq(first_id + i, node);
 
@@ -89,7 +91,6 @@ void STRUCT_OPS(sub_exit, struct scx_exit_info *info)
 #define SUB_OPS							\
 	.select_cid = (void *)sub_select_cid,			\
 	.enqueue = (void *)sub_enqueue,				\
-	.init = (void *)sub_init,				\
 	.exit = (void *)sub_exit,				\
 	.flags = SCX_OPS_SWITCH_PARTIAL,			\
 	.timeout_ms = 30000

@@ -19,8 +19,9 @@ class Features:
     must be (7.2). `global_hash`: user DSQs lie in one table for the whole kernel and need no scheduler
     (before 6.16). `unique_ids`: a duplicate id is refused (6.12 started without; fixed by "sched_ext:
     create_dsq: Return -EEXIST on duplicate request"). `custody`: ops.dequeue is called for tasks that leave a
-    user DSQ (SCX_TASK_IN_CUSTODY). `reenq`: scx_bpf_dsq_reenq(). `init` is the function that initialises a DSQ,
-    empty where it was inlined everywhere. `source` is the file that the rules cite.
+    user DSQ (SCX_TASK_IN_CUSTODY). `dead`: programs of a scheduler that has exited find it no more, before
+    its link is gone (scx_sched::dead, 7.3). `reenq`: scx_bpf_dsq_reenq(). `init` is the function that initialises a
+    DSQ, empty where it was inlined everywhere. `source` is the file that the rules cite.
     """
 
     percpu_data: bool = True
@@ -30,6 +31,7 @@ class Features:
     global_hash: bool = False
     unique_ids: bool = True
     custody: bool = True
+    dead: bool = False
     reenq: bool = True
     init: str = "init_dsq"
     source: str = "kernel/sched/ext/ext.c"
@@ -88,7 +90,8 @@ class Scheduler:
 
     `running`: it is scx_root or below it. `aborting`: why scx_error() was raised, until the scheduler is seen gone.
     A sub-scheduler has a `parent` and the `cgroup` (a path below the root) that it is attached to. `refusal`
-    is what its ops.sub_attach answers: 0 or a negative errno.
+    is what its ops.sub_attach answers: 0 or a negative errno. `cid_form`: it is of the form
+    whose CPUs are cids.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Scheduler:
     parent: Scheduler | None = None
     cgroup: str = "/"
     refusal: int = 0
+    cid_form: bool = False
 
     def above(self) -> Iterator[Scheduler]:
         """Itself and its ancestors, up to the root."""

@@ -21,6 +21,7 @@ def probe(btf: Btf) -> Features:
         cid_form=bool(btf.members("sched_ext_ops_cid")),
         global_hash="dsq_hash" not in btf.members("scx_sched"),
         custody=btf.has_enumerator("SCX_TASK_IN_CUSTODY"),
+        dead="dead" in btf.members("scx_sched"),
         reenq=btf.has_function("scx_bpf_dsq_reenq"),
         init=next((name for name in INIT_NAMES if btf.has_function(name)), ""),
     )

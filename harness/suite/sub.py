@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
+from harness.faults.endings import ended_with
 from harness.guest.guest import BpfObject, Workload, dsq_context
 from harness.machine.deadline import Deadline
+from harness.model.sub import Tree
+from harness.model.trace import Answer
 from harness.records import GuestError, UsageError
 from harness.suite.dsq import ERRNO, STATE, Dsqs
 from harness.suite.features import need
@@ -18,6 +22,9 @@ TAKES, TAKES_NONE = "dsq_sub", "dsq_leaf"
 CALLS = ("create", "destroy", "nr_queued")
 NO_CGROUP = 0x7FFF_FFFF
 """An id that no cgroup has."""
+
+DETACHED = "unregistered from user space"
+"""The reason in the exit info of one whose link was dropped (scx_exit_reason())."""
 
 GONE_SECONDS = 10.0
 NAP_US = 3000
@@ -47,6 +54,10 @@ class Subs:
         self._ids.pop(path)
         self.model.cgroup_offline(path)
 
+    def cgroup_id(self, path: str) -> int:
+        """The id of a cgroup that was made; 0 if it is not there, and of the hierarchy's root."""
+        return self._ids.get(path, 0)
+
     def load(self, cgroup: str = "", program: str = TAKES, *, first: int = 0, count: int = 1) -> BpfObject:
         """Loads a scheduler for a cgroup, or a root, whose ops.init creates ids [first, first + count)."""
         members = {"sub_cgroup_id": self._ids.get(cgroup, NO_CGROUP)} if cgroup else {}
@@ -60,15 +71,30 @@ class Subs:
         program: str = TAKES, fault: str | None = None, nth: int | None = None,
     ) -> int:
         """Attaches it and compares; returns what attach answered."""  # fmt: skip
-        there = cgroup in self._ids
-        answer = self.model.attach(scheduler.name, creates, fault, nth, program == TAKES, cgroup, there=there)
-        scheduler.set("exited", 0)
+        answer = self.answer(scheduler, cgroup, creates=creates, program=program, fault=fault, nth=nth)
+        if scheduler.name not in self.model.links:  # else it may have exited, which stays
+            scheduler.set("exited", 0)
         got = scheduler.attach(check=False)
         error = None
         if got == 0:
             error = self._ended(scheduler) if cgroup else self._dsq.exit_error(scheduler)
+        self._dsq.last = got if error is None else ended_with(error)
         self._dsq.judge(answer, got, error)
         return got
+
+    def answer(
+        self, scheduler: BpfObject, cgroup: str, *, creates: Sequence[tuple[int, int]], program: str,
+        fault: str | None = None, nth: int | None = None,
+    ) -> Answer:  # fmt: skip
+        """What the model says of an attach, which is not done."""
+        there = cgroup in self._ids
+        takes = program == TAKES
+        return self.model.attach(scheduler.name, creates, fault, nth, takes, cgroup, there=there, cid_form=True)
+
+    def unload(self, scheduler: BpfObject) -> None:
+        """Closes one that is not attached."""
+        del self._loaded[scheduler.name]
+        scheduler.unload()
 
     def add(self, cgroup: str = "", program: str = TAKES, first: int = 0) -> BpfObject:
         """Loads and attaches one in a step."""
@@ -78,9 +104,14 @@ class Subs:
 
     def detach(self, scheduler: BpfObject) -> None:
         """Drops the link; it and all below it must have gone."""
-        answer = self.model.detach(scheduler.name)
+        ran, answer = self.model.running(scheduler.name), self.model.detach(scheduler.name)
         scheduler.detach()
         self._dsq.judge(answer, 0)
+        if ran:
+            told = scheduler.get("exit_reason", "exit_msg")
+            wrong = f"{scheduler.name} exited, the model let it run until it was detached: {told['exit_reason']}"
+            right = told["exit_reason"] == DETACHED
+            self._dsq.count("" if right else f"{wrong}: {told['exit_msg']} (scx_claim_exit)")
         self.check_running()
         if self.model.root is None:
             self._guest.wait_for(STATE, "disabled")
@@ -110,11 +141,25 @@ class Subs:
             self._dsq.count(wrong if self.model.running(name) and ended["exited"] else "")
 
     def _await_exit(self, scheduler: BpfObject) -> None:
-        """ops.exit is called when its parent no longer waits for it (scx_sub_disable)."""
+        """ops.exit is called when its parent no longer waits for it (scx_sub_disable). Then, where the kernel
+        has that, its programs find it no more."""
         deadline = Deadline(GONE_SECONDS * self._dsq.scale, f"scheduler {scheduler.name} to exit")
         while not scheduler.get("exited")["exited"]:
             if deadline.expired:
                 self._dsq.count(f"{deadline}: the model has it gone (scx_claim_exit)")
+        while self.model.features.dead and self._found(scheduler):
+            if deadline.expired:
+                self._dsq.count(f"{deadline}: its programs find it still (scx_prog_sched)")
+
+    def _found(self, scheduler: BpfObject) -> bool:
+        """Whether its programs find it."""
+        (answer,) = scheduler.run("nr_queued", dsq_context(0), record=False)
+        return answer != -errno.ENODEV
+
+    def owner(self, cgroup: str) -> str:
+        """The name of the scheduler whose a cgroup is, or nothing."""
+        found = Tree(self.model.rules, self.model.root, self.model.links).owner(cgroup)
+        return found.name if found else ""
 
     def refuse(self, scheduler: BpfObject, error: int) -> None:
         """What its ops.sub_attach answers from now on: 0 or a negative errno."""

@@ -50,6 +50,12 @@ MODELS = (
     Wrong("vtime-without-wrap", "queue.py", "return (a - b) & U64 >= 1 << 63", "return a < b"),
     Wrong("counts-one-more", "dsq.py", "gone | {len(queue)}", "gone | {len(queue) + 1}"),
     Wrong("one-node-more", "rules.py", "if node > highest or", "if node > highest + 1 or"),
+    Wrong(
+        "sub-above-another", "sub.py", "if other.running and other.parent is parent and within(other.cgroup, op.cgroup):",
+        "if False:",
+    ),
+    Wrong("sub-has-the-roots-table", "dsq.py", "            return self.links.get(self.associated)", "            return self.root"),
+    Wrong("sub-stays-without-its-cgroup", "schedulers.py", "if scheduler.cgroup == cgroup and scheduler.parent:", "if not cgroup:"),
     Wrong("one-cpu-more", "dsq.py", "if 0 <= cpu < self.rules.possible_cpus:", "if 0 <= cpu <= self.rules.possible_cpus:"),
 )  # fmt: skip
 

@@ -36,16 +36,15 @@ from harness.records import (
 from harness.suite.bench import Bench
 from harness.suite.halving import Asked, narrow
 from harness.suite.outcome import Inconclusive
-from harness.suite.search.moves import Choices, Drawn, Moves, possible, sequences
+from harness.suite.search.moves import UNSAMPLED, Choices, Drawn, Moves, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
 from harness.suite.session import Ready
 from harness.words import plural
 
-SAMPLE, SAMPLED = 6, ("hold", "work")
-"""So many sequences are done once more for the leak batch; not those with tasks, which it would wait for without need,
-nor those with faults, which the sweeps have."""
+SAMPLE = 6
+"""So many sequences are done once more for the leak batch; not those with faults, which the sweeps have."""
 
 PER_GUEST = 40
 """Sequences in one guest, at most."""
@@ -390,7 +389,7 @@ class Search:
 
 def _plain(moves: Moves) -> bool:
     """Whether a sequence is one for the leak batch."""
-    return len(moves) > 3 and not any(one.fault or one.verb in SAMPLED for one in moves)
+    return len(moves) > 3 and not any(one.fault or one.verb in UNSAMPLED for one in moves)
 
 
 def joined(parts: Iterable[Moves]) -> Moves:

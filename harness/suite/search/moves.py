@@ -18,6 +18,9 @@ from hypothesis.strategies import SearchStrategy
 from harness.model import ids
 from harness.records import Fault, Operation
 from harness.suite.operations import CREATE, ENABLER
+from harness.suite.search import subs
+from harness.suite.search.draw import made as _made
+from harness.suite.search.draw import often
 
 Moves = tuple[Operation, ...]
 Choices = tuple[bool | int | str | float | bytes, ...]
@@ -60,7 +63,7 @@ NTH = 8
 WRAP = ids.U64 - 7
 """Virtual times begin here and wrap."""
 
-KINDS = ("spin", "sleep", "yield", "fork")
+KINDS = ("spin", "sleep", "yield", "fork", "cgroup")
 
 
 def move(verb: str, fault: Fault | None = None, **args: Any) -> Operation:
@@ -78,10 +81,6 @@ _created = st.tuples(st.one_of(*[_few] * 6, _ids), st.one_of(*[st.just(-1)] * 6,
 _lists = st.lists(_created, max_size=MOST_LISTED)
 _counts = st.sampled_from(COUNTS)
 _nth = st.integers(1, NTH)
-
-
-def _made(verb: str, **args: SearchStrategy[Any]) -> SearchStrategy[Operation]:
-    return st.builds(lambda **drawn: move(verb, **drawn), **args)
 
 
 def failing_create(nth: int) -> Fault:
@@ -129,6 +128,7 @@ _number = st.integers(1, 3)
 TASKS = (
     _made("arrive", tasks=_number), _made("arrive", tasks=_number), _made("release", tasks=_number),
     _made("release", tasks=_number), _made("reenqueue"), _made("reenqueue"), _made("look"),
+    _made("regroup", tasks=_number),
     _create, _destroy, _ask, _check,
     st.one_of(_hold, _made("destroy_held"), _made("intrude"), _made("let_go")),
 )  # fmt: skip
@@ -165,18 +165,23 @@ def _story(draw: Callable[[SearchStrategy[Any]], Any], begin: SearchStrategy[Any
 
 
 def sequences() -> SearchStrategy[Drawn]:
-    """Sequences of moves, about 15 long, of DSQs or of tasks on one."""
+    """Sequences of moves, about 15 long, of DSQs, of tasks on one or of sub-schedulers."""
     begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
     life = _story(begins, st.one_of(st.none(), *LIFE))
     tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
-    return st.one_of(life, life, life, tasks)
+    below = _story(often(st.none(), *[subs.BEGIN] * 9), often(st.none(), *subs.MOVES))
+    return st.one_of(life, tasks, below)
 
+
+UNSAMPLED = frozenset({"hold", "work", *subs.VERBS})
+"""Not for the leak batch: tasks, which it would wait for without need, and cgroups, which are there when it looks."""
 
 # --- what can be done ---------------------------------------------------------------------
 
 NEEDS = {
-    "detach": "attach", "arrive": "hold", "release": "arrive", "reenqueue": "hold", "look": "hold",
+    "detach": "attach", "arrive": "hold", "release": "arrive", "reenqueue": "hold", "look": "hold", "regroup": "arrive",
     "destroy_held": "arrive", "intrude": "arrive", "let_go": "hold", "turns": "work", "rest": "work",
+    **subs.NEEDS,
 }  # fmt: skip
 """What must have been done before a move, or there is nothing that it could be done to."""
 

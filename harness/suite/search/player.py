@@ -23,6 +23,8 @@ from harness.suite.order import DSQ, HeldTasks
 from harness.suite.outcome import Disagreed
 from harness.suite.search.failing import Failing
 from harness.suite.search.moves import RANGE
+from harness.suite.search.subs import VERBS as SUB_VERBS
+from harness.suite.search.subs import SubMoves
 from harness.suite.search.words import words
 
 NO_PRIVATE_STACK = "Private stack not supported by jit"
@@ -39,7 +41,7 @@ TIDY = Operation("tidy")
 
 @dataclass
 class Spent:
-    """How often things were done, and for how many seconds: ``operations``, ``loads``, ``loads with tasks``."""
+    """How often things were done, for how many seconds: ``operations``, ``loads``, ``loads with tasks``, subs.py's."""
 
     times: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -72,6 +74,7 @@ class Player:
         self._loads: list[Workload] = []
         self._many = 0
         self.spent = Spent()
+        self._subs = SubMoves(bench, self._dsq, self.spent.on)
         self.lines: list[str] = []
         bench.guest.write(EXPEDITED, "1")
 
@@ -89,6 +92,8 @@ class Player:
 
     def _do(self, one: Operation) -> str | None:
         """One move; what it answered, or None where it cannot be done."""
+        if one.verb in SUB_VERBS:
+            return self._subs.do(one)
         found = getattr(self, f"_{one.verb}", None)
         if found is None:
             raise HarnessError(f"no move {one.verb!r} in a search", step="replay with the version that wrote it")
@@ -260,6 +265,12 @@ class Player:
     def _reenqueue(self, one: Operation) -> str | None:
         return "" if self._held and self._held.reenqueue() else None
 
+    def _regroup(self, one: Operation) -> str | None:
+        if not self._held or not self._tasks:
+            return None
+        self._held.regroup(min(self._tasks, int(one.args["tasks"])))
+        return ""
+
     def _look(self, one: Operation) -> str | None:
         if not self._held:
             return None
@@ -303,6 +314,7 @@ class Player:
 
     def _tidy(self, one: Operation) -> str | None:
         """The set of live DSQs is compared, then everything goes."""
+        self._subs.tidy()
         self._dsq.check_live()
         self._let_go(one)
         while self._linked:

@@ -15,6 +15,8 @@ def words(one: Operation) -> str:
         match key:
             case "id":
                 told.append(ids.id_name(int(value)))
+            case "first":
+                told.append(f"{key} {ids.id_name(int(value))}")
             case "creates":
                 told.append(f"[{', '.join(f'({ids.id_name(int(i))}, {n})' for i, n in value)}]")
             case "vtimes":

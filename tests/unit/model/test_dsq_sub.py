@@ -7,6 +7,7 @@ import errno
 
 import pytest
 
+from harness.model import ids
 from harness.model.dsq import DsqModel
 from harness.model.rules import EBUSY, EEXIST, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP
 from harness.model.state import Features
@@ -147,3 +148,40 @@ def test_its_cgroup_goes(model: DsqModel) -> None:
 def test_paths() -> None:
     assert within("/a/b", "/a") and within("/a", "/a") and within("/a", "/")
     assert not within("/ab", "/a") and not within("/", "/a")
+
+
+@pytest.mark.parametrize(
+    ("cid_form", "number", "says"),
+    [(True, 8, "invalid cid 8"), (True, ids.U32, "invalid CPU -1"), (False, 8, "invalid CPU 8"), (True, 1, None)],
+)
+def test_a_local_dsq_is_named_by_a_cid(cid_form: bool, number: int, says: str | None) -> None:
+    model = DsqModel(Features(), frozenset({0}), 2)
+    assert model.observe(model.attach("root", sub_attach=True, cid_form=cid_form), 0) is None
+    model.associate("root")
+    answer = model.nr_queued(ids.LOCAL_ON | number)
+    assert answer.aborts == says
+    assert model.observe(answer, -errno.ENOENT if says else 0) is None
+    assert model.aborting() == says
+
+
+@pytest.mark.parametrize(("dead", "answer"), [(False, 0), (True, ENODEV)])
+def test_programs_of_one_that_has_exited_find_it_until_its_link_is_gone_or_no_more(dead: bool, answer: int) -> None:
+    model = DsqModel(Features(dead=dead), frozenset(range(NODES)), CPUS)
+    attach(model, "root")
+    attach(model, "sub", "/a")
+    detach(model, "root")
+    ask(model, "sub", 5, answer)
+    assert (5 in model.live("sub")) == (not dead)
+    held = model.percpu_objects()
+    detach(model, "sub")
+    ask(model, "sub", 5, ENODEV)
+    assert model.percpu_objects() < held, "its memory stayed until then"
+
+
+def test_one_that_is_being_thrown_out_is_found_or_not_where_it_may_be_dead(model: DsqModel) -> None:
+    attach(model, "sub", "/a")
+    model.cgroup_offline("/a")
+    model.associate("sub")
+    assert ENODEV not in model.create(5, -1).values
+    model.features = Features(dead=True)
+    assert model.create(5, -1).values >= {0, ENODEV}

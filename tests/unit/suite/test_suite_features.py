@@ -36,7 +36,7 @@ NOW = Known(
     {"init_dsq", "SCX_DSQ_BYPASS", "scx_sub_enable_workfn", "SCX_TASK_IN_CUSTODY", "scx_bpf_dsq_reenq"},
 )
 NEXT = Known(
-    {"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}},
+    {"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash", "dead"}},
     {"scx_init_dsq", "SCX_DSQ_BYPASS", "SCX_TASK_IN_CUSTODY", "scx_bpf_dsq_reenq"},
 )
 INLINED = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, {"SCX_TASK_IN_CUSTODY", "scx_bpf_dsq_reenq"})
@@ -53,7 +53,7 @@ INLINED = Known({"scx_dispatch_q": {"pcpu"}, "scx_sched": {"dsq_hash"}}, {"SCX_T
             ),
         ),
         (NOW, Features()),
-        (NEXT, Features(sub_scheds=False, cid_form=False, init="scx_init_dsq")),
+        (NEXT, Features(sub_scheds=False, cid_form=False, dead=True, init="scx_init_dsq")),
         (INLINED, Features(bypass_dsqs=False, sub_scheds=False, cid_form=False, init="")),
     ],
     ids=["6.12", "7.2", "7.3 without sub-schedulers", "inlined"],

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
 from hypothesis.control import current_build_context
 from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
 from hypothesis.errors import NoSuchExample
@@ -24,10 +25,12 @@ from harness.oracles.frames import neutral, signature
 from harness.records import Finding, ModelSummary, Operation, Scenario, SearchSummary, decode, encode
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
-from harness.suite.search import drive
+from harness.suite.search import drive, subs
+from harness.suite.search.draw import often
 from harness.suite.search.drive import Deed, Search, Shown, joined
 from harness.suite.search.moves import MOST, Choices, Drawn, Moves, move, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
+from harness.suite.search.subs import SubMoves
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
 from tests.unit.model.kernels import CountsTheDead, DestroyLeavesTheId, DuplicateAllowed, NaiveKernel
@@ -138,7 +141,8 @@ def test_a_sequence_is_data(drawn: Drawn) -> None:
     assert decode(json.loads(json.dumps(encode(scenario))), Scenario) == scenario
     assert len(moves) <= MOST
     for one in moves:
-        assert hasattr(Player, f"_{one.verb}"), "the player knows each verb"
+        player = SubMoves if one.verb in subs.VERBS else Player
+        assert hasattr(player, f"_{one.verb}"), "the player knows each verb"
         assert words(one) and "\n" not in words(one)
 
 
@@ -172,6 +176,9 @@ def test_some_moves_of_a_sequence_are_drawn_by_some_of_its_choices(seed: int) ->
         (move("nr_queued", id=(1 << 63) | (1 << 62) | 8), "nr queued SCX_DSQ_LOCAL_ON|8"),
         (move("attach", creates=[[1, -1], [1, 2]]), "attach [(0x1, -1), (0x1, 2)]"),
         (move("hold", vtimes=[]), "hold as a FIFO"),
+        (move("sub_attach", at="/a", takes=True, first=1 << 63, count=2),
+         "sub attach at /a takes True first SCX_DSQ_INVALID count 2"),
+        (move("sub_create", by=1, id=7), "sub create by 1 0x7"),
         (move("hold", vtimes=[3, (1 << 64) - 1]), "hold by vtime [0x3, 0xffffffffffffffff]"),
     ],
 )
@@ -223,6 +230,16 @@ def test_what_a_sequence_itself_shows_to_be_left_out(verbs: str, left: str) -> N
          "nr_queued(0x2) answered -EINVAL, the model allows only 0 or more: x (f)", False),
         ("attach(dsq_listed16, 4 DSQs in ops.init) answered -EBUSY, the model allows only 0: x (f)",
          "attach(dsq_listed2) answered -EBUSY, the model allows only 0: x (f)", True),
+        ("attach(dsq_sub12 at /a, 2 DSQs in ops.init) answered 0, the model allows only -EBUSY: scheduler dsq_leaf7 is below (f)",
+         "attach(dsq_leaf3 at /a/below) answered 0, the model allows only -EBUSY: scheduler dsq_sub2 is below (f)", True),
+        ("attach(dsq_sub12 at /a) answered 0, the model allows only -EBUSY: scheduler dsq_leaf7 is below (f)",
+         "attach(dsq_sub12 at /a) answered 0, the model allows only -EBUSY: scheduler dsq_leaf7 is attached (f)", False),
+        ("attach(dsq_sub12 at /a) answered -ENOMEM, the model allows only 0: x (kernel/sched/ext/ext.c: f)",
+         "attach(dsq_sub12) answered -ENOMEM, the model allows only 0: x (kernel/sched/ext/ext.c: f)", False),
+        ("the DSQ table of dsq_leaf7 lacks 0x1, 0x2; the kernel has 1 live DSQs, the model 3 (f)",
+         "the DSQ table of dsq_sub2 lacks 0x0; the kernel has 0 live DSQs, the model 1 (f)", True),
+        ("dsq_sub3 exited for 'oops', the model wants 'cgroup /b is going offline' (f)",
+         "dsq_sub9 exited for 'oops', the model wants 'cgroup /a/below is going offline' (f)", True),
     ],
 )  # fmt: skip
 def test_a_smaller_sequence_shows_the_same_or_not(one: str, other: str, same: bool) -> None:
@@ -241,7 +258,7 @@ def test_what_is_no_disagreement_goes_by_its_signature() -> None:
 def test_a_right_kernel_is_left_alone(search: Callable[[World], Search]) -> None:
     world = World()
     asked = search(world)
-    assert asked.run(0.5) is None
+    assert asked.run(2.0) is None
     done = asked.summary()
     assert done.sequences > 1 and done.guests == len(world.guests)
     assert asked.sample and all(not one.fault for moves in asked.sample for one in moves)
@@ -342,3 +359,18 @@ def test_the_player_takes_each_move_alike() -> None:
 
 def test_budgets_are_there_for_all() -> None:
     assert drive.SHRINK_SECONDS > 0 and drive.LOOKS > 6
+
+
+def test_what_is_there_more_than_once_is_drawn_more_often() -> None:
+    seen: list[str] = []
+
+    def note(one: str) -> bool:
+        seen.append(one)
+        return False
+
+    with contextlib.suppress(NoSuchExample):
+        find(
+            often(st.just("a"), *[st.just("b")] * 9), note,
+            settings=settings(max_examples=200, phases=(Phase.generate,), database=None), random=Random(1),
+        )  # fmt: skip
+    assert seen.count("b") > 3 * seen.count("a") > 0
