@@ -43,7 +43,7 @@ from harness.suite.search.words import words
 from harness.suite.session import Ready
 from harness.words import plural
 
-SAMPLE, SAMPLED = 6, ("hold", "work")
+SAMPLE, SAMPLED = 6, ("hold", "work", "scheduler")
 """So many sequences are done once more for the leak batch; not those with tasks, which it would wait for without need,
 nor those with faults, which the sweeps have."""
 

@@ -18,6 +18,7 @@ from hypothesis.strategies import SearchStrategy
 from harness.model import ids
 from harness.records import Fault, Operation
 from harness.suite.operations import CREATE, ENABLER
+from harness.suite.search.cases import cases
 
 Moves = tuple[Operation, ...]
 Choices = tuple[bool | int | str | float | bytes, ...]
@@ -134,6 +135,11 @@ TASKS = (
 )  # fmt: skip
 """Moves of tasks that are held on one DSQ."""
 
+_case = cases()
+
+SCHEDULERS = (_case, _case, _case, _case, _case, _detach, _detach, _attach, _create, _destroy, _check)
+"""Moves of schedulers one after the other, which set and answer what is drawn, DSQs and others between them."""
+
 
 class Drawn(NamedTuple):
     """A sequence, whether its first move is the beginning that was drawn, and at which of Hypothesis's choices each
@@ -165,11 +171,12 @@ def _story(draw: Callable[[SearchStrategy[Any]], Any], begin: SearchStrategy[Any
 
 
 def sequences() -> SearchStrategy[Drawn]:
-    """Sequences of moves, about 15 long, of DSQs or of tasks on one."""
+    """Sequences of moves, about 15 long, of DSQs, of tasks on one, or of schedulers by themselves."""
     begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
     life = _story(begins, st.one_of(st.none(), *LIFE))
     tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
-    return st.one_of(life, life, life, tasks)
+    alone = _story(st.one_of(st.none(), *[_case] * 4), st.one_of(st.none(), *SCHEDULERS))
+    return st.one_of(life, life, life, tasks, alone)
 
 
 # --- what can be done ---------------------------------------------------------------------
