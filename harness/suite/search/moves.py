@@ -137,7 +137,7 @@ TASKS = (
 
 _case = cases()
 
-SCHEDULERS = (_case, _case, _case, _case, _case, _detach, _detach, _attach, _create, _destroy, _check)
+SCHEDULERS = (*[_case] * 6, _detach, _detach, _detach, _attach, _create, _destroy, _check)
 """Moves of schedulers one after the other, which set and answer what is drawn, DSQs and others between them."""
 
 

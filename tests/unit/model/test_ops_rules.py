@@ -19,7 +19,7 @@ from harness.model.case import (
     Platform,
     Seen,
 )
-from harness.model.ops import BATCH_WARNS, DUMP_WARNS, INT_MAX, OpsRules, error_of
+from harness.model.ops import BATCH_WARNS, DUMP_WARNS, IMMED_WARNS, INT_MAX, OpsRules, error_of
 from harness.model.state import Features
 
 EXT = "kernel/sched/ext/ext.c"
@@ -232,6 +232,22 @@ def test_no_verdict_leaves_the_flags() -> None:
     assert end(case).warns
     assert not end(replace(case, select=Insert(ids.INVALID))).warns
     assert not end(replace(case, without=frozenset(["enqueue"]))).warns
+    assert end(replace(case, select=Insert(ids.INVALID, vtime=0))).warns, "SCX_ENQ_DSQ_PRIQ is a flag as well"
+
+
+@pytest.mark.parametrize(
+    ("case", "warns"),
+    [
+        (Case(enqueue=Insert(ids.LOCAL_ON | 2, flags=IMMED)), True),
+        (Case(flags=SWITCH_PARTIAL | ALWAYS, enqueue=None, dispatch=Insert(ids.LOCAL_ON | ids.U32)), True),
+        (Case(pinned=None, select=Insert(ids.LOCAL_ON | 2, flags=IMMED)), True),
+        (Case(enqueue=Insert(ids.LOCAL_ON | 2)), False),
+        (Case(enqueue=Insert(8, flags=1)), False),
+    ],
+)
+def test_the_global_dsq_does_not_take_a_task_to_run_at_once(case: Case, warns: bool) -> None:
+    only = end(case)
+    assert only.kind is ExitKind.ERROR and only.warns == (IMMED_WARNS if warns else ())
 
 
 def test_a_kernel_without_cgroups_calls_no_cgroup_init() -> None:

@@ -118,7 +118,6 @@ def test_changes_of_flags_and_sets_add_up() -> None:
         (Case(select=Insert(8)), Case()),
         (Case(pinned=None, select=Insert(8), enqueue=Insert(9)), Case(pinned=None, select=Insert(8))),
         (Case(pinned=None, select_cpu=-1, enqueue=None), Case(pinned=None, enqueue=None)),
-        (Case(pinned=None, select=Insert(ids.INVALID, times=2)), Case(pinned=None, select=Insert(ids.INVALID))),
         (Case(init_task=-1, sleeping=frozenset(["init_task"])), Case(init_task=-1)),
         (Case(sleeping=frozenset(["init_task"])), Case(sleeping=frozenset(["init_task"]))),
     ],
