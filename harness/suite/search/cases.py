@@ -112,16 +112,21 @@ def _typed(name: str, value: Any) -> Any:
 # --- how cases are drawn ------------------------------------------------------------------
 
 
+def weighed(*strategies: SearchStrategy[Any]) -> SearchStrategy[Any]:
+    """One of these; what is there twice is drawn twice as often, which st.one_of() does not do for one object."""
+    return st.sampled_from(strategies).flatmap(lambda one: one)
+
+
 def _one(name: str, values: SearchStrategy[Any]) -> SearchStrategy[Changes]:
     return values.map(lambda value: {name: value})
 
 
 def _inserts(dsqs: Sequence[int]) -> SearchStrategy[Insert]:
     """An insertion; what is out of the way is mostly one of its parts."""
-    slices = st.one_of(st.just(SLICE_DFL), st.sampled_from(SLICES), st.integers(0, ids.U64))
-    vtimes = st.one_of(*[st.none()] * 3, st.sampled_from(VTIMES), st.integers(0, ids.U64))
-    flags = st.one_of(*[st.just(0)] * 3, st.sampled_from(ENQ_FLAGS))
-    times = st.sampled_from((1, 1, 1, 1, 1, 2, 32, 33))
+    slices = st.sampled_from(SLICES)
+    vtimes = st.sampled_from((*[None] * len(VTIMES), *VTIMES))
+    flags = st.sampled_from((*[0] * 2 * len(ENQ_FLAGS), *ENQ_FLAGS))
+    times = st.sampled_from((*[1] * 8, 2, 32, 33))
     return st.builds(Insert, st.sampled_from(dsqs), slices, vtimes, flags, times)
 
 
@@ -132,8 +137,8 @@ def _through(insert: Insert, node: int, later: bool) -> Changes:
 
 
 _errors = st.sampled_from(ERRORS)
-_nodes = st.sampled_from((-1, 0, 1, 999, -2, INT_MIN, INT_MAX))
-_created = st.tuples(st.sampled_from((*USERS, ids.INVALID, ids.GLOBAL, ids.LOCAL_ON)), st.one_of(st.just(-1), _nodes))
+_nodes = st.sampled_from((*[-1] * 12, 0, 1, 999, -2, INT_MIN, INT_MAX))
+_created = st.tuples(st.sampled_from((*USERS, *USERS, ids.INVALID, ids.GLOBAL, ids.LOCAL_ON)), _nodes)
 _names = st.sampled_from(CALLBACKS)
 
 CHANGES = (
@@ -161,7 +166,7 @@ CHANGES = (
     st.builds(lambda cpu: {"select_cpu": cpu, "pinned": None}, st.sampled_from(CPUS)),
     _one("move", st.sampled_from((7, *TARGETS, ids.INVALID))),
 )  # fmt: skip
-"""What a case may have out of the way, first of all nothing."""
+"""What a case may have out of the way, first of all nothing; what is there more than once is drawn more often."""
 
 
 def merged(changes: Sequence[Changes]) -> Case:
@@ -190,7 +195,7 @@ def known(case: Case) -> Case:
 
 def cases() -> SearchStrategy[Operation]:
     """Moves, each a case; the first alternative has nothing out of the way."""
-    change = st.one_of(*CHANGES)
+    change = weighed(*CHANGES)
     more = st.lists(change, max_size=MORE_CHANGES)
     return st.builds(lambda first, others: encode(merged([first, *others])), change, more)
 

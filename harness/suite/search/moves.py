@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 from harness.model import ids
 from harness.records import Fault, Operation
 from harness.suite.operations import CREATE, ENABLER
-from harness.suite.search.cases import cases
+from harness.suite.search.cases import cases, weighed
 
 Moves = tuple[Operation, ...]
 Choices = tuple[bool | int | str | float | bytes, ...]
@@ -137,7 +137,7 @@ TASKS = (
 
 _case = cases()
 
-SCHEDULERS = (*[_case] * 6, _detach, _detach, _detach, _attach, _create, _destroy, _check)
+SCHEDULERS = (*[_case] * 5, *[_detach] * 3, _attach, _create, _check)
 """Moves of schedulers one after the other, which set and answer what is drawn, DSQs and others between them."""
 
 
@@ -175,8 +175,8 @@ def sequences() -> SearchStrategy[Drawn]:
     begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
     life = _story(begins, st.one_of(st.none(), *LIFE))
     tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
-    alone = _story(st.one_of(st.none(), *[_case] * 4), st.one_of(st.none(), *SCHEDULERS))
-    return st.one_of(life, life, life, tasks, alone)
+    alone = _story(weighed(st.none(), *[_case] * 4), weighed(st.none(), *SCHEDULERS))
+    return weighed(life, life, tasks, tasks, alone)  # what is alone takes longest
 
 
 # --- what can be done ---------------------------------------------------------------------

@@ -251,7 +251,7 @@ def test_a_right_kernel_is_left_alone(search: Callable[[World], Search]) -> None
     ("kernel", "verbs"),
     [
         (DuplicateAllowed, ["attach", "create", "create"]),
-        (DestroyLeavesTheId, ["attach", "destroy"]),
+        (DestroyLeavesTheId, ["attach", "create", "destroy"]),
         (CountsTheDead, ["attach", "nr_queued"]),
     ],
 )
