@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +15,20 @@ from hypothesis import given, settings
 
 from harness.guest.agent import AgentError
 from harness.model import ids
-from harness.model.case import SWITCH_PARTIAL, Case, Insert, Platform, Seen
+from harness.model.case import SWITCH_PARTIAL, Case, End, ExitKind, Insert, Platform, Seen
 from harness.model.ops import CALM_MS, MAY_SLEEP, OpsRules
 from harness.model.state import Features
 from harness.oracles.frames import neutral, signature
 from harness.records import Finding, Operation, Scenario, decode, encode
+from harness.suite.fields import problem
 from harness.suite.outcome import Disagreed
 from harness.suite.search import cases
 from harness.suite.search.cases import CHANGES, MOST_CREATED, NO_PRIVATE_STACK, SLEEPING, VERB, known, merged
 from harness.suite.search.moves import move
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
+from tests.unit.suite.test_suite_search import FakeGuest, search_of
+from tests.unit.suite.test_suite_search import World as SearchWorld
 from tests.unit.suite.test_suite_search_player import ATTACH, World
 
 EVERYTHING = Case(
@@ -204,14 +209,91 @@ def test_a_case_that_disagrees_is_the_last_line(ran: FakeFields) -> None:
     ]
 
 
+# --- that a wrong one is found ------------------------------------------------------------
+
+
+class AnyTimeout(OpsRules):
+    """Takes a timeout of any length."""
+
+    def ends(self, case: Case) -> tuple[End, ...]:
+        return super().ends(replace(case, timeout_ms=min(case.timeout_ms, 30_000)))
+
+
+class AnyAnswer(OpsRules):
+    """Takes any answer of ops.init."""
+
+    def ends(self, case: Case) -> tuple[End, ...]:
+        return super().ends(replace(case, init=0))
+
+
+class AnyFlags(OpsRules):
+    """Takes any flags of an insertion in ops.enqueue."""
+
+    def ends(self, case: Case) -> tuple[End, ...]:
+        return super().ends(replace(case, enqueue=case.enqueue and replace(case.enqueue, flags=0)))
+
+
+def end_of(rules: OpsRules, case: Case) -> Seen:
+    """How a kernel with these rules ends a case; of a message there is only what names it."""
+    end = rules.ends(case)[0]
+    message = {r".{1,15}\[\d+\]": "sleep[12]", r"\d+": "3", "0x[0-9a-f]+": "0x9"}
+    said = end.message
+    for pattern, text in message.items():
+        said = said.replace(pattern, text)
+    return Seen(end.load, end.attach, end.fork, end.kind, end.code, re.sub(r"\\(.)", r"\1", said))
+
+
+class RulesGuest(FakeGuest):
+    """Schedulers end by the rules of `kernel`, and are compared with those of `model`."""
+
+    def __init__(self, world: SearchWorld, kernel: OpsRules, model: OpsRules) -> None:
+        super().__init__(world)
+        self.kernels, self.models = kernel, model
+
+    def _do(self, one: Operation) -> object:
+        if one.verb != VERB:
+            return super()._do(one)
+        case = cases.decode(one.args)
+        legal = self.models.ends(case)
+        if "s" in self.model.links or any(end.kind is ExitKind.STALL for end in legal):
+            return None
+        return problem(case, legal, end_of(self.kernels, case)) or None
+
+
+RIGHT = OpsRules(PLATFORM)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "model", "field"),
+    [
+        (RIGHT, AnyTimeout(PLATFORM), "timeout_ms"), (AnyTimeout(PLATFORM), RIGHT, "timeout_ms"),
+        (RIGHT, AnyAnswer(PLATFORM), "init"), (AnyAnswer(PLATFORM), RIGHT, "init"),
+        (RIGHT, AnyFlags(PLATFORM), "enqueue"), (AnyFlags(PLATFORM), RIGHT, "enqueue"),
+    ],
+)  # fmt: skip
+def test_a_wrong_rule_is_found_in_one_scheduler_with_one_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: OpsRules, model: OpsRules, field: str
+) -> None:
+    world = SearchWorld()
+    monkeypatch.setattr(world, "guest", lambda: RulesGuest(world, kernel, model))
+    found = search_of(world, tmp_path, monkeypatch).run(30.0)
+    assert found is not None
+    assert [(one.verb, list(one.args)) for one in found.moves] == [(VERB, [field])], found.lines
+
+
+def test_right_rules_find_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = SearchWorld()
+    monkeypatch.setattr(world, "guest", lambda: RulesGuest(world, RIGHT, RIGHT))
+    assert search_of(world, tmp_path, monkeypatch).run(1.0) is None
+
+
 # --- what is the same ---------------------------------------------------------------------
 
 
 def told(seen: Seen, case: Case) -> Finding:
     """As Fields.run() words it."""
-    ends = OpsRules(PLATFORM).ends(case)
-    assert not any(end.allows(seen) for end in ends)
-    text = f"{case}: {seen}; the model allows only that {' or '.join(f'{end} ({end.rule}: {end.why})' for end in ends)}"
+    text = problem(case, OpsRules(PLATFORM).ends(case), seen)
+    assert text
     return Finding("model", "disagreement", text, signature("model", "disagreement", (), neutral(text)))
 
 
