@@ -333,7 +333,7 @@ class SearchSummary:
     """How much a search did: sequences, answers `compared`, guests, seconds in all; attempts to shrink are not counted.
 
     `spent` has, for each kind of thing (``operations`` on DSQs, ``loads`` of schedulers, ``loads with tasks`` that run
-    meanwhile, ``cases``: a scheduler compiled anew, with tasks of its own until it ends), how many were done and the
+    meanwhile, ``cases``: a scheduler loaded anew, with tasks of its own until it ends), how many were done and the
     seconds that went into them alone.
     """
 

@@ -157,10 +157,13 @@ class OpsRules:
     def _running(self, case: Case) -> tuple[End, ...]:
         """What tasks meet. An error of ops.dispatch and one of another callback may come in either order."""
         errors = [*self._moving(case)]
+        avoided = not errors and case.pinned is None and not case.has("select_cpu")
         arrival = self._arrival(case)
         if arrival.kind is not None:
             errors.append(arrival)
         ends = errors or [arrival]
+        if avoided and arrival.kind is not None:
+            ends.append(self._stays("select_task_rq_scx", "scx_select_cpu_dfl() may find an idle CPU each time"))
         if self._anywhere(case):
             ends.append(self._elsewhere(r"\d+"))
         if not errors and self._immediate(case):

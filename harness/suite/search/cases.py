@@ -186,7 +186,7 @@ def known(case: Case) -> Case:
     if case.pinned is not None or case.enqueue is None:  # a pinned task selects no CPU
         case = replace(case, select=None, select_cpu=None)
     if case.select or case.select_cpu is not None:
-        # Tasks come to ops.enqueue as well: those that change their class, and those whose slice ends.
+        # Those whose slice ends come to ops.enqueue as well.
         case = replace(case, enqueue=Insert())
     if case.init_task or case.fork or case.disallow:  # the one that sleeps answers 0
         case = replace(case, sleeping=case.sleeping - {"init_task"})
@@ -209,13 +209,16 @@ class Cases:
     def __init__(self, bench: Bench) -> None:
         self._fields = Fields(bench)
 
-    def run(self, one: Operation) -> str | None:
-        """The end of a case, in words; None where it takes too long or this machine has no such scheduler."""
+    def case(self, one: Operation) -> Case | None:
+        """A move on this machine; None where only the watchdog would end it (tests/kernel/dsq/test_fields.py waits)."""
         case = decode(one.args)
         if case.pinned is not None:
             case = replace(case, pinned=self._fields.cpu)
-        if any(end.kind is ExitKind.STALL for end in self._fields.rules.ends(case)):
-            return None  # tests/kernel/dsq/test_fields.py has those: they wait for the watchdog
+        stalls = any(end.kind is ExitKind.STALL for end in self._fields.rules.ends(case))
+        return None if stalls else case
+
+    def run(self, case: Case) -> str | None:
+        """How it ended, in words; None where this machine cannot have such a scheduler."""
         try:
             return str(self._fields.run(case))
         except AgentError as error:

@@ -189,8 +189,11 @@ class Player:
         if self._linked or self._held or self._loads or self._dsq.model.features.global_hash:
             return None
         self._cases = self._cases or Cases(self._bench)
+        case = self._cases.case(one)
+        if case is None:
+            return None
         with self.spent.on("cases"):
-            return self._cases.run(one)
+            return self._cases.run(case)
 
     def _thrown_out(self) -> None:
         """Where the model says that the kernel throws the scheduler out, waits for it and compares what it says."""

@@ -227,6 +227,14 @@ def test_the_local_dsq_of_whichever_cpu_dispatches(vtime: int | None) -> None:
     assert len(ends(replace(case, dispatch=Insert(ids.LOCAL, vtime=vtime, flags=1 << 63)))) == 1
 
 
+def test_a_cpu_that_is_idle_each_time_spares_ops_enqueue() -> None:
+    case = Case(pinned=None, without=frozenset(["select_cpu"]), enqueue=Insert(8))
+    assert [one.kind for one in ends(case)] == [ExitKind.ERROR, None]
+    assert len(ends(replace(case, pinned=1))) == len(ends(replace(case, without=frozenset()))) == 1
+    assert len(ends(replace(case, enqueue=Insert()))) == 1
+    assert all(one.kind for one in ends(replace(case, move=8))), "that error comes all the same"
+
+
 def test_no_verdict_leaves_the_flags() -> None:
     case = Case(pinned=None, select=Insert(ids.INVALID, flags=1))
     assert end(case).warns

@@ -186,7 +186,9 @@ def test_a_case_is_left_out_where_dsqs_need_no_scheduler(ran: FakeFields) -> Non
 
 
 def test_a_case_that_waits_for_the_watchdog_is_left_out(ran: FakeFields) -> None:
-    assert World().play(cases.encode(Case(enqueue=Insert(ids.INVALID)))) == [] and not ran.ran
+    world = World()
+    assert world.play(cases.encode(Case(enqueue=Insert(ids.INVALID)))) == []
+    assert not ran.ran and "cases" not in world.player.spent.times
 
 
 @pytest.mark.parametrize(("says", "raised"), [(f"... {NO_PRIVATE_STACK}", False), ("no memory", True)])
