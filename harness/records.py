@@ -333,7 +333,8 @@ class SearchSummary:
     """How much a search did: sequences, answers `compared`, guests, seconds in all; attempts to shrink are not counted.
 
     `spent` has, for each kind of thing (``operations`` on DSQs, ``loads`` of schedulers, ``loads with tasks`` that run
-    meanwhile), how many were done and the seconds that went into them alone.
+    meanwhile, ``cases``: a scheduler loaded anew, with tasks of its own until it ends), how many were done and the
+    seconds that went into them alone.
     """
 
     sequences: int = 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.model import ids
 from harness.model.case import RESTART_FOR_HOTPLUG, Case, End, ExitKind, Insert, Platform
@@ -40,6 +41,9 @@ NAMED = re.compile(r"[0-9A-Za-z_.]{1,127}")
 TASK = r".{1,15}\[\d+\]"
 BATCH_WARNS = (r"illegal size \(\d+\) or align \(\d+\) for percpu allocation",)
 DUMP_WARNS = (r"kvmalloc_node",)
+IMMED_WARNS = (r"dsq_inc_nr|dispatch_enqueue",)
+"""Once a boot: the global DSQ stands in for the local one of a CPU that is not possible, and takes no SCX_ENQ_IMMED."""
+
 STALLED = r"(?:.{1,15}\[\d+\] failed to run|watchdog failed to check in) for [\d.]+s"
 
 
@@ -153,10 +157,13 @@ class OpsRules:
     def _running(self, case: Case) -> tuple[End, ...]:
         """What tasks meet. An error of ops.dispatch and one of another callback may come in either order."""
         errors = [*self._moving(case)]
+        avoided = not errors and case.pinned is None and not case.has("select_cpu")
         arrival = self._arrival(case)
         if arrival.kind is not None:
             errors.append(arrival)
         ends = errors or [arrival]
+        if avoided and arrival.kind is not None:
+            ends.append(self._stays("select_task_rq_scx", "scx_select_cpu_dfl() may find an idle CPU each time"))
         if self._anywhere(case):
             ends.append(self._elsewhere(r"\d+"))
         if not errors and self._immediate(case):
@@ -186,10 +193,10 @@ class OpsRules:
             if case.select and case.select.dsq_id != ids.INVALID:
                 return self._landed(case, case.select)
             again = case.has("enqueue") and case.enqueue is not None
-            if case.select and case.select.flags and again:
+            if case.select and (case.select.flags or case.select.vtime is not None) and again:  # SCX_ENQ_DSQ_PRIQ
                 warns = ("mark_direct_dispatch",)
         end = self._enqueued(case)
-        return End(end.rule, end.why, kind=end.kind, message=end.message, warns=warns) if warns else end
+        return replace(end, warns=(*warns, *end.warns))
 
     def _enqueued(self, case: Case) -> End:
         if not case.has("enqueue"):
@@ -241,7 +248,8 @@ class OpsRules:
         if ids.is_local_on(dsq_id):
             cpu = ids.local_cpu(dsq_id)
             if not self._is_cpu(cpu):
-                return self._error(where, f"invalid CPU {cpu} in SCX_DSQ_LOCAL_ON dispatch verdict")
+                end = self._error(where, f"invalid CPU {cpu} in SCX_DSQ_LOCAL_ON dispatch verdict")
+                return replace(end, warns=IMMED_WARNS) if self._at_once(case, insert) else end
             if case.pinned is not None and cpu != case.pinned:
                 return self._elsewhere(str(cpu))
         elif dsq_id not in (ids.LOCAL, ids.GLOBAL) and dsq_id not in self._created(case):
@@ -268,12 +276,16 @@ class OpsRules:
 
     def _immediate(self, case: Case) -> bool:
         """Whether a task may be put on a local DSQ on the condition that it runs at once."""
-        always = case.flags & self._flag("SCX_OPS_ALWAYS_ENQ_IMMED")
         for insert in (case.select, case.enqueue, case.dispatch):
-            if insert and (always or insert.flags & self._flag("SCX_ENQ_IMMED")):
+            if insert and self._at_once(case, insert):
                 if insert.dsq_id == ids.LOCAL or ids.is_local_on(insert.dsq_id):
                     return True
         return False
+
+    def _at_once(self, case: Case, insert: Insert) -> bool:
+        """Whether SCX_ENQ_IMMED goes with an insertion on a local DSQ."""
+        always = case.flags & self._flag("SCX_OPS_ALWAYS_ENQ_IMMED")
+        return bool(always or insert.flags & self._flag("SCX_ENQ_IMMED"))
 
     # --- parts --------------------------------------------------------------------------
 

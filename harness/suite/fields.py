@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from harness.build.btf import Btf
 from harness.guest.agent import AgentError
@@ -80,6 +80,14 @@ def answers(case: Case, forker: int) -> dict[str, int]:
     return values
 
 
+def problem(case: Case, legal: Sequence[End], seen: Seen) -> str:
+    """What is wrong with how a case ended; empty where that is one of its legal ends."""
+    if any(end.allows(seen) for end in legal):
+        return ""
+    wanted = " or ".join(f"{end} ({end.rule}: {end.why})" for end in legal)
+    return f"{case}: {seen}; the model allows only that {wanted}"
+
+
 class Fields:
     """Cases on a guest, each compared with the rules; the first that ends otherwise raises Disagreed."""
 
@@ -99,10 +107,7 @@ class Fields:
         for end in legal:
             self._bench.expect(*end.expects)
         seen = self._carry_out(case, legal)
-        wrong = ""
-        if not any(end.allows(seen) for end in legal):
-            wanted = " or ".join(f"{end} ({end.rule}: {end.why})" for end in legal)
-            wrong = f"{case}: {seen}; the model allows only that {wanted}"
+        wrong = problem(case, legal, seen)
         self._bench.count_model(1, 1, wrong or None)
         if wrong:
             raise Disagreed(wrong)

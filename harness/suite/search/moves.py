@@ -19,6 +19,7 @@ from harness.model import ids
 from harness.records import Fault, Operation
 from harness.suite.operations import CREATE, ENABLER
 from harness.suite.search import subs
+from harness.suite.search.cases import cases
 from harness.suite.search.draw import made as _made
 from harness.suite.search.draw import often
 
@@ -74,10 +75,10 @@ def move(verb: str, fault: Fault | None = None, **args: Any) -> Operation:
 # --- how they are drawn -------------------------------------------------------------------
 
 _few, _edges, _others = (st.sampled_from(choice) for choice in (FEW, EDGES, OTHERS))
-_ids = st.one_of(_few, _few, _few, _edges, _others)
-_nodes = st.one_of(st.just(-1), st.just(-1), st.sampled_from(NODES))
-_users = st.one_of(_few, _few, _few, _edges)
-_created = st.tuples(st.one_of(*[_few] * 6, _ids), st.one_of(*[st.just(-1)] * 6, _nodes)).map(list)
+_ids = often(_few, _few, _few, _edges, _others)
+_nodes = often(st.just(-1), st.just(-1), st.sampled_from(NODES))
+_users = often(_few, _few, _few, _edges)
+_created = st.tuples(often(*[_few] * 6, _ids), often(*[st.just(-1)] * 6, _nodes)).map(list)
 _lists = st.lists(_created, max_size=MOST_LISTED)
 _counts = st.sampled_from(COUNTS)
 _nth = st.integers(1, NTH)
@@ -134,6 +135,12 @@ TASKS = (
 )  # fmt: skip
 """Moves of tasks that are held on one DSQ."""
 
+_case = cases()
+
+SCHEDULERS = (st.none(), *[_case] * 3, _detach, _detach, _attach, _create, _check)
+"""Moves of schedulers one after the other, which set and answer what is drawn, DSQs and others between them; or the
+end, for each takes as long as many of the others."""
+
 
 class Drawn(NamedTuple):
     """A sequence, whether its first move is the beginning that was drawn, and at which of Hypothesis's choices each
@@ -165,15 +172,15 @@ def _story(draw: Callable[[SearchStrategy[Any]], Any], begin: SearchStrategy[Any
 
 
 def sequences() -> SearchStrategy[Drawn]:
-    """Sequences of moves, about 15 long, of DSQs, of tasks on one or of sub-schedulers."""
-    begins = st.one_of(st.none(), _attach, _attach, _attach, _attach)
-    life = _story(begins, st.one_of(st.none(), *LIFE))
-    tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
+    """Sequences of moves, about 15 long: of DSQs, of tasks on one, of sub-schedulers, of schedulers by themselves."""
+    life = _story(often(st.none(), *[_attach] * 4), often(st.none(), *LIFE))
+    tasks = _story(often(st.none(), *[_hold] * 5), often(st.none(), *TASKS))
     below = _story(often(st.none(), *[subs.BEGIN] * 9), often(st.none(), *subs.MOVES))
-    return st.one_of(life, tasks, below)
+    alone = _story(often(st.none(), *[_case] * 4), often(st.none(), *SCHEDULERS))
+    return often(life, life, tasks, tasks, below, below, alone)
 
 
-UNSAMPLED = frozenset({"hold", "work", *subs.VERBS})
+UNSAMPLED = frozenset({"hold", "work", "scheduler", *subs.VERBS})
 """Not for the leak batch: tasks, which it would wait for without need, and cgroups, which are there when it looks."""
 
 # --- what can be done ---------------------------------------------------------------------

@@ -21,14 +21,12 @@ from harness.suite.dsq import ENABLE_SECONDS, STATE, Dsqs
 from harness.suite.load import every_worker_gets_on
 from harness.suite.order import DSQ, HeldTasks
 from harness.suite.outcome import Disagreed
+from harness.suite.search.cases import NO_PRIVATE_STACK, Cases
 from harness.suite.search.failing import Failing
 from harness.suite.search.moves import RANGE
 from harness.suite.search.subs import VERBS as SUB_VERBS
 from harness.suite.search.subs import SubMoves
 from harness.suite.search.words import words
-
-NO_PRIVATE_STACK = "Private stack not supported by jit"
-"""What the verifier says of a scheduler with an ops.dispatch where there is none (riscv64 of 7.2)."""
 
 LISTED, MANY = "dsq_listed", "dsq_many"
 EXPEDITED = "/sys/kernel/rcu_expedited"
@@ -41,7 +39,7 @@ TIDY = Operation("tidy")
 
 @dataclass
 class Spent:
-    """How often things were done, for how many seconds: ``operations``, ``loads``, ``loads with tasks``, subs.py's."""
+    """How often things were done, and for how many seconds: those of records.SearchSummary."""
 
     times: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -73,6 +71,7 @@ class Player:
         self._tasks = 0
         self._loads: list[Workload] = []
         self._many = 0
+        self._cases: Cases | None = None
         self.spent = Spent()
         self._subs = SubMoves(bench, self._dsq, self.spent.on)
         self.lines: list[str] = []
@@ -189,6 +188,17 @@ class Player:
             self._dsq.detach(scheduler)
             scheduler.unload()
         return ""
+
+    def _scheduler(self, one: Operation) -> str | None:
+        """A scheduler of cases.py, which must be alone. Where DSQs need no scheduler its rules do not hold."""
+        if self._linked or self._held or self._loads or self._dsq.model.features.global_hash:
+            return None
+        self._cases = self._cases or Cases(self._bench)
+        case = self._cases.case(one)
+        if case is None:
+            return None
+        with self.spent.on("cases"):
+            return self._cases.run(case)
 
     def _thrown_out(self) -> None:
         """Where the model says that the kernel throws the scheduler out, waits for it and compares what it says."""

@@ -14,12 +14,45 @@ _NAME = re.compile(r"\b(dsq_(?:listed|many|held))#?\d*\b")
 _SUB = re.compile(r"\bdsq_(?:sub|leaf)\d*\b")
 _CGROUP = re.compile(rf"(?<!\S)(?:{'|'.join(sorted(CGROUPS, reverse=True))}|{NOWHERE})(?![\w/])")
 
+_END = r"(?:(?:load|attach|fork) answer|the scheduler (?:stay|exit))"
+_CASE = re.compile(rf"^.*?: (?P<seen>{_END}.*?); the model allows only that (?P<wanted>{_END}.*)$", re.DOTALL)
+"""A case that ended otherwise (harness/suite/fields.py)."""
+
+_WAITED = re.compile(r"^.*: (every task to do|the scheduler to exit).*$", re.DOTALL)
+"""A case that came to no end."""
+
+_STAGES = ("load answer", "attach answer", "the scheduler exit", "fork answer", "the scheduler stay")
+"""The ends of a case, in the order in which the kernel comes to them."""
+
 
 def kin(finding: Finding) -> tuple[str, ...]:
     """What stays of a finding when its sequence becomes smaller: of a disagreement its words, else the signature."""
     if finding.oracle != "model":
         return finding.oracle, finding.kind, finding.signature
-    text = _CGROUP.sub("/cgroup", _SUB.sub("dsq_sub", _NAME.sub(r"\1", finding.title)))
+    text = _CGROUP.sub("/cgroup", _SUB.sub("dsq_sub", _NAME.sub(r"\1", _deviation(finding.title))))
     text = _LIST.sub("#", _NUMBER.sub("#", text))
     text = re.sub(r"\[#?\]", "#", re.sub(r",? ?# DSQs? in ops\.init", "", text))
     return finding.oracle, finding.kind, " ".join(text.split())
+
+
+def _deviation(title: str) -> str:
+    """Of a case, what the other fields of it cannot change; any other title as it is.
+
+    That is the end that comes earlier of the one that was seen and the one that the model wanted: what would have come
+    later is up to the other fields, and so is what else the model would have allowed.
+    """
+    waited = _WAITED.match(title)
+    if waited:
+        return waited[1]
+    case = _CASE.match(title)
+    if not case:
+        return title
+    seen, wanted = case["seen"], case["wanted"].split(" or ")[0]
+    stages = _stage(seen), _stage(wanted)
+    if stages[0] == stages[1]:
+        return f"{seen}, not {wanted}"
+    return f"it came to {seen}" if stages[0] < stages[1] else f"it should have come to {wanted}"
+
+
+def _stage(end: str) -> int:
+    return next(number for number, start in enumerate(_STAGES) if end.startswith(start))

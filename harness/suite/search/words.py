@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from harness.model import ids
 from harness.records import Operation
+from harness.suite.search.cases import VERB, decode
 
 
 def words(one: Operation) -> str:
     """A move as people read it: ``create 0x7 node -1``."""
     args = one.args
+    if one.verb == VERB:
+        return f"{VERB}: {decode(args)}"
     told: list[str] = [one.verb.replace("_", " ")]
     for key, value in args.items():
         match key:

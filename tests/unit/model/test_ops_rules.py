@@ -19,7 +19,7 @@ from harness.model.case import (
     Platform,
     Seen,
 )
-from harness.model.ops import BATCH_WARNS, DUMP_WARNS, INT_MAX, OpsRules, error_of
+from harness.model.ops import BATCH_WARNS, DUMP_WARNS, IMMED_WARNS, INT_MAX, OpsRules, error_of
 from harness.model.state import Features
 
 EXT = "kernel/sched/ext/ext.c"
@@ -227,11 +227,35 @@ def test_the_local_dsq_of_whichever_cpu_dispatches(vtime: int | None) -> None:
     assert len(ends(replace(case, dispatch=Insert(ids.LOCAL, vtime=vtime, flags=1 << 63)))) == 1
 
 
+def test_a_cpu_that_is_idle_each_time_spares_ops_enqueue() -> None:
+    case = Case(pinned=None, without=frozenset(["select_cpu"]), enqueue=Insert(8))
+    assert [one.kind for one in ends(case)] == [ExitKind.ERROR, None]
+    assert len(ends(replace(case, pinned=1))) == len(ends(replace(case, without=frozenset()))) == 1
+    assert len(ends(replace(case, enqueue=Insert()))) == 1
+    assert all(one.kind for one in ends(replace(case, move=8))), "that error comes all the same"
+
+
 def test_no_verdict_leaves_the_flags() -> None:
     case = Case(pinned=None, select=Insert(ids.INVALID, flags=1))
     assert end(case).warns
     assert not end(replace(case, select=Insert(ids.INVALID))).warns
     assert not end(replace(case, without=frozenset(["enqueue"]))).warns
+    assert end(replace(case, select=Insert(ids.INVALID, vtime=0))).warns, "SCX_ENQ_DSQ_PRIQ is a flag as well"
+
+
+@pytest.mark.parametrize(
+    ("case", "warns"),
+    [
+        (Case(enqueue=Insert(ids.LOCAL_ON | 2, flags=IMMED)), True),
+        (Case(flags=SWITCH_PARTIAL | ALWAYS, enqueue=None, dispatch=Insert(ids.LOCAL_ON | ids.U32)), True),
+        (Case(pinned=None, select=Insert(ids.LOCAL_ON | 2, flags=IMMED)), True),
+        (Case(enqueue=Insert(ids.LOCAL_ON | 2)), False),
+        (Case(enqueue=Insert(8, flags=1)), False),
+    ],
+)
+def test_the_global_dsq_does_not_take_a_task_to_run_at_once(case: Case, warns: bool) -> None:
+    only = end(case)
+    assert only.kind is ExitKind.ERROR and only.warns == (IMMED_WARNS if warns else ())
 
 
 def test_a_kernel_without_cgroups_calls_no_cgroup_init() -> None:

@@ -113,21 +113,21 @@ class FakeGuest:
         return Shown((*self.found, *leaks), tuple(self.lines), self.world.how.get("why", ""))
 
 
+def search_of(world: World, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
+    """A search of a world, its examples in a folder of the test's."""
+    bench = SimpleNamespace(
+        test_id="t::search", seed=7, allow=(), model=ModelSummary(), summaries=[],
+        ready=SimpleNamespace(pristine=SimpleNamespace(scale=1.0)),
+        count_model=lambda *numbers: None,
+    )  # fmt: skip
+    found = Search(cast(Bench, bench), folder / "examples", lambda site: "", lambda done, seconds: None)
+    monkeypatch.setattr(found, "_guest", world.guest)
+    return found
+
+
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[World], Search]:
-    """A search of a world, its examples in a folder of the test's."""
-
-    def make(world: World) -> Search:
-        bench = SimpleNamespace(
-            test_id="t::search", seed=7, allow=(), model=ModelSummary(), summaries=[],
-            ready=SimpleNamespace(pristine=SimpleNamespace(scale=1.0)),
-            count_model=lambda *numbers: None,
-        )  # fmt: skip
-        found = Search(cast(Bench, bench), tmp_path / "examples", lambda site: "", lambda done, seconds: None)
-        monkeypatch.setattr(found, "_guest", world.guest)
-        return found
-
-    return make
+    return lambda world: search_of(world, tmp_path, monkeypatch)
 
 
 # --- what is drawn ------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_a_right_kernel_is_left_alone(search: Callable[[World], Search]) -> None
     ("kernel", "verbs"),
     [
         (DuplicateAllowed, ["attach", "create", "create"]),
-        (DestroyLeavesTheId, ["attach", "destroy"]),
+        (DestroyLeavesTheId, ["attach", "create", "destroy"]),
         (CountsTheDead, ["attach", "nr_queued"]),
     ],
 )
