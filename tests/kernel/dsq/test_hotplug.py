@@ -52,6 +52,7 @@ def enqueued_anew(dsq: Dsqs, scheduler: BpfObject, asked_by: int, *, before: int
     deadline = Deadline(ARRIVE_SECONDS * dsq.scale, f"{TASKS} tasks to be enqueued anew, asked by CPU {asked_by}")
     while (anew := scheduler.get("anew")["anew"] - before) < TASKS:
         if deadline.expired:
+            scheduler.set("closed_cpu", -1)  # or their stall would be told of as well
             raise Disagreed(f"{deadline}: {anew} were", "scx_bpf_dsq_reenq")
 
 
