@@ -153,7 +153,9 @@ class TracedTasks:
         try:
             self.until("all reenqueues", lambda: not self._forgotten())
         except GuestError as error:
-            raise Disagreed(self._forgotten() or str(error)) from error
+            told = self._forgotten() or str(error)
+            self.let_go()  # or the stall of those that are held would be told of as well
+            raise Disagreed(told) from error
 
     def _forgotten(self) -> str:
         trace = Trace(self.events(), self._dsq.model.features.source)
