@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A scheduler with one user DSQ a CPU, of its tasks there. It stays when CPUs go offline and come back. From the DSQ of
- * one CPU it takes nothing: who lies there gets away only by the kernel's own doing.
+ * one CPU it takes nothing: who lies there gets away only by the kernel's own doing. On its way offline a CPU can be made
+ * to ask for a reenqueue, which then waits until something else is deferred there.
  */
 #include "kharness.bpf.h"
 
@@ -15,9 +16,15 @@ enum scx_enq_flags {
 
 extern s32 scx_bpf_task_cpu(const struct task_struct *p) __ksym;
 extern void scx_bpf_dsq_reenq(u64 dsq_id, u64 reenq_flags) __ksym __weak;
+extern const void __cpu_active_mask __ksym; /* kernel/cpu.c */
 
 u32 nr_cpus = 1;
 s32 closed_cpu = -1;
+
+/* Which CPU asks for reenqueues of its own DSQ and of which other while it is on its way offline, and how often it has. */
+s32 asking_cpu = -1;
+u64 asked_dsq;
+u64 asked;
 
 u64 offline;
 u64 online;
@@ -52,8 +59,30 @@ void STRUCT_OPS(percpu_enqueue, struct task_struct *p, u64 enq_flags)
 	dsq_insert(p, scx_bpf_task_cpu(p), SCX_SLICE_DFL, enq_flags);
 }
 
+static __always_inline bool is_active(u32 cpu)
+{
+	u64 word = 0;
+
+	bpf_probe_read_kernel(&word, sizeof(word), (void *)&__cpu_active_mask + cpu / 64 * sizeof(word));
+	return word >> cpu % 64 & 1;
+}
+
+/*
+ * sched_cpu_deactivate() waits for a grace period between balance_push_set() and rq_offline_scx(): the CPU still comes
+ * here, but queue_balance_callback() no longer queues what would do the deferred work.
+ */
+static __always_inline void ask(s32 cpu)
+{
+	if (cpu != asking_cpu || is_active(cpu) || !bpf_ksym_exists(scx_bpf_dsq_reenq))
+		return;
+	scx_bpf_dsq_reenq(cpu, 0);
+	scx_bpf_dsq_reenq(asked_dsq, 0);
+	__sync_fetch_and_add(&asked, 1);
+}
+
 void STRUCT_OPS(percpu_dispatch, s32 cpu, struct task_struct *prev)
 {
+	ask(cpu);
 	if (cpu != closed_cpu)
 		dsq_move_to_local(cpu);
 }

@@ -119,10 +119,17 @@ class HeldTasks:
         (answer,) = self.scheduler.run("reenqueue", bytes(8))
         if answer == -errno.EOPNOTSUPP:
             return False
-        self._until(
-            f"{self._tasks} tasks to be enqueued anew (scx_bpf_dsq_reenq)",
-            lambda: self._number("nr_inserted") >= before + self._tasks,
-        )
+        try:
+            self._until(
+                f"{self._tasks} tasks to be enqueued anew (scx_bpf_dsq_reenq)",
+                lambda: self._number("nr_inserted") >= before + self._tasks,
+            )
+        except Held:
+            raise
+        except GuestError as error:
+            self.check()
+            anew, where = self._number("nr_inserted") - before, self._where("process_deferred_reenq_users, reenq_user")
+            raise Disagreed(f"{anew} of {self._tasks} tasks on the DSQ were enqueued anew ({where})") from error
         self.gather()
         return True
 

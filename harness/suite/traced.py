@@ -140,20 +140,27 @@ class TracedTasks:
         self.until(f"{tasks} tasks to lie on the DSQs", lambda: sum(map(self.count, range(NR_DSQS))) == tasks)
 
     def anew(self, total: int) -> None:
-        """Waits until tasks were enqueued anew so often in all; more often is wrong."""
-        self.until(f"tasks to be enqueued anew {total} times", lambda: self.number("nr_anew") >= total)
+        """Waits until tasks were enqueued anew so often in all; raises Disagreed for less, or for more."""
+        waited = ""
+        try:
+            self.until(f"tasks to be enqueued anew {total} times", lambda: self.number("nr_anew") >= total)
+        except GuestError as error:
+            waited = f"{error}: "
         got = self.number("nr_anew")
         self._bench.count_model(1, 1)
-        if got > total:
+        if got != total:
+            self.let_go()  # as in settled()
             where = f"{self._dsq.model.features.source}: reenq_user"
-            raise Disagreed(f"tasks were enqueued anew {got} times, {total} lay on the DSQs ({where})")
+            raise Disagreed(f"{waited}tasks were enqueued anew {got} times, {total} lay on the DSQs ({where})")
 
     def settled(self) -> None:
         """Waits until every reenqueue that was asked for is done: nobody lies where he lay when one was asked for."""
         try:
             self.until("all reenqueues", lambda: not self._forgotten())
         except GuestError as error:
-            raise Disagreed(self._forgotten() or str(error)) from error
+            told = self._forgotten() or str(error)
+            self.let_go()  # or the stall of those that are held would be told of as well
+            raise Disagreed(told) from error
 
     def _forgotten(self) -> str:
         trace = Trace(self.events(), self._dsq.model.features.source)

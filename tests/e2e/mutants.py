@@ -32,6 +32,7 @@ UNDER_A_FAULT = ("null-check", "unwind-one-late", "unwind-one-early", "create-fo
 
 INIT = ("init_dsq", "scx_init_dsq")
 CREATE = (*INIT, "scx_bpf_create_dsq")
+REENQ = ("scx_bpf_dsq_reenq", "schedule_dsq_reenq", "process_deferred_reenq_users", "reenq_user")
 ENABLE = (*INIT, "scx_alloc_and_add_sched", "alloc_pnode")
 
 MUTANTS = (
@@ -149,6 +150,55 @@ MUTANTS = (
     Mutant("count-not-decremented", "task_unlink_from_dsq", "\tdsq_dec_nr(dsq, p);\n", "", ("task_unlink_from_dsq", "destroy_dsq")),
     Mutant("count-twice", "dispatch_enqueue", "\tdsq_inc_nr(dsq, p, enq_flags);\n",
            "\tdsq_inc_nr(dsq, p, enq_flags);\n\tdsq_inc_nr(dsq, p, enq_flags);\n", ("dispatch_enqueue", "destroy_dsq")),
+    # --- reenqueues -----------------------------------------------------------------------
+    Mutant(
+        "back-pointer-of-first-cpu-only", "init_dsq", "\t\tpcpu->dsq = dsq;\n",
+        "\t\tif (cpu == cpumask_first(cpu_possible_mask))\n\t\t\tpcpu->dsq = dsq;\n",
+        ("process_deferred_reenq_users", *INIT),
+    ),
+    Mutant(
+        "reenq-node-not-initialised", "init_dsq", "\t\tINIT_LIST_HEAD(&pcpu->deferred_reenq_user.node);\n", "",
+        ("free_dsq_irq_workfn", "exit_dsq", *REENQ, *INIT),
+    ),
+    Mutant(
+        "reenq-data-of-cpu-0", "schedule_dsq_reenq", "per_cpu_ptr(dsq->pcpu, cpu_of(rq))", "per_cpu_ptr(dsq->pcpu, 0)",
+        REENQ,
+    ),
+    Mutant(
+        "reenq-flags-lost", "process_deferred_reenq_users",
+        "\t\t\treenq_flags = dru->flags;\n\t\t\tWRITE_ONCE(dru->flags, 0);\n",
+        "\t\t\tWRITE_ONCE(dru->flags, 0);\n\t\t\treenq_flags = dru->flags;\n", REENQ,
+    ),
+    Mutant(
+        "reenq-list-del", "process_deferred_reenq_users", "list_del_init(&dru->node)", "list_del(&dru->node)",
+        ("free_dsq_irq_workfn", "exit_dsq", *REENQ),
+    ),
+    Mutant(
+        "reenq-first-dsq-only", "process_deferred_reenq_users", "\t\treenq_user(rq, dsq, reenq_flags);\n",
+        "\t\treenq_user(rq, dsq, reenq_flags);\n\t\tbreak;\n", REENQ,
+    ),
+    Mutant(
+        "reenq-first-task-only", "reenq_user", "\t\traw_spin_lock(&dsq->lock);\n\t}\n",
+        "\t\traw_spin_lock(&dsq->lock);\n\t\tbreak;\n\t}\n", REENQ,
+    ),
+    Mutant(
+        "reenq-reason-kept", "reenq_user",
+        "\t\tp->scx.flags &= ~SCX_TASK_REENQ_REASON_MASK;\n\n\t\tif (!(++", "\t\tif (!(++", REENQ,
+    ),
+    Mutant(
+        "reenq-outlives-dsq", "free_dsq_irq_workfn", "\t\t\tlist_del_init(&pcpu->deferred_reenq_user.node);\n", "",
+        ("exit_dsq", "free_dsq_irq_workfn"),
+    ),
+    Mutant(
+        "seq-not-incremented", "dispatch_enqueue", "\tWRITE_ONCE(dsq->seq, dsq->seq + 1);\n", "",
+        ("dispatch_enqueue", "nldsq_cursor_next_task", "nldsq_cursor_lost_task", *REENQ),
+    ),
+    Mutant(
+        "second-task-taken", "consume_dispatch_q", "\t\tif (rq == task_rq) {\n",
+        "\t\tif (rq == task_rq && nldsq_next_task(dsq, NULL, false) == p && nldsq_next_task(dsq, p, false))\n"
+        "\t\t\tcontinue;\n\t\tif (rq == task_rq) {\n",
+        ("consume_dispatch_q", "dispatch_enqueue", "scx_dsq_priq_less", "scx_bpf_dsq_move_to_local"),
+    ),
     # --- context --------------------------------------------------------------------------
     Mutant(
         "sleeps-in-rcu", "scx_bpf_create_dsq", "\tret = init_dsq(dsq, dsq_id, NULL);\n",

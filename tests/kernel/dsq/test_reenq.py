@@ -17,6 +17,7 @@ from harness.records import GuestError
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.features import need
+from harness.suite.hotplug import Cpu
 from harness.suite.outcome import Inconclusive
 from harness.suite.poison import PercpuPoison
 from harness.suite.traced import CUSTODY, NR_DSQS, TracedTasks
@@ -88,16 +89,16 @@ def test_while_a_cpu_goes_and_comes_back(traced: TracedTasks, bench: Bench) -> N
     last = bench.ready.machine.spec.online_cpus - 1
     if not last:
         pytest.skip("this machine has one CPU, which stays")
-    path = f"/sys/devices/system/cpu/cpu{last}/online"
+    cpu = Cpu(bench.guest, last, traced.scheduler)
     agent = bench.guest.agent
     traced.let_go()
     for load in tuple(traced.loads[1:]):  # the kernel would force those that are pinned off it
         traced.end_load(load)
     traced.work("spin", 2)
     traced.work("nudge", 1)
-    for state in "0", "1":
+    for switch in cpu.offline, cpu.online:
         traced.reenqueue_beside(TIMES, {0, last - 1})
-        bench.guest.write(path, state)
+        switch()
         traced.reap()
         traced.run(traced.number("nr_events") + 500)
     agent.call("pin", record=False, cpu=last)
