@@ -23,7 +23,10 @@ enum scx_enq_flags {
 
 /* harness/model/order.py has the same. */
 enum { INSERTED = 1, MOVED = 2, RAN = 3 };
-enum { AT_HEAD = 1, ANEW = 2 };
+enum { AT_HEAD = 1, ANEW = 2, RESTORED = 4 };
+
+/* kernel/sched/sched.h: what was taken off is put back, its properties changed meanwhile (sched_change_end()). */
+#define ENQUEUE_RESTORE 2
 
 u32 event_kinds[MAX_EVENTS];
 u32 event_flags[MAX_EVENTS];
@@ -70,6 +73,8 @@ static __always_inline u32 told(u64 enq_flags)
 {
 	u32 flags = enq_flags & (FLAG(SCX_ENQ_HEAD) | FLAG(SCX_ENQ_PREEMPT)) ? AT_HEAD : 0;
 
+	if (enq_flags & ENQUEUE_RESTORE)
+		flags |= RESTORED;
 	return enq_flags & FLAG(SCX_ENQ_REENQ) ? flags | ANEW : flags;
 }
 

@@ -197,7 +197,7 @@ class Guest:
         self, kind: str, workers: int = 1, *, us: int = 1000, cpu: int = -1, ext: bool = False
     ) -> Workload:
         """Starts `workers` of a kind: spin, sleep (`us` microseconds a turn), yield, fork, nudge (changes a spinning
-        child's niceness and CPUs, and sleeps).
+        child's niceness and CPUs, and sleeps), cgroup (makes one, moves there and back, removes it).
 
         `cpu` pins them; `ext` makes them SCHED_EXT, which a scheduler that takes over some tasks only has as well.
         """

@@ -20,6 +20,10 @@ AT_HEAD = 1
 ANEW = 2
 """Of an insertion: the kernel took the task off its DSQ and asks for a new place (SCX_ENQ_REENQ)."""
 
+RESTORED = 4
+"""Of an insertion: the task was taken off for a change of its properties, its cgroup among them, and is put back
+(ENQUEUE_RESTORE of kernel/sched/sched.h; sched_change_end(), before 6.19 sched_move_task() itself)."""
+
 
 class Kind(enum.IntEnum):
     """As in bpf_progs/dsq_held.bpf.c."""
@@ -31,7 +35,7 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. `vtime` and `flags` (AT_HEAD, ANEW) are of an insertion; a move does not tell its task."""
+    """One event. `vtime` and `flags` (AT_HEAD, ANEW, RESTORED) are of an insertion; a move does not tell its task."""
 
     kind: Kind
     pid: int = 0
@@ -69,7 +73,7 @@ class Replay:
         self.arrivals[event.pid] += 1
         vtime = event.vtime & U64 if self.by_vtime else None
         self.queue.insert(event.pid, vtime, head=bool(event.flags & AT_HEAD))
-        if queued and not event.flags & ANEW:
+        if queued and not event.flags & (ANEW | RESTORED):
             return f"task {event.pid} is enqueued while it is on the DSQ ({self._cite('enqueue_task_scx')})"
         return None
 

@@ -16,11 +16,15 @@ from harness.suite.bench import Bench
 from harness.suite.dsq import STATE, Dsqs
 from harness.suite.load import every_worker_gets_on, whereabouts
 from harness.suite.outcome import Disagreed
+from harness.suite.sub import CGROUP_ROOT
 
 PROGRAM = "dsq_held"
 DSQ = 7
 CPU = 0
 """As in bpf_progs/dsq_held.bpf.c; tasks of one CPU, so that what is seen of them has one order."""
+
+REGROUPED = "/held"
+"""Tasks change between this cgroup and the hierarchy's root."""
 
 MAX_EVENTS, MAX_TASKS = 4096, 256
 """As there."""
@@ -51,6 +55,8 @@ class HeldTasks:
         self._fed = 0
         self._loads: list[Workload] = []
         self._tasks = 0
+        self._grouped = False
+        self._away: set[int] = set()
         bench.expect(STALLED)
         self.scheduler: BpfObject = dsq.attach(PROGRAM, [(DSQ, -1)])
         for number, vtime in enumerate(vtimes):  # no task is there yet
@@ -120,6 +126,32 @@ class HeldTasks:
         self.gather()
         return True
 
+    def regroup(self, tasks: int) -> None:
+        """The first so many tasks on the DSQ change their cgroup, one after the other; then all is compared.
+
+        The kernel takes each off and asks once where it belongs now, as of one that arrives: at the end of a FIFO
+        (sched_move_task(), enqueue_task_scx()).
+        """
+        if not self._grouped:
+            self._guest.write(f"{CGROUP_ROOT}/cgroup.subtree_control", "+cpu")  # else they stay in one task group
+            self._guest.agent.call("mkdir", path=f"{CGROUP_ROOT}{REGROUPED}")
+            self._grouped = True
+        before, moving = self._number("nr_inserted"), self._replay.order()[:tasks]
+        for pid in moving:
+            self._guest.write(f"{CGROUP_ROOT}{'' if pid in self._away else REGROUPED}/cgroup.procs", str(pid))
+            self._away ^= {pid}
+        asked, where = self._number("nr_inserted") - before, self._where("enqueue_task_scx")
+        wrong = f"ops.enqueue is called {asked} times for {len(moving)} tasks that change their cgroup ({where})"
+        self._judge("" if asked == len(moving) else wrong)
+        self.gather()
+
+    def _ungroup(self) -> None:
+        """The cgroup goes, all tasks being gone."""
+        if self._grouped:
+            self._guest.wait_for(f"{CGROUP_ROOT}{REGROUPED}/cgroup.events", "populated 0")
+            self._guest.agent.call("rmdir", path=f"{CGROUP_ROOT}{REGROUPED}")
+            self._guest.write(f"{CGROUP_ROOT}/cgroup.subtree_control", "-cpu")
+
     def intrude(self) -> str:
         """One more task comes, with a place of the other kind than those that lie there.
 
@@ -138,6 +170,7 @@ class HeldTasks:
         every_worker_gets_on(self._bench, *self._loads)
         for load in self._loads:
             load.kill()
+        self._ungroup()
         self.scheduler.detach()
 
     def dismiss(self) -> None:
@@ -147,6 +180,7 @@ class HeldTasks:
             load.kill()
         self._tasks = 0
         self._until("the DSQ to be empty", lambda: self._count() == 0)
+        self._ungroup()
         self._dsq.detach(self.scheduler)
         self._guest.wait_for(STATE, "disabled")
 

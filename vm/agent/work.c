@@ -4,11 +4,13 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +19,7 @@
 
 #define MAX_GROUPS 64
 #define MAX_WORKERS 256
+#define CGROUP_ROOT "/sys/fs/cgroup"
 #ifndef SCHED_EXT
 #define SCHED_EXT 7 /* include/uapi/linux/sched.h */
 #endif
@@ -25,6 +28,7 @@ static struct group {
 	char name[32];
 	int nr;
 	pid_t pids[MAX_WORKERS];
+	bool cgroups; /* its workers make some */
 	volatile uint64_t *progress; /* one counter a worker, shared with it */
 } groups[MAX_GROUPS];
 
@@ -108,6 +112,49 @@ static void nudge(long us)
 	sleep_us(us);
 }
 
+static bool put(const char *folder, const char *name, const char *text)
+{
+	char path[96];
+	bool done;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return done;
+}
+
+/* The cgroup of a worker goes. It is busy for a while after the last of its tasks was reaped. */
+static bool remove_cgroup(pid_t pid)
+{
+	char group[64];
+
+	snprintf(group, sizeof(group), CGROUP_ROOT "/work-%d", pid);
+	while (rmdir(group)) {
+		if (errno != EBUSY)
+			return errno == ENOENT;
+		sleep_us(1000);
+	}
+	return true;
+}
+
+/*
+ * The worker makes a cgroup, moves there, has a child there, moves back and removes it. With the controller, which others
+ * may have taken away, each move is one between task groups (sched_move_task()).
+ */
+static void regroup(void)
+{
+	char group[64];
+
+	snprintf(group, sizeof(group), CGROUP_ROOT "/work-%d", getpid());
+	if (!put(CGROUP_ROOT, "cgroup.subtree_control", "+cpu") || mkdir(group, 0755) || !put(group, "cgroup.procs", "0"))
+		_exit(6);
+	fork_once();
+	if (!put(CGROUP_ROOT, "cgroup.procs", "0") || !remove_cgroup(getpid()))
+		_exit(7);
+}
+
 /* What one worker does for ever; every turn counts as progress. */
 static void work_turn(const char *kind, long us)
 {
@@ -122,6 +169,8 @@ static void work_turn(const char *kind, long us)
 		fork_once();
 	} else if (!strcmp(kind, "nudge")) {
 		nudge(us);
+	} else if (!strcmp(kind, "cgroup")) {
+		regroup();
 	} else {
 		_exit(2);
 	}
@@ -159,7 +208,7 @@ static void __attribute__((noreturn)) worker(struct group *g, int slot, const st
 }
 
 /*
- * work: "nr" workers of a "kind" (spin, sleep, yield, fork, nudge) until killed; "ext" makes them SCHED_EXT. Answered,
+ * work: "nr" workers of a "kind" (spin, sleep, yield, fork, nudge, cgroup) until killed; "ext" makes them SCHED_EXT. Answered,
  * with their "pids", when each of them has closed what it had of ours.
  */
 void do_work(const struct op *op, struct reply *r)
@@ -177,6 +226,8 @@ void do_work(const struct op *op, struct reply *r)
 		return;
 	}
 	g = group_new(arg_str(op, "name", ""), r);
+	if (g)
+		g->cgroups = !strcmp(arg_str(op, "kind", ""), "cgroup");
 	for (int i = 0; g && i < nr; i++) {
 		pid_t pid = fork();
 
@@ -296,6 +347,10 @@ static void group_kill(struct group *g)
 	}
 	for (int i = 0; i < g->nr; i++)
 		waitpid(g->pids[i], NULL, 0);
+	for (int i = 0; g->cgroups && i < g->nr; i++)
+		remove_cgroup(g->pids[i]);
+	if (g->cgroups)
+		put(CGROUP_ROOT, "cgroup.subtree_control", "-cpu");
 	group_free(g);
 }
 

@@ -265,6 +265,12 @@ class Player:
     def _reenqueue(self, one: Operation) -> str | None:
         return "" if self._held and self._held.reenqueue() else None
 
+    def _regroup(self, one: Operation) -> str | None:
+        if not self._held or not self._tasks:
+            return None
+        self._held.regroup(min(self._tasks, int(one.args["tasks"])))
+        return ""
+
     def _look(self, one: Operation) -> str | None:
         if not self._held:
             return None

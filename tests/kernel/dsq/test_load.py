@@ -10,7 +10,7 @@ from harness.guest.guest import BpfObject, Guest
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE
 from harness.suite.features import need
-from harness.suite.load import every_worker_gets_on, mixed
+from harness.suite.load import TURNS, every_worker_gets_on, mixed
 
 NO_PRIVATE_STACK = "Private stack not supported by jit"
 """What the verifier says (kernel/bpf/verifier.c, check_struct_ops_btf_id)."""
@@ -39,6 +39,26 @@ def test_schedules_through_dsqs(guest: Guest, bench: Bench, program: str) -> Non
     assert seen["dispatched"] > 0, "no task ever came out of a user DSQ"
     scheduler.detach()
     guest.wait_for(STATE, "disabled")
+
+
+@pytest.mark.solo
+@pytest.mark.parametrize("program", ["dsq_fifo", "dsq_vtime", "dsq_per_cgroup"])
+def test_cgroups_come_and_go(guest: Guest, bench: Bench, program: str) -> None:
+    """Tasks make cgroups, move there and back, and remove them, while others run."""
+    scheduler = loaded(guest, program)
+    scheduler.attach()
+    loads = (*mixed(guest), guest.work("cgroup", 2))
+    every_worker_gets_on(bench, *loads)
+    for load in loads:
+        load.kill()
+    seen = scheduler.get("exited", "exit_msg")
+    assert seen["exited"] == 0, f"the kernel threw the scheduler out: {seen['exit_msg']}"
+    scheduler.detach()
+    guest.wait_for(STATE, "disabled")
+    if program == "dsq_per_cgroup":
+        seen = scheduler.get("created", "create_failed", "destroyed")
+        assert seen["created"] == seen["destroyed"] >= 2 * TURNS, "ops.cgroup_init and ops.cgroup_exit do not balance"
+        assert seen["create_failed"] == 0
 
 
 def test_one_dsq_per_task(guest: Guest, bench: Bench) -> None:

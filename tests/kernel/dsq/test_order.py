@@ -54,6 +54,18 @@ def test_tasks_are_enqueued_anew(held: HeldTasks) -> None:
     held.dismiss()
 
 
+@pytest.mark.solo
+def test_tasks_change_their_cgroup(held: HeldTasks) -> None:
+    """While they lie on the DSQ: each is taken off, and gets a new place as one that arrives."""
+    held.arrive(TASKS)
+    for tasks in (1, 3, TASKS):
+        held.regroup(tasks)
+    held.release(2)
+    held.regroup(2)
+    held.release(TASKS)
+    held.dismiss()
+
+
 def test_what_is_in_use_is_not_destroyed(held: HeldTasks, dsq: Dsqs, bench: Bench) -> None:
     """The kernel throws the scheduler out; its tasks go on without it."""
     bench.expect(r"attempting to destroy in-use dsq")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.model.ids import U64
-from harness.model.order import ANEW, AT_HEAD, Event, Kind, Replay
+from harness.model.order import ANEW, AT_HEAD, RESTORED, Event, Kind, Replay
 
 PROGRAM = Path(__file__).resolve().parents[3] / "bpf_progs" / "dsq_held.bpf.c"
 
@@ -91,6 +91,13 @@ def test_what_is_queued_is_enqueued_anew_only_if_the_kernel_says_so() -> None:
     assert problems[3] and "task 2 is enqueued while it is on the DSQ" in problems[3]
 
 
+@pytest.mark.parametrize("by_vtime", [False, True])
+def test_what_is_queued_gets_a_new_place_when_its_properties_change(by_vtime: bool) -> None:
+    replay, problems = replayed(inserted(1, 1), inserted(2, 2), inserted(1, 3, RESTORED), by_vtime=by_vtime)
+    assert problems == [None] * 3
+    assert replay.order() == [2, 1]
+
+
 @given(st.lists(st.integers(0, 5), max_size=40), st.booleans())
 def test_whatever_order_a_right_kernel_has_is_accepted(turns: list[int], by_vtime: bool) -> None:
     """A kernel that does as the rules say, at random: nothing of it is a problem."""
@@ -111,5 +118,6 @@ def test_whatever_order_a_right_kernel_has_is_accepted(turns: list[int], by_vtim
 
 def test_the_program_has_the_same_numbers() -> None:
     source = PROGRAM.read_text()
-    named = dict(re.findall(r"\b(INSERTED|MOVED|RAN|AT_HEAD|ANEW) = (\d)", source))
-    assert {kind.name: str(int(kind)) for kind in Kind} | {"AT_HEAD": str(AT_HEAD), "ANEW": str(ANEW)} == named
+    named = dict(re.findall(r"\b(INSERTED|MOVED|RAN|AT_HEAD|ANEW|RESTORED) = (\d)", source))
+    flags = {"AT_HEAD": str(AT_HEAD), "ANEW": str(ANEW), "RESTORED": str(RESTORED)}
+    assert {kind.name: str(int(kind)) for kind in Kind} | flags == named

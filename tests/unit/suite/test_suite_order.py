@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.model.order import Kind
+from harness.model.order import RESTORED, Kind
 from harness.model.state import Features
 from harness.records import GuestError, MachineSpec
 from harness.suite import order
@@ -45,9 +45,9 @@ class Scheduler(FakeObject):
         own = lists | {"queued": self.queue, "nr_queued": len(self.queue), "nr_events": len(self.events)}
         return {name: own[name] if name in own else self.variables.get(name, 0) for name in names}
 
-    def arrive(self, pid: int) -> None:
+    def arrive(self, pid: int, flags: int = 0) -> None:
         self.queue.append(pid)
-        self.events.append((Kind.INSERTED, pid, 0, 0))
+        self.events.append((Kind.INSERTED, pid, 0, flags))
         self.variables["nr_inserted"] += 1
 
     def run(self, program: str, context: bytes = b"") -> list[int]:
@@ -76,9 +76,10 @@ class World:
         self.expected: list[str] = []
         self.killed = 0
         self.pids = iter(range(10, 99))
-        agent = SimpleNamespace(call=self.read)
+        self.done: list[str] = []
+        agent = SimpleNamespace(call=self.call)
         guest = SimpleNamespace(
-            work=self.work, wait_for=lambda path, text: text, agent=agent, visit=lambda cpus: None, read=lambda path: "disabled"
+            work=self.work, write=self.write, wait_for=lambda path, text: text, agent=agent, visit=lambda cpus: None, read=lambda path: "disabled"
         )
         bench = SimpleNamespace(
             guest=guest, expect=self.expected.append,
@@ -101,6 +102,19 @@ class World:
         for pid in pids:
             self.scheduler.arrive(pid)
         return SimpleNamespace(kill=self.kill, pids=tuple(pids))
+
+    def call(self, verb: str, **how: Any) -> dict[str, Any]:
+        if verb in ("mkdir", "rmdir"):
+            self.done.append(f"{verb} {how['path']}")
+            return {}
+        return self.read(verb, **how)
+
+    def write(self, path: str, text: str) -> None:
+        """A task that changes its cgroup is taken off and put back."""
+        self.done.append(f"{text} > {path}")
+        if path.endswith("cgroup.procs"):
+            self.scheduler.queue.remove(int(text))
+            self.scheduler.arrive(int(text), RESTORED)
 
     def read(self, verb: str, *, path: str, **how: Any) -> dict[str, Any]:
         """/proc of the tasks: 12 is gone, the others sleep."""
@@ -212,6 +226,28 @@ def test_a_kernel_that_cannot_enqueue_anew(world: World) -> None:
     world.scheduler.answers["reenqueue"] = -errno.EOPNOTSUPP
     world.held.arrive(2)
     assert not world.held.reenqueue()
+
+
+def test_tasks_change_between_two_cgroups(world: World) -> None:
+    world.held.arrive(3)
+    world.held.regroup(2)
+    world.held.regroup(3)
+    assert world.scheduler.queue == [12, 10, 11]
+    world.held.dismiss()
+    group = "/sys/fs/cgroup/held"
+    assert world.done == [
+        "+cpu > /sys/fs/cgroup/cgroup.subtree_control", f"mkdir {group}", f"10 > {group}/cgroup.procs",
+        f"11 > {group}/cgroup.procs", f"12 > {group}/cgroup.procs", "10 > /sys/fs/cgroup/cgroup.procs",
+        "11 > /sys/fs/cgroup/cgroup.procs", f"rmdir {group}", "-cpu > /sys/fs/cgroup/cgroup.subtree_control",
+    ]  # fmt: skip
+    assert world.told == []
+
+
+def test_a_task_that_stays_where_it_is_is_told(world: World) -> None:
+    world.held.arrive(2)
+    world.held._guest.write = lambda path, data: None  # type: ignore[method-assign]
+    with pytest.raises(Disagreed, match=r"ops.enqueue is called 0 times for 1 tasks that change their cgroup"):
+        world.held.regroup(1)
 
 
 def test_the_program_has_the_same_numbers() -> None:

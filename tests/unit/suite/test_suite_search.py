@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
 from hypothesis.control import current_build_context
 from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
 from hypothesis.errors import NoSuchExample
@@ -25,6 +26,7 @@ from harness.records import Finding, ModelSummary, Operation, Scenario, SearchSu
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
 from harness.suite.search import drive, subs
+from harness.suite.search.draw import often
 from harness.suite.search.drive import Deed, Search, Shown, joined
 from harness.suite.search.moves import MOST, Choices, Drawn, Moves, move, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
@@ -357,3 +359,18 @@ def test_the_player_takes_each_move_alike() -> None:
 
 def test_budgets_are_there_for_all() -> None:
     assert drive.SHRINK_SECONDS > 0 and drive.LOOKS > 6
+
+
+def test_what_is_there_more_than_once_is_drawn_more_often() -> None:
+    seen: list[str] = []
+
+    def note(one: str) -> bool:
+        seen.append(one)
+        return False
+
+    with contextlib.suppress(NoSuchExample):
+        find(
+            often(st.just("a"), *[st.just("b")] * 9), note,
+            settings=settings(max_examples=200, phases=(Phase.generate,), database=None), random=Random(1),
+        )  # fmt: skip
+    assert seen.count("b") > 3 * seen.count("a") > 0

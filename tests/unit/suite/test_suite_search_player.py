@@ -131,7 +131,7 @@ def test_moves_are_done_one_after_the_other_and_told_with_their_answers() -> Non
 def test_what_cannot_be_done_is_left_out() -> None:
     world = World()
     assert world.play(
-        move("detach", which=1), move("release", tasks=2), move("arrive", tasks=1), move("reenqueue"), move("look"),
+        move("detach", which=1), move("release", tasks=2), move("arrive", tasks=1), move("reenqueue"), move("look"), move("regroup", tasks=1),
         move("destroy_held"), move("intrude"), move("let_go"), move("turns"), move("rest"),
     ) == []  # fmt: skip
     assert world.compared == 0, "nor is the table looked at where there is none"
