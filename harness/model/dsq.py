@@ -142,8 +142,11 @@ class DsqModel(Schedulers):
             cpu = ids.local_cpu(dsq_id)
             if 0 <= cpu < self.rules.possible_cpus:
                 return self._answer(op, gone, f"CPU {cpu}'s local DSQ", rule, at_least=0)
+            owner = self._owner()
+            cid = owner and owner.cid_form and cpu >= 0  # scx_cpu_ret(): what is negative is let pass
+            what = "cid" if cid else "CPU"
             return self._answer(
-                op, gone | {ENOENT}, f"CPU {cpu} is not possible", rule, aborts=f"invalid CPU {cpu}"
+                op, gone | {ENOENT}, f"{what} {cpu} is not possible", rule, aborts=f"invalid {what} {cpu}"
             )
         if dsq_id in table.maybe:
             return self._answer(op, gone | {OK, ENOENT}, "ops.init may have created it", rule)
@@ -165,6 +168,7 @@ class DsqModel(Schedulers):
         *,
         there: bool = True,
         refused: str = "",
+        cid_form: bool = False,
     ) -> Answer:
         """Attaching a struct_ops map: scx_root_enable_workfn().
 
@@ -172,12 +176,12 @@ class DsqModel(Schedulers):
         FaultAt.PERCPU) says that the n-th alloc_percpu made by init_dsq() failed, from 1: first the global
         DSQs, then the bypass DSQs, then ops.init. What fails before ops.init is attach's own -ENOMEM; from
         ops.init on attach answers 0 and the scheduler exits with the error. `sub_attach`: the scheduler takes
-        sub-schedulers, and then only associated programs find it.
+        sub-schedulers, and then only associated programs find it. `cid_form`: what it calls a CPU is a cid.
 
         With `cgroup` it attaches as a sub-scheduler, by the rules of harness.model.sub: `there` is whether there is
         such a cgroup, `refused` why validate_ops() has nothing of it.
         """
-        op = Op("attach", scheduler=scheduler, creates=tuple(creates), sub_attach=sub_attach, cgroup=cgroup)
+        op = Op("attach", 0, 0, scheduler, tuple(creates), sub_attach, cgroup, cid_form)
         at, busy = _fault(fault), self._busy(scheduler)
         if cgroup:
             tree = sub.Tree(self.rules, self.root, self.links)

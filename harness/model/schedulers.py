@@ -82,7 +82,9 @@ class Schedulers:
             for dsq_id in answer.made:
                 table.add(dsq_id)
         own = Hash() if self.features.global_hash else table
-        scheduler = Scheduler(op.scheduler, own, op.sub_attach, parent=parent, cgroup=op.cgroup or "/")
+        scheduler = Scheduler(
+            op.scheduler, own, op.sub_attach, parent=parent, cgroup=op.cgroup or "/", cid_form=op.cid_form
+        )  # fmt: skip
         self.links[scheduler.name] = scheduler
         if parent is None:
             self.root = scheduler

@@ -88,7 +88,8 @@ class Scheduler:
 
     `running`: it is scx_root or below it. `aborting`: why scx_error() was raised, until the scheduler is seen gone.
     A sub-scheduler has a `parent` and the `cgroup` (a path below the root) that it is attached to. `refusal`
-    is what its ops.sub_attach answers: 0 or a negative errno.
+    is what its ops.sub_attach answers: 0 or a negative errno. `cid_form`: it is of the form
+    whose CPUs are cids.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Scheduler:
     parent: Scheduler | None = None
     cgroup: str = "/"
     refusal: int = 0
+    cid_form: bool = False
 
     def above(self) -> Iterator[Scheduler]:
         """Itself and its ancestors, up to the root."""

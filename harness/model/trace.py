@@ -31,7 +31,8 @@ class Op:
     """One operation on the model. Fields that the verb does not use keep their defaults.
 
     `creates` is, for attach, what ops.init creates: pairs of DSQ id and node, in order; `sub_attach` tells
-    that the scheduler takes sub-schedulers, `cgroup` the one to which it attaches as a sub-scheduler.
+    that the scheduler takes sub-schedulers, `cgroup` the one to which it attaches as a sub-scheduler, `cid_form` that
+    it is a struct sched_ext_ops_cid.
     """
 
     verb: str
@@ -41,6 +42,7 @@ class Op:
     creates: tuple[tuple[int, int], ...] = ()
     sub_attach: bool = False
     cgroup: str = ""
+    cid_form: bool = False
 
     def __str__(self) -> str:
         if self.verb == "create":

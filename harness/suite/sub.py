@@ -83,7 +83,8 @@ class Subs:
     ) -> Answer:  # fmt: skip
         """What the model says of an attach, which is not done."""
         there = cgroup in self._ids
-        return self.model.attach(scheduler.name, creates, fault, nth, program == TAKES, cgroup, there=there)
+        takes = program == TAKES
+        return self.model.attach(scheduler.name, creates, fault, nth, takes, cgroup, there=there, cid_form=True)
 
     def unload(self, scheduler: BpfObject) -> None:
         """Closes one that is not attached."""

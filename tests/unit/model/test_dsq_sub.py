@@ -7,6 +7,7 @@ import errno
 
 import pytest
 
+from harness.model import ids
 from harness.model.dsq import DsqModel
 from harness.model.rules import EBUSY, EEXIST, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP
 from harness.model.state import Features
@@ -147,3 +148,17 @@ def test_its_cgroup_goes(model: DsqModel) -> None:
 def test_paths() -> None:
     assert within("/a/b", "/a") and within("/a", "/a") and within("/a", "/")
     assert not within("/ab", "/a") and not within("/", "/a")
+
+
+@pytest.mark.parametrize(
+    ("cid_form", "number", "says"),
+    [(True, 8, "invalid cid 8"), (True, ids.U32, "invalid CPU -1"), (False, 8, "invalid CPU 8"), (True, 1, None)],
+)
+def test_a_local_dsq_is_named_by_a_cid(cid_form: bool, number: int, says: str | None) -> None:
+    model = DsqModel(Features(), frozenset({0}), 2)
+    assert model.observe(model.attach("root", sub_attach=True, cid_form=cid_form), 0) is None
+    model.associate("root")
+    answer = model.nr_queued(ids.LOCAL_ON | number)
+    assert answer.aborts == says
+    assert model.observe(answer, -errno.ENOENT if says else 0) is None
+    assert model.aborting() == says

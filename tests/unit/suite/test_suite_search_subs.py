@@ -79,7 +79,7 @@ class Object(FakeObject):
             there = at in self.world.cgroups
         creates = [(one["first_id"] + number, -1) for number in range(one["nr_dsqs"])]
         takes = self.name.startswith("dsq_sub")
-        answer = kernel.attach(self.name, creates, None, None, takes, at, there=there)
+        answer = kernel.attach(self.name, creates, None, None, takes, at, there=there, cid_form=True)
         got = max(answer.values)
         end = None if None in answer.exits else max(one for one in answer.exits if one is not None)
         if got == 0 and end is not None:
@@ -254,7 +254,7 @@ def test_one_is_thrown_out_for_what_its_own_program_asked() -> None:
         attach(A), move("sub_live"),
     )  # fmt: skip
     assert answers(lines)[3:] == ["-ENOENT", "0", "0", ""]
-    assert world.expected == [r"invalid\ CPU\ 8"]
+    assert world.expected == [r"invalid\ cid\ 8"]
 
 
 @pytest.mark.parametrize("by", [0, NOBODY])
