@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from harness.faults.endings import ended_with
 from harness.guest.guest import BpfObject, Workload, dsq_context
 from harness.machine.deadline import Deadline
+from harness.model.sub import Tree
 from harness.model.trace import Answer
 from harness.records import GuestError, UsageError
 from harness.suite.dsq import ERRNO, STATE, Dsqs
@@ -20,6 +21,9 @@ TAKES, TAKES_NONE = "dsq_sub", "dsq_leaf"
 CALLS = ("create", "destroy", "nr_queued")
 NO_CGROUP = 0x7FFF_FFFF
 """An id that no cgroup has."""
+
+DETACHED = "unregistered from user space"
+"""The reason in the exit info of one whose link was dropped (scx_exit_reason())."""
 
 GONE_SECONDS = 10.0
 NAP_US = 3000
@@ -99,9 +103,14 @@ class Subs:
 
     def detach(self, scheduler: BpfObject) -> None:
         """Drops the link; it and all below it must have gone."""
-        answer = self.model.detach(scheduler.name)
+        ran, answer = self.model.running(scheduler.name), self.model.detach(scheduler.name)
         scheduler.detach()
         self._dsq.judge(answer, 0)
+        if ran:
+            told = scheduler.get("exit_reason", "exit_msg")
+            wrong = f"{scheduler.name} exited, the model let it run until it was detached: {told['exit_reason']}"
+            right = told["exit_reason"] == DETACHED
+            self._dsq.count("" if right else f"{wrong}: {told['exit_msg']} (scx_claim_exit)")
         self.check_running()
         if self.model.root is None:
             self._guest.wait_for(STATE, "disabled")
@@ -136,6 +145,11 @@ class Subs:
         while not scheduler.get("exited")["exited"]:
             if deadline.expired:
                 self._dsq.count(f"{deadline}: the model has it gone (scx_claim_exit)")
+
+    def owner(self, cgroup: str) -> str:
+        """The name of the scheduler whose a cgroup is, or nothing."""
+        found = Tree(self.model.rules, self.model.root, self.model.links).owner(cgroup)
+        return found.name if found else ""
 
     def refuse(self, scheduler: BpfObject, error: int) -> None:
         """What its ops.sub_attach answers from now on: 0 or a negative errno."""

@@ -170,7 +170,7 @@ def sequences() -> SearchStrategy[Drawn]:
     life = _story(begins, st.one_of(st.none(), *LIFE))
     tasks = _story(st.one_of(st.none(), *[_hold] * 5), st.one_of(st.none(), *TASKS))
     below = _story(often(st.none(), *[subs.BEGIN] * 9), often(st.none(), *subs.MOVES))
-    return often(life, life, tasks, tasks, below)
+    return st.one_of(life, tasks, below)
 
 
 UNSAMPLED = frozenset({"hold", "work", *subs.VERBS})

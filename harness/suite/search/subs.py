@@ -18,6 +18,7 @@ from harness.faults.endings import words as ending_words
 from harness.guest.guest import BpfObject
 from harness.model import ids
 from harness.model.ids import errno_name
+from harness.model.sub import within
 from harness.records import Operation
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE, Dsqs
@@ -47,13 +48,13 @@ _ids = often(*[_few] * 5, _others)
 _first = often(*[st.integers(0, 3)] * 6, st.sampled_from((ids.BUILTIN - 1, ids.BUILTIN)))
 _counts = st.sampled_from((1, 1, 2, 3, 0))
 _by = st.sampled_from((0, 1, 2, 3, 0, 1, 2, NOBODY))
-_which = st.integers(0, 3)
-_at = st.sampled_from((ROOT, A, BELOW, B, A, BELOW, NOWHERE))
+_which = st.sampled_from((0, 0, 0, 1, 0, 1, 2))
+_at = st.sampled_from((ROOT, A, BELOW, B, A, BELOW, A, BELOW, B, ROOT, NOWHERE))
 _takes = st.sampled_from((True, True, True, False))
-_errors = st.sampled_from((0, -13, -16, 0, -4095, 7, -4096))
+_errors = st.sampled_from((-13, -16, -4095, 7, -4096))
 
 
-BEGIN = made("sub_attach", at=st.just(ROOT), takes=st.just(True), first=_first, count=_counts)
+BEGIN = made("sub_attach", at=st.just(ROOT), takes=st.just(True), first=st.integers(0, 3), count=_counts)
 """A root that takes sub-schedulers."""
 
 _attach = made("sub_attach", at=_at, takes=_takes, first=_first, count=_counts)
@@ -61,16 +62,15 @@ _detach = made("sub_detach", which=_which)
 _create = made("sub_create", by=_by, id=_ids)
 
 MOVES = (
-    _attach, _attach, _attach, _attach, _detach, _detach, _create, _create,
+    _attach, _attach, _attach, _attach, _attach, _attach, _detach, _detach, _create, _create,
     made("sub_destroy", by=_by, id=_ids), made("sub_nr_queued", by=_by, id=_ids), made("sub_live"),
     made("sub_rmdir", at=st.sampled_from(CGROUPS)), made("sub_mkdir", at=st.sampled_from(CGROUPS)),
-    made("sub_refuse", which=_which, error=_errors), made("sub_again", which=_which), made("sub_objects"),
+    made("sub_refuse", at=_at, error=_errors), made("sub_again", which=_which), made("sub_objects"),
 )  # fmt: skip
 """Moves of schedulers above and below one another; what is there more than once is drawn more often."""
 
 NEEDS = {
-    "sub_detach": "sub_attach", "sub_live": "sub_attach", "sub_refuse": "sub_attach", "sub_again": "sub_attach",
-    "sub_mkdir": "sub_rmdir",
+    "sub_detach": "sub_attach", "sub_live": "sub_attach", "sub_again": "sub_attach", "sub_mkdir": "sub_rmdir",
 }  # fmt: skip
 """As moves.NEEDS."""
 
@@ -142,8 +142,6 @@ class SubMoves:
                 return None
             ours.scheduler.set("first_id", first)
             ours.scheduler.set("nr_dsqs", count)
-            if program == TAKES:
-                ours.scheduler.set("refusal", 0)
             return self._enable(subs, ours, [(first + number, -1) for number in range(count)])
 
     def _sub_again(self, subs: Subs, one: Operation) -> str | None:
@@ -198,11 +196,16 @@ class SubMoves:
         subs.detach(ours.scheduler)
 
     def _sub_refuse(self, subs: Subs, one: Operation) -> str | None:
-        takers = [ours for ours in self._linked() if ours.program == TAKES]
-        if not takers:
+        """Attaches one that the scheduler above it refuses, if that takes any."""
+        at = str(one.args["at"])
+        above = subs.owner(at)
+        takers = [ours.scheduler for ours in self._linked() if ours.program == TAKES and ours.scheduler.name == above]
+        if at == ROOT or not takers:
             return None
-        subs.refuse(_of(takers, one).scheduler, int(one.args["error"]))
-        return ""
+        subs.refuse(takers[0], int(one.args["error"]))
+        done = self._sub_attach(subs, Operation("sub_attach", {"at": at, "takes": True, "first": 0, "count": 1}))
+        subs.refuse(takers[0], 0)
+        return done
 
     def _thrown_out(self, subs: Subs) -> None:
         """Where the model says that the kernel throws one out, waits for it and compares what it says."""
@@ -219,19 +222,24 @@ class SubMoves:
     # --- cgroups ------------------------------------------------------------------------
 
     def _sub_rmdir(self, subs: Subs, one: Operation) -> str | None:
+        """With those below it."""
         at = str(one.args["at"])
-        if not subs.cgroup_id(at) or any(path.startswith(f"{at}/") and subs.cgroup_id(path) for path in CGROUPS):
+        if not subs.cgroup_id(at):
             return None
-        subs.rmdir(at)
-        self._thrown_out(subs)
+        for path in reversed(CGROUPS):
+            if within(path, at) and subs.cgroup_id(path):
+                subs.rmdir(path)
+                self._thrown_out(subs)
         return ""
 
     def _sub_mkdir(self, subs: Subs, one: Operation) -> str | None:
+        """With those above it."""
         at = str(one.args["at"])
-        above = at.rpartition("/")[0]
-        if subs.cgroup_id(at) or (above and not subs.cgroup_id(above)):
+        if subs.cgroup_id(at):
             return None
-        subs.cgroup(at)
+        for path in CGROUPS:
+            if within(at, path) and not subs.cgroup_id(path):
+                subs.cgroup(path)
         return ""
 
     # --- DSQs ---------------------------------------------------------------------------
@@ -268,9 +276,10 @@ class SubMoves:
     def _live(self, subs: Subs) -> bool:
         """Compares the set of live DSQs of each that runs; whether any does."""
         running = [ours for ours in self._linked() if self._dsq.model.running(ours.scheduler.name)]
+        subs.check_running()
         for ours in running:
             with self._spent("operations"):
-                subs.check_live(ours.scheduler, ours.cgroup)
+                self._dsq.check_live(ours.scheduler.name, ours.cgroup_id)
         return bool(running)
 
     def _sub_objects(self, subs: Subs, one: Operation) -> str | None:
@@ -280,4 +289,5 @@ class SubMoves:
 
 
 def _of(some: list[Ours], one: Operation) -> Ours:
-    return some[int(one.args["which"]) % len(some)]
+    """Which one is meant; 0 is the last that came, so that a root goes less often."""
+    return some[-1 - int(one.args["which"]) % len(some)]

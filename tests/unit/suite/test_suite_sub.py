@@ -143,6 +143,19 @@ def test_one_that_exits_for_nothing_is_a_disagreement(subs: Subs) -> None:
         subs.detach(sub)
 
 
+def test_one_that_had_gone_before_it_is_detached_is_a_disagreement(subs: Subs) -> None:
+    root = subs.add()
+    fake(root).detach = lambda: fake(root).exits("runtime error", "oops")  # type: ignore[method-assign]
+    with pytest.raises(Disagreed, match="the model let it run until it was detached: runtime error: oops"):
+        subs.detach(root)
+
+
+def test_whose_a_cgroup_is(subs: Subs) -> None:
+    assert subs.owner("/a/below") == ""
+    root, sub = subs.add(), subs.add("/a")
+    assert [subs.owner(path) for path in ("/a/below", "/a", "/b")] == [sub.name, sub.name, root.name]
+
+
 def test_a_cgroup_that_goes_takes_its_scheduler_along(subs: Subs) -> None:
     subs.add()
     sub = subs.add("/b")
