@@ -22,7 +22,7 @@ ANEW = 2
 
 RESTORED = 4
 """Of an insertion: the task was taken off for a change of its properties, its cgroup among them, and is put back
-(ENQUEUE_RESTORE of kernel/sched/sched.h; sched_change_end(), before 6.19 sched_move_task() itself)."""
+(ENQUEUE_RESTORE of kernel/sched/sched.h; sched_change_end() of core.c)."""
 
 
 class Kind(enum.IntEnum):
