@@ -161,11 +161,6 @@ class Subs:
         found = Tree(self.model.rules, self.model.root, self.model.links).owner(cgroup)
         return found.name if found else ""
 
-    def owner(self, cgroup: str) -> str:
-        """The name of the scheduler whose a cgroup is, or nothing."""
-        found = Tree(self.model.rules, self.model.root, self.model.links).owner(cgroup)
-        return found.name if found else ""
-
     def refuse(self, scheduler: BpfObject, error: int) -> None:
         """What its ops.sub_attach answers from now on: 0 or a negative errno."""
         scheduler.set("refusal", error)
