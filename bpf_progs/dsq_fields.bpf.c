@@ -4,12 +4,9 @@
  * flags, is a global variable; members of its ops are set before it is loaded. Only SCHED_EXT tasks are its own, so that
  * the rest of the system goes on whatever it answers.
  */
-#include "kharness.bpf.h"
+#include "flags.bpf.h"
 
 #define MAX_CREATES 8
-
-/* include/linux/sched/ext.h, enum scx_ops_flags. */
-#define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
 
 struct scx_init_task_args {
 	bool fork;

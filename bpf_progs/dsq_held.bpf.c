@@ -4,22 +4,12 @@
  * and each task that then runs. All tasks are to be pinned to one CPU: what is written down under the lock of its
  * runqueue is in the order in which it happened.
  */
-#include "kharness.bpf.h"
+#include "flags.bpf.h"
 
 #define HELD_DSQ 7
 #define MAX_EVENTS 4096
 #define MAX_TASKS 256
 #define MAX_VTIMES 256
-
-/* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, the rest of the system goes on. */
-#define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
-
-/* kernel/sched/ext/internal.h; the values differ between kernels. */
-enum scx_enq_flags {
-	SCX_ENQ_HEAD,
-	SCX_ENQ_PREEMPT,
-	SCX_ENQ_REENQ,
-};
 
 /* harness/model/order.py has the same. */
 enum { INSERTED = 1, MOVED = 2, RAN = 3 };
@@ -49,7 +39,6 @@ s32 queued[MAX_TASKS];
 u32 nr_queued;
 
 extern void scx_bpf_kick_cpu(s32 cpu, u64 flags) __ksym;
-extern void scx_bpf_dsq_reenq(u64 dsq_id, u64 reenq_flags) __ksym __weak;
 extern struct task_struct *scx_bpf_dsq_peek(u64 dsq_id) __ksym __weak;
 
 static __always_inline void write_down(u32 kind, struct task_struct *p, u64 vtime, u32 flags)
@@ -65,9 +54,6 @@ static __always_inline void write_down(u32 kind, struct task_struct *p, u64 vtim
 	/* The kind last, with a barrier: whoever reads meanwhile sees a whole event or none. */
 	__sync_lock_test_and_set(&event_kinds[slot], kind);
 }
-
-#define FLAG(name) \
-	(bpf_core_enum_value_exists(enum scx_enq_flags, name) ? bpf_core_enum_value(enum scx_enq_flags, name) : 0)
 
 static __always_inline u32 told(u64 enq_flags)
 {

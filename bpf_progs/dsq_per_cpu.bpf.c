@@ -4,18 +4,9 @@
  * one CPU it takes nothing: who lies there gets away only by the kernel's own doing. On its way offline a CPU can be made
  * to ask for a reenqueue, which then waits until something else is deferred there.
  */
-#include "kharness.bpf.h"
-
-/* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, the rest of the system goes on. */
-#define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
-
-/* kernel/sched/ext/internal.h; the value differs between kernels. */
-enum scx_enq_flags {
-	SCX_ENQ_REENQ,
-};
+#include "flags.bpf.h"
 
 extern s32 scx_bpf_task_cpu(const struct task_struct *p) __ksym;
-extern void scx_bpf_dsq_reenq(u64 dsq_id, u64 reenq_flags) __ksym __weak;
 extern const void __cpu_active_mask __ksym; /* kernel/cpu.c */
 
 u32 nr_cpus = 1;
@@ -53,8 +44,7 @@ s32 STRUCT_OPS(percpu_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_
 
 void STRUCT_OPS(percpu_enqueue, struct task_struct *p, u64 enq_flags)
 {
-	if (bpf_core_enum_value_exists(enum scx_enq_flags, SCX_ENQ_REENQ) &&
-	    enq_flags & bpf_core_enum_value(enum scx_enq_flags, SCX_ENQ_REENQ))
+	if (enq_flags & FLAG(SCX_ENQ_REENQ))
 		__sync_fetch_and_add(&anew, 1);
 	dsq_insert(p, scx_bpf_task_cpu(p), SCX_SLICE_DFL, enq_flags);
 }

@@ -4,13 +4,10 @@
  * destroyed. In ops.dispatch interrupts are off and the runqueue is locked: what is asked for there is done when
  * ops.dispatch has returned, and that waits until another CPU has destroyed the DSQ.
  */
-#include "kharness.bpf.h"
+#include "flags.bpf.h"
 
 #define MAX_CPUS 64
 #define TURNS (1 << 20)
-
-/* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, and there are none. */
-#define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
 
 /* Which CPUs are to ask for a reenqueue at their next dispatch, of which DSQ, and whether they destroy it themselves. */
 u64 wanted;
@@ -31,7 +28,6 @@ u64 patience_ns = 200000000;
 u32 nr_cpus = 1;
 
 extern void scx_bpf_kick_cpu(s32 cpu, u64 flags) __ksym;
-extern void scx_bpf_dsq_reenq(u64 dsq_id, u64 reenq_flags) __ksym __weak;
 
 static long until_destroyed(u64 i, u64 *end)
 {

@@ -3,7 +3,7 @@
  * A scheduler of the SCHED_EXT tasks on several user DSQs, two FIFOs and two ordered by virtual time, that does with each
  * task what scripts say, and writes down what happened on every CPU.
  */
-#include "kharness.bpf.h"
+#include "flags.bpf.h"
 #include "trace.bpf.h"
 
 /* harness/model/event.py and harness/suite/traced.py have the same. */
@@ -14,17 +14,9 @@
 #define MAX_WORDS 24
 #define TURNS (1 << 20)
 
-/* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only; exiting ones and those that may not migrate too. */
+/* include/linux/sched/ext.h, enum scx_ops_flags: exiting tasks and those that may not migrate too. */
 #define SCX_OPS_ENQ_EXITING (1ULL << 2)
-#define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
 #define SCX_OPS_ENQ_MIGRATION_DISABLED (1ULL << 4)
-
-/* kernel/sched/ext/internal.h; the values differ between kernels. */
-enum scx_enq_flags {
-	SCX_ENQ_HEAD,
-	SCX_ENQ_PREEMPT,
-	SCX_ENQ_REENQ,
-};
 
 u64 nr_anew;
 u64 nr_taken;
@@ -60,14 +52,10 @@ struct task_struct___affine {
 extern void scx_bpf_kick_cpu(s32 cpu, u64 flags) __ksym;
 extern s32 scx_bpf_task_cpu(const struct task_struct *p) __ksym;
 extern bool scx_bpf_task_set_slice(struct task_struct *p, u64 slice) __ksym __weak;
-extern void scx_bpf_dsq_reenq(u64 dsq_id, u64 reenq_flags) __ksym __weak;
 extern void scx_bpf_dsq_move_set_vtime(struct bpf_iter_scx_dsq *it, u64 vtime) __ksym __weak;
 extern bool scx_bpf_dsq_move(struct bpf_iter_scx_dsq *it, struct task_struct *p, u64 dsq_id, u64 enq_flags) __ksym __weak;
 extern bool scx_bpf_dsq_move_vtime(struct bpf_iter_scx_dsq *it, struct task_struct *p, u64 dsq_id,
 				   u64 enq_flags) __ksym __weak;
-
-#define FLAG(name) \
-	(bpf_core_enum_value_exists(enum scx_enq_flags, name) ? bpf_core_enum_value(enum scx_enq_flags, name) : 0)
 
 static __always_inline u32 turn_of(u32 *next)
 {

@@ -8,9 +8,7 @@
 #define SUB_BPF_H
 
 #include "calls.bpf.h"
-
-/* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, the rest of the system goes on. */
-#define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
+#include "flags.bpf.h"
 
 u64 nr_dsqs = 1;
 u64 first_id = 0;

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from harness.guest.pristine import BPF_FOLDER, Pristine, quiet
 from harness.host.toolchain import Toolchain
 from harness.machine.vm import Vm
 from harness.plan import Scheduler
-from harness.records import Operation
+from harness.records import MachineEnded, Operation
 
 Answer = dict[str, Any]
 """What the agent answered: its fields are told where it answers."""
@@ -261,6 +262,19 @@ class Guest:
     def settle(self) -> str:
         """Waits for quiescence; returns percpu_stats as text."""
         return quiet(self.agent)
+
+    @contextlib.contextmanager
+    def pinned(self, cpu: int) -> Iterator[None]:
+        """Within the block the agent, and what it runs, is on that CPU."""
+        self.agent.call("pin", record=False, cpu=cpu)
+        try:
+            yield
+        except MachineEnded:
+            raise  # nobody is there to be let go
+        except BaseException:
+            self.agent.call("pin", record=False, cpu=-1)
+            raise
+        self.agent.call("pin", record=False, cpu=-1)
 
     def visit(self, cpus: int) -> None:
         """The agent runs on each of so many CPUs once: what any of them did in one go is then done."""

@@ -87,22 +87,20 @@ class HeldReader:
     @contextlib.contextmanager
     def _reading(self, dsq_id: int) -> Iterator[BpfObject]:
         """The reader holds the DSQ within the block; everything else is done on another CPU."""
-        agent = self._guest.agent
         scale = self._bench.ready.pristine.scale
         reader = self._guest.load(PROGRAM, patience_ns=int(PATIENCE_SECONDS * scale * 1e9))
-        agent.call("pin", record=False, cpu=OTHER)
-        agent.call(
-            "run-beside", name=reader.name, prog="hold", ctx=dsq_context(dsq_id)[:8].hex(), task="reader", cpu=CPU
-        )
-        try:
-            self._started(reader)
-            yield reader
-        except MachineEnded:
-            raise
-        except BaseException:
+        context = dsq_context(dsq_id)[:8].hex()
+        with self._guest.pinned(OTHER):
+            self._guest.agent.call("run-beside", name=reader.name, prog="hold", ctx=context, task="reader", cpu=CPU)
+            try:
+                self._started(reader)
+                yield reader
+            except MachineEnded:
+                raise
+            except BaseException:
+                self._let_go(reader)
+                raise
             self._let_go(reader)
-            raise
-        self._let_go(reader)
 
     def _started(self, reader: BpfObject) -> None:
         deadline = Deadline(START_SECONDS * self._bench.ready.pristine.scale, "the reader to look the DSQ up")
@@ -114,4 +112,3 @@ class HeldReader:
         reader.set("release", 1)
         agent, scale = self._guest.agent, self._bench.ready.pristine.scale
         agent.call("reap", record=False, name="reader", timeout_ms=int(1000 * START_SECONDS * scale))
-        agent.call("pin", record=False, cpu=-1)

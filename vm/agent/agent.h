@@ -69,6 +69,10 @@ int write_file(const char *path, const char *data, size_t len, bool append);
 long long now_us(void);
 void sleep_us(long us);
 
+/* turns.c: one turn of a worker, which counts as progress; and, of workers that were reaped, the cgroups that they made. */
+void work_turn(const char *kind, long us);
+void work_forget_cgroups(const pid_t *pids, int nr);
+
 /* work.c */
 void do_spawn(const struct op *op, struct reply *r);
 void do_work(const struct op *op, struct reply *r);

@@ -4,13 +4,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,7 +16,6 @@
 
 #define MAX_GROUPS 64
 #define MAX_WORKERS 256
-#define CGROUP_ROOT "/sys/fs/cgroup"
 #ifndef SCHED_EXT
 #define SCHED_EXT 7 /* include/uapi/linux/sched.h */
 #endif
@@ -67,113 +63,6 @@ static void group_free(struct group *g)
 {
 	munmap((void *)g->progress, MAX_WORKERS * sizeof(uint64_t));
 	g->nr = 0;
-}
-
-static void fork_once(void)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(0);
-	if (pid > 0)
-		waitpid(pid, NULL, 0);
-}
-
-/* A child of the worker's that has something to do for ever: mostly it waits for a CPU. */
-static pid_t spinner(void)
-{
-	static pid_t pid;
-
-	if (pid)
-		return pid;
-	pid = fork();
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		for (;;)
-			;
-	}
-	return pid;
-}
-
-/* Another task's properties change, wherever it is then: its niceness, and the CPUs that it may run on. */
-static void nudge(long us)
-{
-	static unsigned int turns;
-	static cpu_set_t all;
-	cpu_set_t one;
-	pid_t pid = spinner();
-
-	if (!turns++)
-		sched_getaffinity(0, sizeof(all), &all);
-	setpriority(PRIO_PROCESS, pid, turns % 5);
-	CPU_ZERO(&one);
-	CPU_SET(turns % CPU_COUNT(&all), &one);
-	sched_setaffinity(pid, sizeof(all), turns % 3 ? &all : &one);
-	sleep_us(us);
-}
-
-static bool put(const char *folder, const char *name, const char *text)
-{
-	char path[96];
-	bool done;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return done;
-}
-
-/* The cgroup of a worker goes. It is busy for a while after the last of its tasks was reaped. */
-static bool remove_cgroup(pid_t pid)
-{
-	char group[64];
-
-	snprintf(group, sizeof(group), CGROUP_ROOT "/work-%d", pid);
-	while (rmdir(group)) {
-		if (errno != EBUSY)
-			return errno == ENOENT;
-		sleep_us(1000);
-	}
-	return true;
-}
-
-/*
- * The worker makes a cgroup, moves there, has a child there, moves back and removes it. With the controller, which others
- * may have taken away, each move is one between task groups (sched_move_task()).
- */
-static void regroup(void)
-{
-	char group[64];
-
-	snprintf(group, sizeof(group), CGROUP_ROOT "/work-%d", getpid());
-	if (!put(CGROUP_ROOT, "cgroup.subtree_control", "+cpu") || mkdir(group, 0755) || !put(group, "cgroup.procs", "0"))
-		_exit(6);
-	fork_once();
-	if (!put(CGROUP_ROOT, "cgroup.procs", "0") || !remove_cgroup(getpid()))
-		_exit(7);
-}
-
-/* What one worker does for ever; every turn counts as progress. */
-static void work_turn(const char *kind, long us)
-{
-	if (!strcmp(kind, "spin")) {
-		for (volatile int i = 0; i < 20000; i++)
-			;
-	} else if (!strcmp(kind, "sleep")) {
-		sleep_us(us);
-	} else if (!strcmp(kind, "yield")) {
-		sched_yield();
-	} else if (!strcmp(kind, "fork")) {
-		fork_once();
-	} else if (!strcmp(kind, "nudge")) {
-		nudge(us);
-	} else if (!strcmp(kind, "cgroup")) {
-		regroup();
-	} else {
-		_exit(2);
-	}
 }
 
 static bool pin(long cpu)
@@ -259,6 +148,24 @@ void do_work(const struct op *op, struct reply *r)
 	buf_printf(&r->body, "]");
 }
 
+/* A group's only task: its pid, 0 in the child itself, -1 with an answer and without the group. */
+static pid_t group_fork(struct group *g, struct reply *r)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		setpgid(0, 0);
+	} else if (pid < 0) {
+		reply_error(r, errno, "fork: %s", strerror(errno));
+		group_free(g);
+	} else {
+		g->pids[0] = pid;
+		g->nr = 1;
+	}
+	return pid;
+}
+
 /* spawn: one program, argv in a0, a1, ...; its output goes to the file "out". */
 void do_spawn(const struct op *op, struct reply *r)
 {
@@ -279,19 +186,17 @@ void do_spawn(const struct op *op, struct reply *r)
 			key[2] = 0;
 		}
 	}
-	pid = fork();
+	pid = group_fork(g, r);
 	if (!pid) {
 		int fd = open(out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 
-		setpgid(0, 0);
 		dup2(fd, 1);
 		dup2(fd, 2);
 		execvp(argv[0], argv);
 		_exit(127);
 	}
-	g->pids[0] = pid;
-	g->nr = 1;
-	reply_int(r, "pid", pid);
+	if (pid > 0)
+		reply_int(r, "pid", pid);
 }
 
 pid_t work_fork(const char *name, long cpu, struct reply *r)
@@ -301,21 +206,9 @@ pid_t work_fork(const char *name, long cpu, struct reply *r)
 
 	if (!g)
 		return -1;
-	pid = fork();
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		setpgid(0, 0);
-		if (!pin(cpu))
-			_exit(126);
-		return 0;
-	}
-	if (pid < 0) {
-		reply_error(r, errno, "fork: %s", strerror(errno));
-		group_free(g);
-		return -1;
-	}
-	g->pids[0] = pid;
-	g->nr = 1;
+	pid = group_fork(g, r);
+	if (!pid && !pin(cpu))
+		_exit(126);
 	return pid;
 }
 
@@ -357,10 +250,8 @@ static void group_kill(struct group *g)
 	}
 	for (int i = 0; i < g->nr; i++)
 		waitpid(g->pids[i], NULL, 0);
-	for (int i = 0; g->cgroups && i < g->nr; i++)
-		remove_cgroup(g->pids[i]);
 	if (g->cgroups)
-		put(CGROUP_ROOT, "cgroup.subtree_control", "-cpu");
+		work_forget_cgroups(g->pids, g->nr);
 	group_free(g);
 }
 

@@ -58,9 +58,8 @@ def enqueued_anew(dsq: Dsqs, scheduler: BpfObject, asked_by: int, *, before: int
 
 def reenqueue_from(guest: Guest, scheduler: BpfObject, cpu: int) -> None:
     """A CPU asks for a reenqueue of its own DSQ; what waits there is done with it (process_deferred_reenq_users())."""
-    guest.agent.call("pin", cpu=cpu)
-    scheduler.run("reenqueue", struct.pack("<Q", cpu))
-    guest.agent.call("pin", cpu=-1)
+    with guest.pinned(cpu):
+        scheduler.run("reenqueue", struct.pack("<Q", cpu))
 
 
 def asks_as_it_goes(cpu: Cpu, scheduler: BpfObject, dsq_id: int) -> int:
@@ -116,9 +115,8 @@ def test_a_dsq_has_data_for_a_cpu_that_was_offline_when_it_was_made(guest: Guest
     cpu.online()
     load = guest.work("sleep", TASKS, us=1000, cpu=last, ext=True)
     lie_on_the_dsq(dsq, last, TASKS)
-    guest.agent.call("pin", cpu=last)
-    (answer,) = scheduler.run("reenqueue", struct.pack("<Q", last))
-    guest.agent.call("pin", cpu=-1)
+    with guest.pinned(last):
+        (answer,) = scheduler.run("reenqueue", struct.pack("<Q", last))
     need(answer != -errno.EOPNOTSUPP, REENQ)
     enqueued_anew(dsq, scheduler, last)
     lie_on_the_dsq(dsq, last, TASKS)

@@ -58,15 +58,14 @@ def traced(dsq: Dsqs, bench: Bench, features: Features) -> TracedTasks:
 @pytest.mark.machines("default", "cpu1", "cpu8")
 def test_from_each_cpu(traced: TracedTasks, bench: Bench) -> None:
     """Each task on the DSQ is enqueued anew once, whichever CPU asks; it may come to another DSQ."""
-    agent, asked = bench.guest.agent, 0
+    asked = 0
     before = traced.number("nr_anew")
     for cpu in range(bench.ready.machine.spec.online_cpus):
-        agent.call("pin", record=False, cpu=cpu)
-        for number in range(NR_DSQS):
-            asked += traced.count(number)
-            traced.reenqueue(number)
-            traced.anew(before + asked)
-    agent.call("pin", record=False, cpu=-1)
+        with bench.guest.pinned(cpu):
+            for number in range(NR_DSQS):
+                asked += traced.count(number)
+                traced.reenqueue(number)
+                traced.anew(before + asked)
     traced.settled()
     traced.let_go()
     traced.end()
@@ -90,7 +89,6 @@ def test_while_a_cpu_goes_and_comes_back(traced: TracedTasks, bench: Bench) -> N
     if not last:
         pytest.skip("this machine has one CPU, which stays")
     cpu = Cpu(bench.guest, last, traced.scheduler)
-    agent = bench.guest.agent
     traced.let_go()
     for load in tuple(traced.loads[1:]):  # the kernel would force those that are pinned off it
         traced.end_load(load)
@@ -101,9 +99,8 @@ def test_while_a_cpu_goes_and_comes_back(traced: TracedTasks, bench: Bench) -> N
         switch()
         traced.reap()
         traced.run(traced.number("nr_events") + 500)
-    agent.call("pin", record=False, cpu=last)
-    traced.reenqueue(NO_DSQ, TIMES)
-    agent.call("pin", record=False, cpu=-1)
+    with bench.guest.pinned(last):
+        traced.reenqueue(NO_DSQ, TIMES)
     traced.run(traced.number("nr_events") + 500)
     traced.end()
 
@@ -116,17 +113,15 @@ def test_of_a_dsq_that_is_destroyed(
     need(features.percpu_data, "percpu data in its DSQs")
     need(features.reenq, WHAT)
     cpus = bench.ready.machine.spec.online_cpus
-    agent = bench.guest.agent
     with percpu_poison.armed(dsq):
         scheduler = dsq.attach(PROGRAM, nr_cpus=cpus, patience_ns=int(PATIENCE_NS * dsq.scale))
         ids = itertools.count(FIRST_ID)
         for cpu in sorted({0, cpus - 1}):  # on each other one reenqueues then wait
             destroyed_there(dsq, bench, scheduler, next(ids), cpu)
-            agent.call("pin", record=False, cpu=cpu)
             others = (1 << cpus) - 1 & ~(1 << cpu)
-            if others and not any(destroyed_under(dsq, scheduler, next(ids), others) for _ in range(TRIES)):
-                raise Inconclusive(f"the other CPUs never waited for CPU {cpu} in {TRIES} tries")
-            agent.call("pin", record=False, cpu=-1)
+            with bench.guest.pinned(cpu):
+                if others and not any(destroyed_under(dsq, scheduler, next(ids), others) for _ in range(TRIES)):
+                    raise Inconclusive(f"the other CPUs never waited for CPU {cpu} in {TRIES} tries")
         made = next(ids) - FIRST_ID
         dsq.check_live()
         seen = percpu_poison.look()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from harness.faults.cause import Cause, Window
-from harness.guest.guest import BpfObject
+from harness.guest.guest import BpfObject, Guest
 from harness.model.state import Features
 from harness.records import Evidence, FaultSummary, Finding, Frame
 from harness.suite.bench import Bench
@@ -122,6 +122,9 @@ class FakeGuest:
         found = self.objects.setdefault(program, FakeObject(f"{program}1"))
         found.variables |= variables
         return found
+
+    def pinned(self, cpu: int) -> contextlib.AbstractContextManager[None]:
+        return Guest.pinned(cast(Guest, self), cpu)
 
     def tid(self) -> int:
         return int(self.agent.call("ping")["tid"])
