@@ -15,11 +15,11 @@ import typer
 
 from benchmarks import bench
 from benchmarks.rows import Row, table
+from harness.errors import Exit, KharnessError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
 from harness.plan import CACHE_CAP_GIB, DEFAULT_ARCHES
-from harness.records import Exit, KharnessError
 from harness.suite.session import Ready
 
 SAMPLE_SECONDS = 1.0

@@ -13,6 +13,7 @@ from benchmarks.rows import Row
 from harness.build import kbuild
 from harness.build.make import BuildRequest
 from harness.definition import load
+from harness.errors import GuestError, HarnessError
 from harness.guest import pristine
 from harness.guest.agent import Agent
 from harness.guest.guest import Guest, dsq_context
@@ -32,7 +33,7 @@ from harness.plan import (
     SourceRequest,
 )
 from harness.prepare import Workbench
-from harness.records import GuestError, HarnessError, Role
+from harness.records import Role
 from harness.source import debian
 from harness.sources import Sources
 from harness.suite.bench import Bench

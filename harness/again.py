@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 from harness import replay
+from harness.errors import Exit, HarnessError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.plan import CACHE_CAP_GIB, DEFAULT_SUITE, KernelRequest, Plan, SourceRequest
-from harness.records import Exit, HarnessError, Outcome
+from harness.records import Outcome
 from harness.run import Conductor
 from harness.suite.search.words import words
 from harness.verdict import Results

@@ -21,9 +21,10 @@ from typing import Any
 import yaml
 
 from harness.definition import load
+from harness.errors import UsageError
 from harness.plan import Allowed
 from harness.planfile import CHECKOUT, compose, convert_some, keyed
-from harness.records import Finding, UsageError
+from harness.records import Finding
 
 FILE = "allow.yaml"
 """The list of a suite: in its folder or the nearest one above."""

@@ -16,8 +16,8 @@ import typer
 from harness import allow as allowlist
 from harness import plan as defaults
 from harness import planfile
+from harness.errors import Exit, KharnessError
 from harness.plan import Plan, Visit, Wishes
-from harness.records import Exit, KharnessError
 
 app = typer.Typer(
     name="kharness", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,

@@ -15,9 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 from harness.definition import load
+from harness.errors import HarnessError, UsageError
 from harness.host import process
 from harness.plan import DEFAULT_MACHINE, Plan, Survey, Surveyed, Wanted
-from harness.records import HarnessError, UsageError, decode, encode
+from harness.records import decode, encode
 
 ROOT = Path(__file__).resolve().parents[1]
 USER_SUITE = ROOT / "tests/kernel/user"

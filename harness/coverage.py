@@ -10,13 +10,14 @@ from pathlib import Path, PurePath
 
 from harness.build import gcov
 from harness.build.buildlog import BUILD, SRC
+from harness.errors import HarnessError, KharnessError
 from harness.host.toolchain import Toolchain
 from harness.journal import Journal
 from harness.oracles import coverage
 from harness.oracles.coverage import Counts, Coverage
 from harness.oracles.csource import Source
 from harness.plan import PROFILE
-from harness.records import EventKind, HarnessError, Kernel, KharnessError, encode
+from harness.records import EventKind, Kernel, encode
 from harness.suite.coverage import FOLDER
 
 FILE = "coverage.json"

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from harness.records import MachineSpec, UsageError, decode
+from harness.errors import UsageError
+from harness.records import MachineSpec, decode
 
 VM_FOLDER = Path(__file__).resolve().parents[1] / "vm"
 

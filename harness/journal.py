@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness.records import SCHEMA, Event, EventKind, HarnessError, KharnessError, decode, encode
+from harness.errors import HarnessError, KharnessError
+from harness.records import SCHEMA, Event, EventKind, decode, encode
 
 
 class Journal:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import msgspec
 
-from harness.records import SCHEMA, Fault, Kernel, Machine, Operation, Role, UsageError
+from harness.errors import UsageError
+from harness.records import SCHEMA, Fault, Kernel, Machine, Operation, Role
 
 DEFAULT_SERIES = "7.2"
 """The Debian kernel series that is tested when nothing else is named."""

@@ -17,8 +17,9 @@ import yaml
 
 from harness import plan as defaults
 from harness.definition import load
+from harness.errors import UsageError
 from harness.plan import RIVALS, BpfRequest, Plan, SourceRequest, Visit, Wishes, requests
-from harness.records import Role, UsageError, encode
+from harness.records import Role, encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 VARIANTS = CHECKOUT / "kconfigs" / "variants"

@@ -21,6 +21,7 @@ from harness.build.make import BuildRequest
 from harness.build.scheduler import Compiler
 from harness.build.symbols import Symbols
 from harness.definition import Definition, load
+from harness.errors import KernelFailure, MachineEnded
 from harness.faults import plans
 from harness.guest import pristine
 from harness.guest.guest import Guest
@@ -36,18 +37,7 @@ from harness.oracles import crash, dmesg
 from harness.oracles.frames import neutral, signature
 from harness.oracles.log import parse_kmsg
 from harness.plan import PROFILE, KernelRequest, Plan, Scheduler, Target
-from harness.records import (
-    EventKind,
-    Evidence,
-    Finding,
-    Kernel,
-    KernelFailure,
-    Machine,
-    MachineEnded,
-    Outcome,
-    Role,
-    TestResult,
-)
+from harness.records import EventKind, Evidence, Finding, Kernel, Machine, Outcome, Role, TestResult
 from harness.source.tree import Tree
 from harness.sources import Sources
 

@@ -8,9 +8,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.host.cache import write_atomically
 from harness.plan import Allowed, BpfRequest, FaultPlan
-from harness.records import SCHEMA, Kernel, Scenario, UsageError, decode, encode
+from harness.records import SCHEMA, Kernel, Scenario, decode, encode
 
 
 @dataclass(frozen=True)

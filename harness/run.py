@@ -14,23 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import children, collect, coverage, prepare
+from harness.errors import Exit, HarnessError, KharnessError, UsageError
 from harness.host import capacity, doctor
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain, open_toolchain
 from harness.journal import Journal, read
 from harness.plan import Plan, Session, Target
-from harness.records import (
-    SCHEMA,
-    Event,
-    EventKind,
-    Exit,
-    HarnessError,
-    KharnessError,
-    Role,
-    UsageError,
-    encode,
-)
+from harness.records import SCHEMA, Event, EventKind, Role, encode
 from harness.report import excerpt, html, junit, results, terminal
 from harness.sources import Sources
 from harness.verdict import Results, judge

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.build.symbols import Symbols
+from harness.errors import Ended, Exit, How, KernelFailure, KharnessError, MachineEnded
 from harness.guest import files, kept, pristine, remote, terminal
 from harness.guest.booted import Booted
 from harness.guest.guest import Guest
@@ -30,7 +31,7 @@ from harness.oracles.log import parse_console
 from harness.oracles.rules import STALLS
 from harness.plan import Plan, Visit
 from harness.prepare import Workbench
-from harness.records import Ended, Exit, How, Kernel, KernelFailure, KharnessError, MachineEnded
+from harness.records import Kernel
 from harness.report.text import clean, place
 from harness.sources import Sources
 

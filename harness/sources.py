@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
 from harness.plan import KernelRequest, Plan, SourceRequest
-from harness.records import Role, UsageError
+from harness.records import Role
 from harness.source import debian, local, patched, series
 from harness.source.tree import Tree, kernel_version
 

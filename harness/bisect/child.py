@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from harness.errors import Exit, KharnessError
 from harness.host.cache import write_atomically
 from harness.plan import Plan
-from harness.records import Exit, KharnessError, decode, encode
+from harness.records import decode, encode
 from harness.run import conduct
 
 

@@ -27,12 +27,12 @@ from harness.bisect.symbols import Symbols
 from harness.build import configure
 from harness.build.make import BuildRequest
 from harness.definition import load
+from harness.errors import Exit, UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
 from harness.plan import CONFIDENCE, DEFAULT_FIND, END_RUNS, END_TRIES, KernelRequest, Pinned, Plan
 from harness.planfile import unknown
-from harness.records import Exit, UsageError
 from harness.report import results
 from harness.source import debian, local
 from harness.sources import Sources

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bisect.history import History, Point, called
+from harness.errors import HarnessError, UsageError
 from harness.host.process import Done, end, how_ended, run, spawn
-from harness.records import HarnessError, UsageError
 from harness.source import repository
 from harness.source.repository import environment
 

@@ -19,9 +19,9 @@ from harness.bisect.history import History, called
 from harness.bisect.judge import Wanted
 from harness.bisect.search import Choice, Cost, Find, Known, Search, Seen, enough
 from harness.bisect.state import Finding, Outcome, Run, State
+from harness.errors import GuestError, UsageError
 from harness.host.progress import duration
 from harness.plan import CONFIDENCE, END_RUNS, END_TRIES
-from harness.records import GuestError, UsageError
 from harness.words import plural
 
 LEAST_CHANCE = 0.001

@@ -13,8 +13,9 @@ from typing import Any
 
 from harness.bisect.drive import Asked
 from harness.bisect.state import State
+from harness.errors import UsageError
 from harness.plan import Plan
-from harness.records import UsageError, encode
+from harness.records import encode
 
 DAY = "day"
 """The note that says when a bisection began, as an ISO date."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from harness import allow
 from harness.bisect.state import Finding, Outcome
-from harness.records import Exit, UsageError, Verdict
+from harness.errors import Exit, UsageError
 from harness.records import Outcome as Ended
+from harness.records import Verdict
 from harness.report.text import distinct, place
 from harness.verdict import BOOT, BUILD, Results, TestRow
 from harness.verdict.compare import signatures

@@ -15,9 +15,9 @@ from harness.bisect.state import Run
 from harness.build import inputs
 from harness.build.inputs import Inputs
 from harness.definition import VM_FOLDER, load
+from harness.errors import HarnessError
 from harness.host.cache import Cache
 from harness.plan import KernelRequest, Plan, SourceRequest
-from harness.records import HarnessError
 
 MODULE = VM_FOLDER / "module"
 """Our module's source: what it includes of the kernel's headers takes part in every build."""

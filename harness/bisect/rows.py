@@ -15,7 +15,8 @@ from harness.bisect.drive import Ending
 from harness.bisect.judge import Wanted
 from harness.bisect.search import Find
 from harness.bisect.state import Run
-from harness.records import SCHEMA, Exit, UsageError, decode, encode
+from harness.errors import Exit, UsageError
+from harness.records import SCHEMA, decode, encode
 from harness.report.results import store
 
 BISECT = "bisect.json"

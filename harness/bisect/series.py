@@ -15,9 +15,10 @@ from harness.bisect.ranges import dull, taking_part
 from harness.bisect.rows import Candidate
 from harness.bisect.state import Run
 from harness.build.inputs import Inputs
+from harness.errors import HarnessError, UsageError
 from harness.host.cache import Cache
 from harness.plan import KernelRequest, Plan
-from harness.records import HarnessError, Role, UsageError
+from harness.records import Role
 from harness.source.series import Patch, read
 
 BASE = "base"

@@ -17,7 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from harness.records import SCHEMA, HarnessError, UsageError, decode, encode
+from harness.errors import HarnessError, UsageError
+from harness.records import SCHEMA, decode, encode
 
 STATE = "state.jsonl"
 HEAD = b'{"schema":'

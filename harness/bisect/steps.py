@@ -21,9 +21,10 @@ from harness.bisect.child import Answer
 from harness.bisect.judge import Wanted
 from harness.bisect.state import Outcome, Run
 from harness.collect import ROOT
+from harness.errors import Exit, GuestError, HarnessError, UsageError
 from harness.host.process import end, spawn
 from harness.plan import KernelRequest, Plan
-from harness.records import Exit, GuestError, HarnessError, UsageError, decode, encode
+from harness.records import decode, encode
 from harness.report import results
 from harness.source.patched import DoesNotApply
 from harness.verdict import Results

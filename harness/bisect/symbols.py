@@ -17,9 +17,9 @@ from harness.bisect.state import Run
 from harness.bisect.steps import Impossible
 from harness.build import kconfig
 from harness.build.kconfig import Entry, Kconfig, Refused
+from harness.errors import UsageError
 from harness.host.cache import write_atomically
 from harness.plan import KernelRequest
-from harness.records import UsageError
 
 OLD = "k0000"
 ROUNDS = 12

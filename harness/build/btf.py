@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.build.symbols import Tools
+from harness.errors import HarnessError
 from harness.host.toolchain import Bind
-from harness.records import HarnessError
 
 _INSIDE = "/run/vmlinux"
 _TYPE = re.compile(r"^\[(\d+)\] (STRUCT|UNION|FUNC) '([^']+)'")

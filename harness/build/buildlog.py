@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.records import HarnessError, KernelFailure, KharnessError, UsageError
+from harness.errors import HarnessError, KernelFailure, KharnessError, UsageError
 
 SRC = "/src"
 """Where the kernel tree is bound inside the toolchain."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from harness.build import kconfig, steering
 from harness.build.kconfig import Kconfig
 from harness.build.make import CONFIG_SECONDS, FORMAT, BuildRequest, Make, key
+from harness.errors import HarnessError
 from harness.host.cache import Cache, remove
 from harness.host.progress import Phase, Progress
 from harness.host.toolchain import Toolchain
-from harness.records import HarnessError
 
 
 def configure(request: BuildRequest, toolchain: Toolchain, cache: Cache, progress: Progress) -> Kconfig:

@@ -10,9 +10,10 @@ from typing import Any
 
 from harness.build.kbuild import NOTES
 from harness.definition import load
+from harness.errors import HarnessError
 from harness.host.toolchain import Bind, Toolchain
 from harness.plan import PROFILE
-from harness.records import HarnessError, Kernel
+from harness.records import Kernel
 
 SECONDS = 300.0
 

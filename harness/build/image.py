@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definition import Definition
+from harness.errors import HarnessError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
-from harness.records import HarnessError, Kernel
+from harness.records import Kernel
 
 ROOT = Path(__file__).resolve().parents[2]
 BPF_FOLDER = ROOT / "bpf_progs"

@@ -16,11 +16,12 @@ from harness.build import buildlog, kconfig, kept
 from harness.build.configure import config_file
 from harness.build.make import CONFIG_SECONDS, FORMAT, BuildRequest, Make, key
 from harness.build.steps import Steps
+from harness.errors import HarnessError, KernelFailure
 from harness.host.cache import Cache, remove, write_atomically
 from harness.host.process import DiskFull
 from harness.host.progress import Phase, Progress
 from harness.host.toolchain import Toolchain
-from harness.records import HarnessError, Kernel, KernelFailure, Role
+from harness.records import Kernel, Role
 
 BUILD_SECONDS = 6 * 3600.0
 FIRST_GUESS = 1000

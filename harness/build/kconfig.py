@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.records import HarnessError, KharnessError, UsageError
+from harness.errors import HarnessError, KharnessError, UsageError
 
 # The value forms of scripts/kconfig/confdata.c: tristate, int, hex, string with \" and \\ escapes.
 _VALUE = r'[ymn]|-?\d+|0[xX][0-9a-fA-F]+|"(?:[^"\\]|\\.)*"'

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from harness.build.btf import Btf
 from harness.build.image import BPF_FOLDER, GUEST, GuestBuild
+from harness.errors import HarnessError, UsageError
 from harness.host.toolchain import Bind, Toolchain
 from harness.plan import BpfRequest, Scheduler
-from harness.records import HarnessError, UsageError
 
 # Below /tmp, which is private: bubblewrap would leave other mount points behind in the shared root.
 USER, KERNEL, OUT, TYPES = "/tmp/user", "/tmp/kernel", "/tmp/out", "/tmp/types"

@@ -10,7 +10,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
-from harness.records import HarnessError
+from harness.errors import HarnessError
 
 _NOT_CODE = (".BTF", ".notes")
 """Loaded, but not what a CPU runs: pahole numbers types as its threads come, .notes has the build id."""

@@ -18,11 +18,12 @@ from pathlib import Path
 from harness.build import buildlog
 from harness.build.buildlog import BUILD, SRC
 from harness.build.image import GUEST, VM_FOLDER, GuestBuild
+from harness.errors import HarnessError
 from harness.host.cache import Cache, remove
 from harness.host.progress import Phase, Progress
 from harness.host.toolchain import Bind, Toolchain
 from harness.plan import Selftest
-from harness.records import HarnessError, Kernel
+from harness.records import Kernel
 from harness.source.tree import Tree
 
 FOLDER = "tools/testing/selftests/sched_ext"

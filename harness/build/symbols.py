@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.errors import HarnessError
 from harness.host.process import Done
 from harness.host.toolchain import Bind
-from harness.records import Frame, HarnessError
+from harness.records import Frame
 
 _INSIDE = "/run/vmlinux"
 _SOURCE = "/src/"

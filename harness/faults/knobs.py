@@ -19,8 +19,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from harness.errors import UsageError
 from harness.faults.sites import base_name
-from harness.records import Fault, UsageError
+from harness.records import Fault
 
 Knob = tuple[str, str]
 Ranges = Mapping[str, tuple[int, int]]

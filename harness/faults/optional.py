@@ -18,8 +18,9 @@ from typing import Any, Literal
 import yaml
 
 from harness.definition import load
+from harness.errors import UsageError
 from harness.planfile import compose, convert_some, keyed
-from harness.records import FaultSite, UsageError
+from harness.records import FaultSite
 
 FILE = "optional.yaml"
 KEYS: dict[str, Any] = {

@@ -20,10 +20,11 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 import yaml
 
+from harness.errors import UsageError
 from harness.faults.knobs import Ranges, resolve
 from harness.plan import FaultPlan
 from harness.planfile import compose, convert_some, keyed, unknown
-from harness.records import Fault, UsageError
+from harness.records import Fault
 
 What = Literal["any", "failslab", "page", "function"]
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.records import FaultSite, FaultSummary, Frame, HarnessError
+from harness.errors import HarnessError
+from harness.records import FaultSite, FaultSummary, Frame
 from harness.words import plural
 
 _CLONE = re.compile(r"(?:\.(?:isra|constprop|part|cold|llvm)(?:\.\d+)*)+$")

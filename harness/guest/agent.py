@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.errors import GuestError
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import GuestError, Operation, OpResult
+from harness.records import Operation, OpResult
 
 CALL_SECONDS = 15.0
 """Nominal deadline of one operation; the machine's scale multiplies it."""

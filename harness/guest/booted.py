@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable
 from types import TracebackType
 
+from harness.errors import GuestError
 from harness.guest.agent import Agent
 from harness.guest.pristine import BROKEN, READY
 from harness.host.toolchain import Toolchain
 from harness.machine.deadline import MAX_SCALE, Deadline
 from harness.machine.qemu import Launch
 from harness.machine.vm import Vm
-from harness.records import GuestError
 
 FOR_EVER = 30 * 86400.0
 """Seconds; as long as somebody may sit before a debugger."""

@@ -10,9 +10,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.guest.remote import Remote
 from harness.host.process import NO_SPACE, DiskFull
-from harness.records import UsageError
 
 
 @dataclass(frozen=True)

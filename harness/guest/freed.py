@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from harness.errors import GuestError
 from harness.guest.agent import Agent
-from harness.records import GuestError
 
 POISON = "/sys/kernel/debug/kharness/poison"
 HELD = "/sys/kernel/debug/kharness/held"

@@ -14,12 +14,13 @@ from types import TracebackType
 from typing import Any
 
 from harness.build.image import USER_FOLDER
+from harness.errors import MachineEnded
 from harness.guest.agent import Agent, AgentError, encode_steps
 from harness.guest.pristine import BPF_FOLDER, Pristine, quiet
 from harness.host.toolchain import Toolchain
 from harness.machine.vm import Vm
 from harness.plan import Scheduler
-from harness.records import MachineEnded, Operation
+from harness.records import Operation
 
 Answer = dict[str, Any]
 """What the agent answered: its fields are told where it answers."""

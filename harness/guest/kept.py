@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import definition
+from harness.errors import UsageError
 from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine
 from harness.host.cache import write_atomically
 from harness.host.toolchain import Toolchain
 from harness.machine.qemu import Launch
 from harness.plan import Target
-from harness.records import SCHEMA, UsageError, decode, encode
+from harness.records import SCHEMA, decode, encode
 
 NAME = "kept.json"
 

@@ -7,8 +7,8 @@ pointer to it; "clear" makes everything reported so far no longer reported.
 
 from __future__ import annotations
 
+from harness.errors import GuestError
 from harness.guest.agent import Agent
-from harness.records import GuestError
 
 KNOB = "/sys/kernel/debug/kmemleak"
 SHRINK = "/sys/kernel/slab/*/shrink"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.build.symbols import Symbols
+from harness.errors import GuestError, HarnessError, KernelFailure, MachineEnded, UsageError
 from harness.guest import kmemleak, resident
 from harness.guest.agent import Agent
 from harness.host.cache import Cache
@@ -23,7 +24,6 @@ from harness.machine.examine import look_into
 from harness.machine.qemu import Launch, command_line, hardware
 from harness.machine.vm import Vm
 from harness.plan import PROFILE
-from harness.records import GuestError, HarnessError, KernelFailure, MachineEnded, UsageError
 
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import paramiko
 
+from harness.errors import GuestError
 from harness.guest import ssh
 from harness.guest.ssh import Reachable
-from harness.records import GuestError
 
 PING_SECONDS = 3.0
 """Between two questions to the agent."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.build.addresses import functions
+from harness.errors import HarnessError
 from harness.guest.agent import Agent, AgentError
-from harness.records import HarnessError
 
 PROGRAM = NAME = "alive"
 """The program, and what the agent calls the loaded object; it stays through a reset."""

@@ -14,11 +14,11 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from harness.errors import GuestError
 from harness.guest.agent import Agent
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import SSH_PORT
 from harness.machine.vm import Vm
-from harness.records import GuestError
 
 CONNECT_SECONDS = 20.0
 LOG = "/tmp/dropbear.log"

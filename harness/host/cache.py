@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HarnessError, UsageError
 from harness.host.locks import Lock, acquire
 from harness.host.process import NO_SPACE, DiskFull
-from harness.records import HarnessError, UsageError
 
 TOOLS = ("venv", "toolchain", "guest")
 """Kinds without which nothing can be made again: a network is needed to have them back."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definition import load
+from harness.errors import HarnessError
 from harness.host.cache import Cache
 from harness.host.process import run
 from harness.host.rootfs import NEEDED, can_sudo, install_command, missing_packages
 from harness.plan import DEFAULT_ARCHES
-from harness.records import HarnessError
 
 GIB = 1 << 30
 DISK_BYTES = 12 * GIB

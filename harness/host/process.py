@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from harness.records import HarnessError
+from harness.errors import HarnessError
 
 TAIL_LINES = 60
 """How many of a failed command's last lines its error carries."""

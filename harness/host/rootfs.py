@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definition import Definition, architectures, load
+from harness.errors import HarnessError
 from harness.host.cache import remove
 from harness.host.process import run
 from harness.plan import DEFAULT_ARCHES
-from harness.records import HarnessError
 
 RECIPE = 2
 """Raise it when the way the root is made changes, so that old ones are not taken for new."""

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.host.process import run
-from harness.records import HarnessError
 
 PROBE_SECONDS = 30.0
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from harness.errors import HarnessError, UsageError
 from harness.host import rootfs
 from harness.host.cache import Cache
 from harness.host.process import Done, run
 from harness.host.progress import Progress
 from harness.host.sandbox import Bind, Mount, enter, pick_engine
 from harness.plan import DEFAULT_ARCHES
-from harness.records import HarnessError, UsageError
 
 KINDS = ("root", "host")
 

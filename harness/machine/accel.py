@@ -12,12 +12,12 @@ import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.errors import MachineEnded, MachineLost
 from harness.host.cache import Cache, write_atomically
 from harness.host.toolchain import Toolchain
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch
 from harness.machine.vm import Vm
-from harness.records import MachineEnded, MachineLost
 
 PROBE_SECONDS = 10.0
 """Under KVM that works, the kernel's first line comes within a second."""

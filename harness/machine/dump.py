@@ -8,9 +8,9 @@ import shutil
 import time
 from pathlib import Path
 
+from harness.errors import HarnessError, MachineLost
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import HarnessError, MachineLost
 
 FORMATS = (("kdump-raw-zlib", "kdump"), ("kdump-zlib", "kdump"), ("elf", "elf"))
 """QEMU's names of formats, the best first, and what a file's name ends in. Without "raw" it is makedumpfile's flattened

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from harness.errors import Ended, How, MachineEnded, MachineLost
 from harness.machine import local_dsqs, registers
 from harness.machine.deadline import Deadline
 from harness.machine.local_dsqs import Layout, LocalDsq
 from harness.machine.registers import Cpu
 from harness.machine.vm import Vm
-from harness.records import Ended, How, MachineEnded, MachineLost
 
 EXAMINE_SECONDS = 60.0
 """Nominal, for all of it together."""

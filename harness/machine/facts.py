@@ -12,11 +12,11 @@ import json
 from pathlib import Path
 
 from harness.definition import VM_FOLDER
+from harness.errors import HarnessError
 from harness.host.cache import Cache, write_atomically
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
 from harness.machine.accel import BOOT_ID
-from harness.records import HarnessError
 
 SOURCE = VM_FOLDER / "tsc_khz.c"
 

@@ -20,6 +20,7 @@ import pexpect
 from qemu.qmp import ExecInterruptedError, QMPError, StateError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+from harness.errors import Ended, How, MachineEnded, MachineLost
 from harness.host.process import end, spawn
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
@@ -27,7 +28,6 @@ from harness.machine import gdb
 from harness.machine.console import Console
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch, Sockets, argv
-from harness.records import Ended, How, MachineEnded, MachineLost
 
 STARTUP_SECONDS = 20.0
 """For QEMU to open its sockets; it needs a tenth of a second unless the host is drowning."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from harness.errors import HarnessError, UsageError
 from harness.model import ids, sub, trace
 from harness.model.rules import EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, OK, Rules
 from harness.model.schedulers import Schedulers
 from harness.model.state import Features, Hash, Scheduler
 from harness.model.trace import Answer, Disagreement, FaultAt, Op
-from harness.records import HarnessError, UsageError
 from harness.words import plural
 
 

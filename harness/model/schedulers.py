@@ -6,11 +6,11 @@ Functions are those of kernel/sched/ext/ext.c (7.2.13).
 
 from __future__ import annotations
 
+from harness.errors import UsageError
 from harness.model import sub
 from harness.model.rules import Rules
 from harness.model.state import Features, Hash, Scheduler
 from harness.model.trace import Answer, Disagreement
-from harness.records import UsageError
 
 
 class Schedulers:

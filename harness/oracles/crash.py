@@ -13,13 +13,14 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from harness.errors import Ended, How, KernelFailure, MachineEnded, MachineLost
 from harness.machine.examine import Examination, Hung
 from harness.oracles import dmesg, hang
 from harness.oracles.frames import Symbolize, chain, neutral, signature
 from harness.oracles.hang import Resolve
 from harness.oracles.log import parse_console
 from harness.oracles.rules import COUNTED, STALLS
-from harness.records import Ended, Finding, How, KernelFailure, MachineEnded, MachineLost
+from harness.records import Finding
 
 ORACLE = "crash"
 _SILENT = ", and nothing on the console says why"

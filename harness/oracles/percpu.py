@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from harness.errors import HarnessError
 from harness.oracles.frames import signature
-from harness.records import Finding, HarnessError
+from harness.records import Finding
 from harness.words import plural
 
 ORACLE = "percpu"

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from harness.records import Finding, HarnessError, Line
+from harness.errors import HarnessError
+from harness.records import Finding, Line
 from harness.verdict import Results, TestRow
 
 AROUND = 2

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.records import SCHEMA, HarnessError, UsageError, decode, encode
+from harness.errors import HarnessError, UsageError
+from harness.records import SCHEMA, decode, encode
 from harness.verdict import Results
 
 MARKER = ".kharness-out"

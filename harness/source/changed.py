@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.host.process import run
-from harness.records import HarnessError
 from harness.source.repository import environment
 
 _HUNK = re.compile(r"^@@ -\d+(?:,\d+)? \+(\d+)(?:,(\d+))? @@", re.MULTILINE)

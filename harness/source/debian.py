@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HarnessError, UsageError
 from harness.host.cache import Cache, write_atomically
 from harness.host.process import Done
 from harness.host.progress import Progress
 from harness.host.toolchain import Bind, Toolchain
-from harness.records import HarnessError, UsageError
 from harness.source.tree import Tree, kernel_version
 
 SUITES = ("sid", "trixie-backports", "trixie")

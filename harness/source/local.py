@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.errors import HarnessError, UsageError
 from harness.host.cache import Cache, write_atomically
 from harness.host.process import Done, run
 from harness.host.progress import Progress
-from harness.records import HarnessError, UsageError
 from harness.source import repository
 from harness.source.plain import products, wanted
 from harness.source.repository import User, environment

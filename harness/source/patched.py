@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from harness.errors import HarnessError, UsageError
 from harness.host.cache import Cache
 from harness.host.process import run
 from harness.host.progress import Progress
-from harness.records import HarnessError, UsageError
 from harness.source.repository import environment
 from harness.source.series import Patch
 from harness.source.tree import Tree, kernel_version, linked

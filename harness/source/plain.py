@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.records import UsageError
+from harness.errors import UsageError
 
 Git = Callable[..., str]
 """Runs git in the folder and returns its output; ``index`` names another index file."""

@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.host.cache import Cache, remove, write_atomically
 from harness.host.process import run
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
-from harness.records import UsageError
 from harness.source import debian, local
 from harness.source.local import PLAIN_BYTES
 from harness.source.repository import environment

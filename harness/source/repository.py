@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.errors import HarnessError, UsageError
 from harness.host.process import run
-from harness.records import HarnessError, UsageError
 
 USER_SETTINGS = ("core.fileMode", "core.symlinks", "core.ignoreCase", "core.trustctime", "core.checkStat")
 """What tells how the user's file system maps to git's view of it."""

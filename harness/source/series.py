@@ -12,8 +12,8 @@ from pathlib import Path
 from unidiff.errors import UnidiffParseError
 from unidiff.patch import PatchSet
 
+from harness.errors import UsageError
 from harness.host.process import run
-from harness.records import UsageError
 from harness.source.repository import environment
 
 SUFFIXES = (".patch", ".diff", ".mbox", ".eml")

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.host.process import run
-from harness.records import UsageError
 
 MARKS = ("Kconfig", "Kbuild", "kernel/sched", "scripts")
 """What lies in every kernel tree besides the Makefile."""

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.errors import GuestError
 from harness.faults import plans
 from harness.faults.cause import TYPES, Cause, Window, plan_of
 from harness.faults.endings import Allowed, Ending, outcome, problem, words
@@ -18,7 +19,7 @@ from harness.oracles import ledger
 from harness.oracles.blame import is_allocator
 from harness.oracles.frames import chain, culprit, signature
 from harness.plan import FaultPlan
-from harness.records import Fault, FaultSite, FaultSummary, Finding, Frame, GuestError
+from harness.records import Fault, FaultSite, FaultSummary, Finding, Frame
 from harness.suite.bench import Bench
 from harness.words import plural
 

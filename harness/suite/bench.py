@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from harness import allow
+from harness.errors import HarnessError, How, KernelFailure, MachineEnded, MachineLost
 from harness.faults.cause import TOLD, Cause, Window, read_told, swept_cause, told
 from harness.faults.sites import blame, total
 from harness.guest import kmemleak
@@ -26,13 +27,8 @@ from harness.records import (
     Evidence,
     FaultSummary,
     Finding,
-    HarnessError,
-    How,
     Kept,
-    KernelFailure,
     LogRecord,
-    MachineEnded,
-    MachineLost,
     ModelSummary,
     Operation,
     Outcome,

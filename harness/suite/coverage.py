@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from harness import replay
 from harness.build.buildlog import BUILD
+from harness.errors import GuestError, MachineEnded
 from harness.guest.guest import Guest
 from harness.plan import PROFILE, Session
-from harness.records import GuestError, MachineEnded
 
 if TYPE_CHECKING:
     from harness.suite.session import Ready

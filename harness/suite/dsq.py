@@ -6,13 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from harness.errors import GuestError, HarnessError
 from harness.faults.endings import ended_with
 from harness.guest.guest import BpfObject, Guest, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.dsq import DsqModel
 from harness.model.trace import Answer, Disagreement
 from harness.oracles.ledger import KINDS
-from harness.records import GuestError, HarnessError
 from harness.suite import objects
 from harness.suite.bench import Bench
 from harness.suite.features import INIT_NAMES

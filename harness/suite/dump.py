@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import replay
+from harness.errors import KharnessError, MachineEnded
 from harness.guest.guest import Guest
 from harness.machine.dump import dump
 from harness.plan import Session
-from harness.records import Dump, KharnessError, MachineEnded
+from harness.records import Dump
 
 if TYPE_CHECKING:
     from harness.suite.session import Ready

@@ -13,6 +13,7 @@ from typing import NoReturn
 import pytest
 
 from harness.build.addresses import functions
+from harness.errors import MachineEnded
 from harness.guest import kmemleak
 from harness.guest.freed import Quarantine
 from harness.guest.guest import Guest
@@ -23,7 +24,7 @@ from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles import local_dsqs as local_dsqs_oracle
 from harness.oracles.log import parse_kmsg
 from harness.oracles.rules import FREED
-from harness.records import Canary, EventKind, Evidence, Finding, MachineEnded, Outcome, TestResult
+from harness.records import Canary, EventKind, Evidence, Finding, Outcome, TestResult
 from harness.suite import objects
 from harness.suite.bench import Bench
 from harness.suite.leakhunt import Hunt

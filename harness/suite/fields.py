@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.build.btf import Btf
+from harness.errors import GuestError
 from harness.guest.agent import AgentError
 from harness.guest.guest import BpfObject, Workload
 from harness.machine.deadline import Deadline
@@ -13,7 +14,6 @@ from harness.model import ids
 from harness.model.case import CALLBACKS, Case, End, ExitKind, Insert, Platform, Seen
 from harness.model.ops import OpsRules
 from harness.model.state import Features
-from harness.records import GuestError
 from harness.suite.bench import Bench
 from harness.suite.dsq import ENABLE_SECONDS, STATE
 from harness.suite.load import PATIENCE_SECONDS, TURNS, whereabouts

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import replay
+from harness.errors import KharnessError, MachineEnded
 from harness.guest import kept
 from harness.guest.guest import Guest
 from harness.host.toolchain import Toolchain
 from harness.plan import Session
-from harness.records import SCHEMA, Kept, KharnessError, MachineEnded
+from harness.records import SCHEMA, Kept
 
 if TYPE_CHECKING:
     from harness.suite.session import Ready

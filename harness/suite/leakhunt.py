@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from harness.errors import KharnessError
 from harness.faults.cause import Cause
 from harness.faults.endings import Allowed
 from harness.guest.guest import Answer, BpfObject
@@ -20,7 +21,7 @@ from harness.machine.deadline import Deadline
 from harness.oracles import kmemleak as kmemleak_oracle
 from harness.oracles import ledger, percpu
 from harness.oracles.kmemleak import born
-from harness.records import Finding, KharnessError, Operation
+from harness.records import Finding, Operation
 from harness.suite import objects
 from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from harness.errors import UsageError
 from harness.plan import DEFAULT_MACHINE
-from harness.records import Role, UsageError
+from harness.records import Role
 
 MARKER = "machines"
 HELP = (

@@ -12,10 +12,11 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from harness.errors import UsageError
 from harness.faults.endings import ENOMEM, Allowed, ended_with
 from harness.guest.guest import BpfObject, dsq_context
 from harness.model import ids
-from harness.records import Operation, UsageError
+from harness.records import Operation
 from harness.suite.dsq import ENABLE_SECONDS, STATE, Dsqs
 from harness.suite.sub import CGROUP_ROOT, Subs
 

@@ -8,10 +8,10 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness.errors import GuestError
 from harness.guest.guest import BpfObject, Workload
 from harness.machine.deadline import Deadline
 from harness.model.order import Event, Kind, Replay
-from harness.records import GuestError
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE, Dsqs
 from harness.suite.load import every_worker_gets_on, whereabouts

@@ -9,18 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from harness.errors import GuestError, HarnessError, KernelFailure, KharnessError, MachineEnded
 from harness.oracles import crash
 from harness.oracles.frames import Symbolize, neutral, signature
 from harness.oracles.hang import Resolve
-from harness.records import (
-    Finding,
-    GuestError,
-    HarnessError,
-    KernelFailure,
-    KharnessError,
-    MachineEnded,
-    Outcome,
-)
+from harness.records import Finding, Outcome
 
 
 class Inconclusive(KharnessError):

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from harness.errors import GuestError
 from harness.faults.cause import Cause
 from harness.faults.endings import Allowed, Ending, outcome, words
 from harness.faults.plans import line
@@ -16,7 +17,7 @@ from harness.guest.guest import BpfObject
 from harness.oracles.blame import base_name, is_allocator
 from harness.oracles.frames import culprit
 from harness.plan import FaultPlan
-from harness.records import Fault, Frame, GuestError
+from harness.records import Fault, Frame
 from harness.suite.account import disputed
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs

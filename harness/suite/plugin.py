@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the pytest plugin: which targets a test runs on, its guest, its end, and what is journalled."""
+"""Owns the pytest plugin: which targets a test runs on, its guest, its end, and what is journalled.
+
+What a test may ask for besides its guest is in harness.suite.fixtures.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +15,31 @@ from typing import Any
 import pytest
 
 from harness import replay
-from harness.faults.optional import Declared, beside, matcher
-from harness.guest.guest import Guest
-from harness.model.state import Features
+from harness.errors import MachineEnded, UsageError
+from harness.faults.optional import Declared, beside
 from harness.plan import (
     RETRY_LOST_MACHINE,
     BpfRequest,
-    FaultPlan,
-    Scheduler,
-    Selftest,
     Survey,
     Surveyed,
     Wanted,
 )
-from harness.records import SCHEMA, EventKind, MachineEnded, Outcome, Role, TestResult, UsageError, encode
+from harness.records import SCHEMA, EventKind, Outcome, Role, TestResult, encode
 from harness.suite.bench import Bench
-from harness.suite.dsq import Dsqs
 from harness.suite.extra import CanaryItem, LeakBatch, canaries
 from harness.suite.machines import HELP, MARKER, Place, Spot, places, shares
 from harness.suite.outcome import Inconclusive, KernelFinding
-from harness.suite.percpu import PercpuFaults
-from harness.suite.poison import PercpuPoison
-from harness.suite.policy import Policy
-from harness.suite.reader import HeldReader
-from harness.suite.search.searching import Searching
 from harness.suite.session import Ready, Workshop, read_session, read_survey
 from harness.suite.supplied import SUPPLIED, Thing, canonical, has_selftest, supplied
-from harness.suite.sweep import Faults
-from harness.suite.trials import Trials
+
+pytest_plugins = ("harness.suite.fixtures",)
 
 WORKSHOP = pytest.StashKey[Workshop]()
 SURVEY = pytest.StashKey[Survey]()
 ERRORS = pytest.StashKey[list[str]]()
 BENCH = pytest.StashKey[Bench]()
 RESULT = pytest.StashKey[TestResult]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kharness-plan", help="plan.json of a run; written by 'kharness run'")
@@ -252,87 +246,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         skipped = TestResult(test, ready.kernel.arch, ready.kernel.id, machine, Outcome.SKIP, why=why)
         workshop.journal.emit(EventKind.TEST_END, skipped, kernel=ready.kernel.id, test=test)
         pytest.skip(why)
-
-
-@pytest.fixture
-def user_scheduler(request: pytest.FixtureRequest, ready: Ready) -> Scheduler:
-    """One of the user's BPF schedulers (--bpf), as it is in this target's guest."""
-    return next(found for found in ready.target.schedulers if found.name == request.param)
-
-
-@pytest.fixture
-def fault_plan(request: pytest.FixtureRequest, workshop: Workshop) -> FaultPlan:
-    """One entry of the user's fault plan (--faults)."""
-    return next(found for found in workshop.session.faults if found.name == request.param)
-
-
-@pytest.fixture
-def selftest(request: pytest.FixtureRequest, ready: Ready) -> Selftest:
-    """One of the selftests of this target's tree."""
-    return next(found for found in ready.target.selftests if found.name == request.param)
-
-
-@pytest.fixture
-def guest(bench: Bench) -> Guest:
-    """The pristine guest itself."""
-    return bench.guest
-
-
-@pytest.fixture
-def dsq(bench: Bench) -> Dsqs:
-    """DSQ operations, each compared with the model."""
-    return Dsqs(bench)
-
-
-@pytest.fixture
-def features(ready: Ready) -> Features:
-    """What this kernel's DSQs have; see harness.suite.features.need()."""
-    return ready.features
-
-
-@pytest.fixture
-def faults(request: pytest.FixtureRequest, bench: Bench) -> Faults:
-    """Fault injection, with every site observed."""
-    kernel = bench.ready.kernel
-    return Faults(bench, matcher(beside(request.path), kernel.arch, kernel.release))
-
-
-@pytest.fixture
-def policy(request: pytest.FixtureRequest, bench: Bench, faults: Faults) -> Policy:
-    """Operations under a fault that is decided by number, or drawn from a seed."""
-    kernel = bench.ready.kernel
-    return Policy(bench, faults, matcher(beside(request.path), kernel.arch, kernel.release))
-
-
-@pytest.fixture
-def trials(bench: Bench, faults: Faults) -> Trials:
-    """Operations one at a time, each under a fault of its own."""
-    return Trials(bench, faults)
-
-
-@pytest.fixture
-def percpu_faults(bench: Bench, faults: Faults) -> PercpuFaults:
-    """The k-th alloc_percpu() of a function fails."""
-    return PercpuFaults(bench, faults)
-
-
-@pytest.fixture
-def percpu_poison(bench: Bench, percpu_faults: PercpuFaults) -> PercpuPoison:
-    """Percpu data of DSQs is poisoned when it is freed, and looked at."""
-    return PercpuPoison(bench, percpu_faults)
-
-
-@pytest.fixture
-def held_reader(bench: Bench, dsq: Dsqs) -> HeldReader:
-    """A reader that stays inside its RCU section while its DSQ is destroyed."""
-    return HeldReader(bench, dsq)
-
-
-@pytest.fixture
-def search(request: pytest.FixtureRequest, bench: Bench, workshop: Workshop) -> Searching:
-    """A search for a sequence of operations that the model disagrees with."""
-    kernel = bench.ready.kernel
-    return Searching(bench, workshop, matcher(beside(request.path), kernel.arch, kernel.release))
 
 
 @pytest.hookimpl(wrapper=True)

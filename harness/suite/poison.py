@@ -11,8 +11,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from harness.errors import MachineEnded
 from harness.guest.freed import Counts, Quarantine
-from harness.records import Evidence, MachineEnded
+from harness.records import Evidence
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.outcome import Inconclusive

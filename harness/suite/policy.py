@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from harness.errors import GuestError
 from harness.faults import plans
 from harness.faults.cause import Cause
 from harness.faults.knobs import PERCPU_ALLOC
@@ -14,7 +15,7 @@ from harness.faults.sites import RawSite
 from harness.guest.guest import Answer, BpfObject, Tracers
 from harness.machine.deadline import Deadline
 from harness.plan import FaultPlan
-from harness.records import Fault, FaultSite, Frame, GuestError, Operation
+from harness.records import Fault, FaultSite, Frame, Operation
 from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench
 from harness.suite.features import need

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from harness.errors import UsageError
 from harness.planfile import compose, convert, keyed
-from harness.records import UsageError
 
 FILE = "provoked.yaml"
 NEEDED = ("test", "log", "reason")

@@ -7,11 +7,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from harness.errors import GuestError, MachineEnded
 from harness.guest import freed
 from harness.guest.guest import BpfObject, dsq_context
 from harness.machine.deadline import Deadline
 from harness.oracles import held
-from harness.records import Evidence, GuestError, MachineEnded
+from harness.records import Evidence
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.outcome import Inconclusive

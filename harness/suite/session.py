@@ -14,6 +14,7 @@ from harness.build.addresses import Addresses
 from harness.build.btf import Btf
 from harness.build.kconfig import Kconfig
 from harness.build.symbols import Symbols
+from harness.errors import HarnessError
 from harness.faults import gfp
 from harness.guest.guest import Guest
 from harness.guest.pristine import Pristine, load
@@ -25,7 +26,7 @@ from harness.machine.local_dsqs import Layout
 from harness.machine.qemu import Launch
 from harness.model.state import Features
 from harness.plan import Session, Survey, Target
-from harness.records import HarnessError, decode
+from harness.records import decode
 from harness.suite.coverage import Counters
 from harness.suite.dump import Dumper
 from harness.suite.features import probe

@@ -6,12 +6,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+from harness.errors import GuestError, UsageError
 from harness.faults.endings import ended_with
 from harness.guest.guest import BpfObject, Workload, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.sub import Tree
 from harness.model.trace import Answer
-from harness.records import GuestError, UsageError
 from harness.suite.dsq import ERRNO, STATE, Dsqs
 from harness.suite.features import need
 

@@ -7,12 +7,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from harness.errors import GuestError
 from harness.faults import knobs
 from harness.faults.cause import Cause
 from harness.faults.endings import Allowed, words
 from harness.faults.sites import Ended, key, total
 from harness.guest.guest import Answer, BpfObject, Tracers, dsq_context
-from harness.records import Fault, FaultSite, FaultSummary, GuestError, Operation
+from harness.records import Fault, FaultSite, FaultSummary, Operation
 from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs

@@ -7,11 +7,12 @@ import random
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from harness.errors import GuestError
 from harness.guest.guest import BpfObject, Workload
 from harness.machine.deadline import Deadline
 from harness.model.event import LOCAL_DSQ, NO_DSQ, Event, Flag, Kind
 from harness.model.traced import Found, Trace
-from harness.records import Evidence, GuestError
+from harness.records import Evidence
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE, Dsqs
 from harness.suite.outcome import Disagreed, Inconclusive

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from harness import allow
+from harness.errors import HarnessError, UsageError
 from harness.plan import Allowed
-from harness.records import HarnessError, UsageError, decode
+from harness.records import decode
 from harness.verdict.log import Log
 from harness.verdict.rows import PSEUDO, AllowedRow, TestRow
 from harness.words import plural

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
+from harness.errors import HarnessError, UsageError
 from harness.faults.optional import Declared
 from harness.oracles.coverage import Coverage
-from harness.records import Canary, Event, EventKind, HarnessError, Outcome, Role, UsageError, Verdict, decode
+from harness.records import Canary, Event, EventKind, Outcome, Role, Verdict, decode
 from harness.verdict.rows import PATCH, PSEUDO, SELFTESTS_BUILD, KernelRow, MachineRow, RunRow, TestRow
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS, Outcome.SKIP)

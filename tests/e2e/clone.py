@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.host.cache import Cache, remove
-from harness.records import HarnessError
 
 PREFIX = ".e2e-"
 """A name that the cache itself takes no notice of."""

@@ -6,18 +6,9 @@ from __future__ import annotations
 import pytest
 
 from harness.again import compare, source_of
+from harness.errors import Exit, KharnessError
 from harness.plan import SourceRequest
-from harness.records import (
-    SCHEMA,
-    Exit,
-    Finding,
-    Kernel,
-    KharnessError,
-    Outcome,
-    Role,
-    Scenario,
-    Verdict,
-)
+from harness.records import SCHEMA, Finding, Kernel, Outcome, Role, Scenario, Verdict
 from harness.replay import Replay
 from harness.verdict import Results, RunRow, TestRow
 

@@ -12,21 +12,10 @@ from typing import Any
 import pytest
 
 from harness import allow
+from harness.errors import Exit, HarnessError, UsageError
 from harness.plan import Allowed
 from harness.planfile import CHECKOUT
-from harness.records import (
-    Canary,
-    Exit,
-    FaultSite,
-    FaultSummary,
-    Finding,
-    HarnessError,
-    Outcome,
-    UsageError,
-    Verdict,
-    decode,
-    encode,
-)
+from harness.records import Canary, FaultSite, FaultSummary, Finding, Outcome, Verdict, decode, encode
 from harness.report import html, terminal
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, MACHINE, SPLAT, Log, kernel, result

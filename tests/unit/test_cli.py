@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from harness import cli, run, shell
 from harness.bisect.command import Hunt
+from harness.errors import Exit, UsageError
 from harness.plan import DEFAULT_SERIES, BpfRequest, FaultPlan, KernelRequest, Plan, SourceRequest, Visit
-from harness.records import Exit, Fault, UsageError
+from harness.records import Fault
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from harness import collect
+from harness.errors import UsageError
 from harness.plan import BpfRequest, FaultPlan, KernelRequest, Plan, SourceRequest
-from harness.records import Fault, UsageError
+from harness.records import Fault
 
 TESTS = """
 import pytest

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import definition
-from harness.records import MachineSpec, UsageError
+from harness.errors import UsageError
+from harness.records import MachineSpec
 
 REAL = definition.VM_FOLDER
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import HarnessError
 from harness.journal import Journal, read
-from harness.records import Canary, EventKind, HarnessError, Verdict, decode
+from harness.records import Canary, EventKind, Verdict, decode
 from harness.verdict import judge
 from tests.unit.report.eventlog import Log
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from harness import cli, planfile, run
 from harness import plan as defaults
+from harness.errors import Exit, UsageError
 from harness.plan import DEFAULT_ARCHES, DEFAULT_SERIES, RIVALS, Plan, Wishes
-from harness.records import Exit, UsageError
 
 FOLDERS = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1).filter(
     lambda name: name not in (".", "..")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import shell
-from harness.records import Ended, Exit, Frame, How, KernelFailure, MachineEnded, MachineLost
+from harness.errors import Ended, Exit, How, KernelFailure, MachineEnded, MachineLost
+from harness.records import Frame
 from harness.shell import Ear, judged
 
 GOLDEN = Path(__file__).parent / "oracles/golden"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.plan import KernelRequest, Pinned, Plan, SourceRequest
-from harness.records import UsageError
 from harness.source import local
 from harness.sources import Sources
 from tests.unit.source.kernel_trees import contents, git, git_tree

@@ -11,19 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records import (
-    Canary,
-    Event,
-    EventKind,
-    Evidence,
-    Exit,
-    HarnessError,
-    ModelSummary,
-    Outcome,
-    Role,
-    Verdict,
-    encode,
-)
+from harness.errors import Exit, HarnessError
+from harness.records import Canary, Event, EventKind, Evidence, ModelSummary, Outcome, Role, Verdict, encode
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, MACHINE, Log, kernel, machine, result
 

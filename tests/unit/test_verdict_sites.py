@@ -9,18 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.faults.optional import Declared
-from harness.records import (
-    EventKind,
-    FaultSite,
-    FaultSummary,
-    Frame,
-    HarnessError,
-    Outcome,
-    TestResult,
-    decode,
-    encode,
-)
+from harness.records import EventKind, FaultSite, FaultSummary, Frame, Outcome, TestResult, decode, encode
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, DESTROY, Log, kernel, result
 

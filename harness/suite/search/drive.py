@@ -21,18 +21,11 @@ from hypothesis.database import (
 )
 from hypothesis.errors import NoSuchExample
 
+from harness.errors import MachineEnded, MachineLost
 from harness.machine.deadline import Deadline
 from harness.oracles.log import parse_kmsg
 from harness.plan import RETRY_LOST_MACHINE, Allowed
-from harness.records import (
-    FaultSite,
-    Finding,
-    MachineEnded,
-    MachineLost,
-    Operation,
-    Outcome,
-    SearchSummary,
-)
+from harness.records import FaultSite, Finding, Operation, Outcome, SearchSummary
 from harness.suite.bench import Bench
 from harness.suite.halving import Asked, narrow
 from harness.suite.outcome import Inconclusive

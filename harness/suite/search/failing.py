@@ -7,11 +7,12 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from harness.errors import GuestError
 from harness.faults.endings import ENDED_BASE, ENOMEM, Allowed, Ending, ended_with, outcome, words
 from harness.faults.sites import Ended
 from harness.guest.guest import BpfObject, Tracers, dsq_context
 from harness.model.trace import Answer, FaultAt
-from harness.records import Fault, FaultSite, GuestError, Operation
+from harness.records import Fault, FaultSite, Operation
 from harness.suite.account import Account, Swept
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs

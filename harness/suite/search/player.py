@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from harness.errors import GuestError, HarnessError, KharnessError
 from harness.faults.endings import words as ending_words
 from harness.guest.agent import AgentError
 from harness.guest.guest import BpfObject, Workload, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.ids import errno_name
-from harness.records import FaultSite, GuestError, HarnessError, KharnessError, Operation
+from harness.records import FaultSite, Operation
 from harness.suite.bench import Bench
 from harness.suite.dsq import ENABLE_SECONDS, STATE, Dsqs
 from harness.suite.load import every_worker_gets_on

@@ -12,10 +12,10 @@ import struct
 
 import pytest
 
+from harness.errors import GuestError
 from harness.guest.guest import BpfObject, Guest, dsq_context
 from harness.machine.deadline import Deadline
 from harness.model.state import Features
-from harness.records import GuestError
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE, Dsqs
 from harness.suite.features import need

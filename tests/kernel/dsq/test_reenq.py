@@ -9,11 +9,11 @@ import struct
 
 import pytest
 
+from harness.errors import GuestError
 from harness.guest.guest import BpfObject
 from harness.machine.deadline import Deadline
 from harness.model.event import NO_DSQ
 from harness.model.state import Features
-from harness.records import GuestError
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
 from harness.suite.features import need

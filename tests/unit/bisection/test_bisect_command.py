@@ -16,21 +16,12 @@ from typer.testing import CliRunner
 from harness import cli
 from harness.bisect import commits, rows, show, steps
 from harness.bisect.child import Answer
+from harness.errors import Exit, GuestError, HarnessError, UsageError
 from harness.host.cache import Cache
 from harness.host.process import Done, run
 from harness.host.progress import Progress
 from harness.plan import Plan
-from harness.records import (
-    Exit,
-    Finding,
-    GuestError,
-    HarnessError,
-    MachineSpec,
-    Outcome,
-    Role,
-    UsageError,
-    Verdict,
-)
+from harness.records import Finding, MachineSpec, Outcome, Role, Verdict
 from harness.report import results
 from harness.sources import Sources
 from harness.verdict import KernelRow, MachineRow, Results, RunRow, TestRow

@@ -14,7 +14,7 @@ import pytest
 from harness.bisect.drive import Answer, Asked, Bisection, Ending
 from harness.bisect.search import Find
 from harness.bisect.state import STATE, Finding, Outcome, State
-from harness.records import GuestError, HarnessError, UsageError
+from harness.errors import GuestError, HarnessError, UsageError
 from tests.unit.bisection.worlds import OLD, SIGNATURE, TEST, Killed, Range, World, straight
 
 

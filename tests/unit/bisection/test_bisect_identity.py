@@ -12,8 +12,9 @@ import pytest
 from harness.bisect.drive import Asked
 from harness.bisect.identity import DAY, DECIDES, ELSEWHERE, INDIFFERENT, identity, of_its_day
 from harness.bisect.state import State
+from harness.errors import UsageError
 from harness.plan import Allowed, BpfRequest, FaultPlan, KernelRequest, Plan, SourceRequest
-from harness.records import Fault, Operation, UsageError
+from harness.records import Fault, Operation
 
 PLAN = Plan((KernelRequest(SourceRequest(tree="/linux"), "x86_64"),), seed=7)
 ENTRY = Allowed("dmesg:warn:f", "known", "2027-01-31", ("arm64",), "allow.yaml:3")

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from harness import cli, run
 from harness.bisect.judge import UNTESTABLE, Wanted, choose, findings, narrowed, outcome, status
 from harness.bisect.state import Outcome as How
+from harness.errors import Exit, UsageError
 from harness.plan import Plan
-from harness.records import Canary, Exit, Finding, Outcome, Role, UsageError, Verdict
+from harness.records import Canary, Finding, Outcome, Role, Verdict
 from harness.verdict import KernelRow, Results, RunRow, TestRow
 
 ROOT = Path(cli.__file__).resolve().parents[1]

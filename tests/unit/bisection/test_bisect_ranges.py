@@ -15,10 +15,10 @@ from harness.bisect.history import History, Point, line
 from harness.bisect.ranges import Commits, Range, dull, taking_part
 from harness.bisect.state import Outcome, Run
 from harness.build.inputs import Inputs
+from harness.errors import HarnessError, UsageError
 from harness.host.cache import Cache
 from harness.host.process import spawn
 from harness.plan import KernelRequest, Plan, SourceRequest
-from harness.records import HarnessError, UsageError
 from tests.unit.source.kernel_trees import git, git_tree
 
 PART = Inputs("x86", frozenset({"kernel/fork.c", "include/a.h"}), frozenset({"fork"}))

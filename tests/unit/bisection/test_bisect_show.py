@@ -14,7 +14,7 @@ from harness.bisect.judge import Wanted
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import Find
 from harness.bisect.state import Finding, Outcome, Run
-from harness.records import Exit
+from harness.errors import Exit
 
 NASTY = "sched: <script>alert(1)</script> \x1b[31m & more"
 

@@ -15,8 +15,8 @@ from harness.bisect import child, steps
 from harness.bisect.child import Answer
 from harness.bisect.state import Outcome
 from harness.bisect.steps import Impossible, Stepper
+from harness.errors import Exit, GuestError, HarnessError, UsageError
 from harness.plan import KernelRequest, Plan, SourceRequest
-from harness.records import Exit, GuestError, HarnessError, UsageError
 from harness.source.patched import DoesNotApply
 
 PLAN = Plan((KernelRequest(SourceRequest(version="7.2"), "vax"),), seed=7)

@@ -15,8 +15,8 @@ from harness.bisect.steps import Impossible
 from harness.bisect.symbols import OLD, ROUNDS, Symbols, Try, differing, mixed
 from harness.build import kconfig
 from harness.build.kconfig import Refused
+from harness.errors import UsageError
 from harness.plan import KernelRequest, SourceRequest
-from harness.records import UsageError
 
 GOOD = "CONFIG_SAME=y\n# CONFIG_A is not set\nCONFIG_N=4\nCONFIG_ONLY_OLD=y\n"
 BAD = "CONFIG_SAME=y\nCONFIG_A=y\nCONFIG_A_CHILD=y\nCONFIG_B=y\nCONFIG_N=8\nCONFIG_C=y\n"

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from harness.build.btf import Btf, parse
-from harness.records import HarnessError
+from harness.errors import HarnessError
 
 TEXT = """[1] INT 'int' size=4 bits_offset=0 nr_bits=32 encoding=SIGNED
 [2] STRUCT 'scx_dispatch_q' size=104 vlen=2

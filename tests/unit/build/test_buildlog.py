@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.build import buildlog
 from harness.build.buildlog import BuildError
-from harness.records import HarnessError, KernelFailure, UsageError
+from harness.errors import HarnessError, KernelFailure, UsageError
 
 COMPILE = """\
   CC      kernel/sched/a.o

@@ -14,8 +14,8 @@ import pytest
 
 from harness import definition
 from harness.build import gcov
+from harness.errors import HarnessError
 from harness.host.toolchain import Bind, Toolchain
-from harness.records import HarnessError
 from tests.unit.test_plan import KERNEL
 
 FOUND = {"current_working_directory": "/build", "files": [{"file": "a.c", "lines": []}]}

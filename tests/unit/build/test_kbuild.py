@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness.build import configure, kbuild, make
+from harness.errors import HarnessError, KernelFailure, KharnessError, UsageError
 from harness.host.toolchain import HostToolchain
-from harness.records import HarnessError, KernelFailure, KharnessError, Role, UsageError
+from harness.records import Role
 from tests.unit.build.fake_tree import BASE, CONF_SH, KCONFIG, MAKEFILE, World, with_kernel
 
 

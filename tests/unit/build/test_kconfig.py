@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.build import kconfig
 from harness.build.kconfig import Entry, Kconfig, Mismatch
-from harness.records import HarnessError, UsageError
+from harness.errors import HarnessError, UsageError
 
 FRAGMENT = """\
 # base: a comment, and one that names CONFIG_BUG in passing

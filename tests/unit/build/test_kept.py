@@ -19,8 +19,9 @@ import pytest
 from harness.build import kbuild, kept, mirror
 from harness.build.mirror import Changes
 from harness.build.steps import Steps
+from harness.errors import HarnessError, KernelFailure
 from harness.host.cache import Cache
-from harness.records import HarnessError, Kernel, KernelFailure
+from harness.records import Kernel
 from tests.unit.build.fake_tree import BASE, CC_SH, MAKEFILE, World
 
 # Counts its links as scripts/build-version does, and lets the count into what comes out; links always, for want of kbuild's

@@ -14,9 +14,9 @@ from harness.build.btf import Btf
 from harness.build.image import GuestBuild
 from harness.build.scheduler import Compiler, Object, content, dependencies, parse, refused, the_ops
 from harness.definition import load
+from harness.errors import Exit, HarnessError, UsageError
 from harness.host.toolchain import Bind, Toolchain
 from harness.plan import BpfRequest
-from harness.records import Exit, HarnessError, UsageError
 
 SOURCE = Path("/home/me/mine.bpf.c")
 

@@ -28,13 +28,14 @@ from harness.build.selftests import (
     step,
 )
 from harness.definition import load
+from harness.errors import HarnessError, KernelFailure
 from harness.host.cache import Cache
 from harness.host.process import Done
 from harness.host.progress import Progress
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
 from harness.plan import Selftest
-from harness.records import HarnessError, Kernel, KernelFailure, Role
+from harness.records import Kernel, Role
 from harness.source.tree import Tree
 
 # In the words of llvm-dwarfdump 19: two tests, what only looks like one, and the runner's own array of them.

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from harness.build.symbols import Symbols
+from harness.errors import HarnessError
 from harness.host.process import Done
 from harness.host.toolchain import Bind
-from harness.records import Frame, HarnessError
+from harness.records import Frame
 
 ONE = """
 int sink;

@@ -11,7 +11,7 @@ import pytest
 from harness.build import kconfig
 from harness.build.sections import differing, loaded
 from harness.build.unbuilt import Built, conditions, explain, gates
-from harness.records import HarnessError
+from harness.errors import HarnessError
 
 TREE = {
     "Kbuild": "obj-y += kernel/\nobj-y += fs/ drivers/\nobj-$(CONFIG_NET) += net/\n",

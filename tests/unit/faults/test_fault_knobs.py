@@ -7,8 +7,9 @@ import dataclasses
 
 import pytest
 
+from harness.errors import UsageError
 from harness.faults.knobs import FAILSLAB, FUNCTION, PAGE, ULONG_MAX, arm, disarm, resolve
-from harness.records import Fault, UsageError
+from harness.records import Fault
 
 RANGES = {
     "pcpu_alloc_noprof": (0xFFFFFFFF81200000, 0xFFFFFFFF81201000),

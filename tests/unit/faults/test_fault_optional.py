@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Exit, UsageError
 from harness.faults import optional
 from harness.faults.optional import Declared
-from harness.records import Exit, FaultSite, UsageError, decode, encode
+from harness.records import FaultSite, decode, encode
 
 REPO = Path(__file__).parents[3]
 POOL = FaultSite("create", "failslab", ("kmem_cache_alloc_noprof", "mem_pool_alloc", "__create_object", "f"), injected=1)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import Exit, UsageError
 from harness.faults import plans
 from harness.faults.cause import plan_of
 from harness.plan import FaultPlan
-from harness.records import Exit, Fault, UsageError, decode, encode
+from harness.records import Fault, decode, encode
 
 OPERATIONS = ("create", "attach", "fork", "create-duplicate")
 RANGES = {"init_dsq": (16, 32), "scx_alloc_and_add_sched": (32, 64), "exit_dsq": (64, 80)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.faults.sites import Ended, RawSite, base_name, blame, is_under, key, normalise, summarise, total
-from harness.records import FaultSite, FaultSummary, Frame, HarnessError
+from harness.records import FaultSite, FaultSummary, Frame
 
 HASH = "0123456789abcdef"
 X86 = (

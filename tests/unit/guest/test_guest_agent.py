@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import Ended, GuestError, How, MachineEnded
 from harness.guest.agent import Agent, AgentError, encode_fields, encode_steps, encode_value
 from harness.guest.guest import BpfObject, Guest, Tracers
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import Ended, GuestError, How, MachineEnded, Operation
+from harness.records import Operation
 from tests.unit.guest.lines import parse_op, parse_steps, plain
 
 Reply = Callable[[int, str], list[bytes]]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UsageError
 from harness.guest.files import Get, Put, get_of, put_of, store
-from harness.records import UsageError
 
 
 def test_a_wish_is_understood(tmp_path: Path) -> None:

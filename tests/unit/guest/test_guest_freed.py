@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.guest import freed
 from harness.guest.agent import Agent
 from harness.guest.freed import FLUSH, HELD, POISON, Counts, Freed, Held, Quarantine, parse_counts, parse_held
-from harness.records import GuestError
 from tests.unit.suite.fakes import FakeAgent
 
 COUNTS = "tracked 14\npoisoned 10\nchecked 9\nbad 2\ntwice 1\nlost 3\nmissed 5\nlive 4\nkept 1\n"

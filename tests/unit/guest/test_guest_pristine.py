@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 
 from harness import definition
+from harness.errors import KernelFailure
 from harness.guest import pristine
 from harness.guest.agent import Agent
 from harness.guest.pristine import _cpus, check_shape, key, next_seq
 from harness.host.toolchain import Toolchain
 from harness.machine.qemu import Launch
 from harness.plan import PROFILE
-from harness.records import KernelFailure
 
 
 class Tools:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from harness.errors import Ended, How, MachineEnded
 from harness.guest import remote
 from harness.guest.remote import Watch, shell_line
-from harness.records import Ended, How, MachineEnded
 
 DEAD = MachineEnded("QEMU ended", Ended(How.KILLED, signal=9), ["last words"], False)
 

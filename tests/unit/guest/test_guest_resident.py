@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.guest import resident
 from harness.guest.agent import Agent, AgentError
-from harness.records import HarnessError
 
 OWN = """ffffffffc0001000 40 kharness_leak_percpu
 ffffffffc0000f00 7c kharness_leak_slab

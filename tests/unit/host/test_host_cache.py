@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HarnessError, UsageError
 from harness.host.cache import Cache, disk_bytes, write_atomically
 from harness.host.process import DiskFull, run
-from harness.records import HarnessError, UsageError
 
 
 def quiet(line: str) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from harness.definition import architectures, load
+from harness.errors import HarnessError
 from harness.host import doctor, listing
 from harness.host.cache import Cache
 from harness.plan import DEFAULT_ARCHES
-from harness.records import HarnessError
 
 
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **tools: str) -> Cache:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.host.process import DiskFull, Expired, end, how_ended, run, spawn
-from harness.records import HarnessError
 
 
 def gone(pid: int, within: float = 10.0) -> bool:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from harness import definition
+from harness.errors import HarnessError, UsageError
 from harness.host import rootfs, sandbox
 from harness.host.cache import Cache
 from harness.host.process import Expired, how_ended
 from harness.host.progress import Progress
 from harness.host.toolchain import Bind, HostToolchain, open_toolchain
-from harness.records import HarnessError, UsageError
 
 
 @pytest.fixture(params=["bwrap", "chroot"])

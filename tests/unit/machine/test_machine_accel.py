@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 
 from harness import definition
+from harness.errors import Ended, How, MachineEnded, MachineLost
 from harness.host.cache import Cache
 from harness.host.toolchain import Toolchain
 from harness.machine import accel
 from harness.machine.accel import Accelerator
 from harness.machine.qemu import Launch
-from harness.records import Ended, How, MachineEnded, MachineLost
 
 
 class Tools:

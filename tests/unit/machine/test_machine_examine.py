@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.errors import Ended, HarnessError, How, MachineEnded, MachineLost
 from harness.machine import examine
 from harness.machine.deadline import Deadline
 from harness.machine.dump import dump
 from harness.machine.examine import Hung, look_into
-from harness.records import Ended, HarnessError, How, MachineEnded, MachineLost
 from tests.unit.machine.test_machine_vm import machine
 
 EXPIRED = MachineEnded("waited", Ended(How.RUNNING), ("a line",), expired=True, waiting="an answer, 3 s")

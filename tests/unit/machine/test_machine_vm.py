@@ -13,13 +13,13 @@ from typing import cast
 import pytest
 
 from harness import definition
+from harness.errors import Ended, How, MachineEnded, MachineLost
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
 from harness.machine import vm
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch
 from harness.machine.vm import Vm, _ended
-from harness.records import Ended, How, MachineEnded, MachineLost
 
 FAKE = Path(__file__).with_name("fake_qemu.py")
 

@@ -7,11 +7,11 @@ import errno
 
 import pytest
 
+from harness.errors import HarnessError, UsageError
 from harness.model import ids
 from harness.model.dsq import DsqModel
 from harness.model.state import Features
 from harness.model.trace import Answer, FaultAt
-from harness.records import HarnessError, UsageError
 
 EXT = "kernel/sched/ext/ext.c"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KernelFailure, MachineLost
 from harness.oracles.crash import Ended, How, classify, findings
 from harness.oracles.log import parse_kmsg
-from harness.records import Frame, KernelFailure, MachineLost
+from harness.records import Frame
 
 GOLDEN = Path(__file__).parent / "golden"
 PANIC = (GOLDEN / "oops_x86" / "console.txt").read_text().splitlines()

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from harness.errors import Ended, How
 from harness.oracles import crash, dmesg, kmemleak
 from harness.oracles.log import parse_console, parse_kmsg
-from harness.records import Ended, Finding, How, LogRecord, encode
+from harness.records import Finding, LogRecord, encode
 from tests.unit.oracles.logs import Fuzz
 
 FEW = 1500

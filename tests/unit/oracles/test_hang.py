@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Ended, How, MachineEnded
 from harness.machine.examine import Examination, Hung
 from harness.machine.local_dsqs import LocalDsq
 from harness.machine.registers import Cpu, Return
 from harness.oracles import crash, dmesg, hang, sysrq
 from harness.oracles.log import parse_console
-from harness.records import Ended, Frame, How, MachineEnded
+from harness.records import Frame
 
 GOLDEN = Path(__file__).parent / "golden"
 

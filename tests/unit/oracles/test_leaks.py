@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import HarnessError
 from harness.oracles import kmemleak, percpu
 from harness.oracles.log import parse_kmsg
-from harness.records import Finding, HarnessError
+from harness.records import Finding
 
 DSQ = """unreferenced object (percpu) 0x{at:08x} (size 8):
   comm "dsq_many", pid 91, jiffies 4294668{at}

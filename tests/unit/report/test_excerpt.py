@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Finding, Frame, HarnessError, Line, Outcome, Stack, encode
+from harness.errors import HarnessError
+from harness.records import Finding, Frame, Line, Outcome, Stack, encode
 from harness.report import excerpt, html, junit, terminal
 from harness.report.excerpt import excerpts, read
 from harness.verdict import Results, judge

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness import replay
+from harness.errors import HarnessError, UsageError
 from harness.plan import FaultPlan
-from harness.records import SCHEMA, Fault, HarnessError, Operation, Outcome, Scenario, UsageError
+from harness.records import SCHEMA, Fault, Operation, Outcome, Scenario
 from harness.report import results
 from harness.verdict import judge
 from tests.unit.report.eventlog import CREATE, LEAK, Log, kernel, result

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from harness.errors import Exit, HarnessError, UsageError
 from harness.host.cache import Cache
 from harness.host.process import Done
 from harness.host.progress import Progress
 from harness.host.toolchain import Bind, HostToolchain
-from harness.records import Exit, HarnessError, UsageError
 from harness.source import debian
 from harness.source.debian import Offer, choose, fetch, parse_madison, parse_sources
 

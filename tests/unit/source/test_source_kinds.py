@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Exit, UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
-from harness.records import Exit, UsageError
 from harness.source.local import snapshot
 
 from . import kernel_trees as trees

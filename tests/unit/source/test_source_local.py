@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Exit, HarnessError, UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
-from harness.records import Exit, HarnessError, UsageError
 from harness.source import local
 from harness.source.local import snapshot
 from harness.source.tree import kernel_version

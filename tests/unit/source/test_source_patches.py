@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Exit, UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
-from harness.records import Exit, UsageError
 from harness.source import series
 from harness.source.changed import changed
 from harness.source.local import snapshot

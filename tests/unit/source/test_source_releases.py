@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
-from harness.records import UsageError
 from harness.source import debian, local, releases
 from harness.source.debian import Offer
 from harness.source.releases import gather, order

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from harness.errors import GuestError
 from harness.faults import plans
 from harness.faults.cause import Cause, Window
 from harness.faults.endings import ENOMEM, HANG, LEFT_SLAB, NOT_DONE, Allowed, Ending, ended_with
 from harness.faults.sites import Ended
-from harness.records import Fault, FaultSite, FaultSummary, Frame, GuestError
+from harness.records import Fault, FaultSite, FaultSummary, Frame
 from harness.suite.account import MAX_LOUD, Account, Swept, disputed
 from tests.unit.suite.fakes import FakeBench, observer, site
 

@@ -12,22 +12,12 @@ from urllib.parse import unquote
 import pytest
 
 from harness.build import kconfig
+from harness.errors import Ended, GuestError, How, MachineEnded
 from harness.guest.agent import Agent
 from harness.guest.guest import Guest
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import (
-    Ended,
-    FaultSite,
-    FaultSummary,
-    Frame,
-    GuestError,
-    How,
-    MachineEnded,
-    MachineSpec,
-    Outcome,
-    TestResult,
-)
+from harness.records import FaultSite, FaultSummary, Frame, MachineSpec, Outcome, TestResult
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
 from harness.suite.session import Ready

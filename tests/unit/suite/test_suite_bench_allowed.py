@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from harness.errors import Ended, How, MachineEnded
 from harness.plan import Allowed
-from harness.records import Ended, How, MachineEnded, Outcome
+from harness.records import Outcome
 from harness.suite.bench import Bench
 from tests.unit.suite.test_suite_bench import INIT, WARN, FakeGuest, conclude
 

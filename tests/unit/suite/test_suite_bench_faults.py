@@ -10,18 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import Ended, How, MachineEnded, MachineLost
 from harness.faults.cause import TOLD, Cause, Window
-from harness.records import (
-    Ended,
-    FaultSite,
-    FaultSummary,
-    Finding,
-    Frame,
-    How,
-    MachineEnded,
-    MachineLost,
-    Outcome,
-)
+from harness.records import FaultSite, FaultSummary, Finding, Frame, Outcome
 from harness.suite.bench import Bench
 from tests.unit.suite.test_suite_bench import WARN, FakeGuest, conclude, made
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.records import Ended, GuestError, How, MachineEnded, Outcome, TestResult
+from harness.errors import Ended, GuestError, How, MachineEnded
+from harness.records import Outcome, TestResult
 from harness.suite.bench import Bench
 from tests.unit.suite.test_suite_bench import WARN, FakeGuest, conclude, made
 from tests.unit.suite.test_suite_bench_faults import CAUSE, SITE, counted

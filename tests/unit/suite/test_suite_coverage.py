@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import Ended, How, MachineEnded
 from harness.guest.agent import AgentError
 from harness.guest.guest import Guest
-from harness.records import Ended, How, MachineEnded
 from harness.suite.coverage import COUNTERS, Counters
 from harness.suite.session import Ready
 from tests.unit.test_plan import SESSION

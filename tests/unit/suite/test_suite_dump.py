@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import Ended, HarnessError, How, MachineEnded
 from harness.guest.guest import Guest
-from harness.records import Dump, Ended, HarnessError, How, MachineEnded, encode
+from harness.records import Dump, encode
 from harness.report.text import dump_line
 from harness.suite import dump
 from harness.suite.dump import Dumper

@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import Ended, How, MachineEnded, MachineLost, UsageError
 from harness.guest import kept
 from harness.guest.guest import Guest
 from harness.host.toolchain import Toolchain
-from harness.records import SCHEMA, Ended, How, Kept, MachineEnded, MachineLost, UsageError, encode
+from harness.records import SCHEMA, Kept, encode
 from harness.report.text import kept_line
 from harness.suite.keep import Keeper
 from harness.suite.session import Ready

@@ -10,8 +10,9 @@ from typing import cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.faults.cause import Cause
-from harness.records import Finding, GuestError, Operation
+from harness.records import Finding, Operation
 from harness.suite import leakhunt
 from harness.suite.bench import Bench
 from harness.suite.leakhunt import Hunt

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records import UsageError
+from harness.errors import UsageError
 from harness.suite.machines import BATCH, Place, places, shares
 
 

@@ -9,12 +9,13 @@ from typing import cast
 
 import pytest
 
+from harness.errors import UsageError
 from harness.faults.endings import ENOMEM, allowed_words, ended_with
 from harness.guest.agent import encode_fields, encode_steps
 from harness.guest.guest import BpfObject, dsq_context
 from harness.model import ids
 from harness.model.state import Features
-from harness.records import Operation, UsageError
+from harness.records import Operation
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import ACTIONS, ENABLER, FIRST, HELPER, Action, action, steps
 from tests.unit.guest.lines import MAX_STEPS, parse_op, parse_steps, plain, verbs

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.model.order import RESTORED, Kind
 from harness.model.state import Features
-from harness.records import GuestError, MachineSpec
+from harness.records import MachineSpec
 from harness.suite import order
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.guest.agent import AgentError
-from harness.records import (
+from harness.errors import (
     Ended,
-    Frame,
     GuestError,
     HarnessError,
     How,
     KernelFailure,
     MachineEnded,
     MachineLost,
-    Outcome,
     UsageError,
 )
+from harness.guest.agent import AgentError
+from harness.records import Frame, Outcome
 from harness.suite.outcome import Disagreed, Ending, Inconclusive, KernelFinding, ending_of
 
 PANIC = ("[    1.000000][    T1] Kernel panic - not syncing: VFS: Unable to mount root fs",)

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.faults.cause import Cause
 from harness.faults.endings import ENOMEM, Allowed, ended_with
-from harness.records import GuestError
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE
 from harness.suite.percpu import ALLOC, PROGRAM, Callers, PercpuFaults, Trial

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import Ended, GuestError, How, MachineEnded
 from harness.guest.freed import POISON
-from harness.records import Ended, GuestError, How, MachineEnded
 from harness.suite.dsq import Dsqs
 from harness.suite.outcome import Inconclusive
 from harness.suite.percpu import Callers, PercpuFaults

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.faults import plans
 from harness.faults.cause import Cause, Window
 from harness.plan import FaultPlan
-from harness.records import Fault, FaultSummary, GuestError, Operation
+from harness.records import Fault, FaultSummary, Operation
 from harness.suite import policy
 from harness.suite.bench import Bench
 from harness.suite.operations import Action

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.guest.freed import FLUSH, HELD
 from harness.oracles import held
-from harness.records import GuestError
 from harness.suite.dsq import Dsqs
 from harness.suite.outcome import Inconclusive
 from harness.suite.reader import CPU, OTHER, PROGRAM, HeldReader

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.faults.endings import ENOMEM, ended_with
 from harness.guest.guest import BpfObject
 from harness.model.dsq import DsqModel
 from harness.model.state import Features
 from harness.model.trace import Answer
-from harness.records import GuestError
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE
 from harness.suite.search.failing import Failing

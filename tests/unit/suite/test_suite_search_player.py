@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError, HarnessError
 from harness.model import ids
 from harness.model.state import Features
-from harness.records import GuestError, HarnessError, MachineSpec, Operation
+from harness.records import MachineSpec, Operation
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE
 from harness.suite.outcome import Disagreed

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import UsageError
 from harness.guest.agent import AgentError
 from harness.guest.guest import Guest
 from harness.plan import BpfRequest, Selftest, Session, Survey
-from harness.records import LogRecord, UsageError
+from harness.records import LogRecord
 from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
 from harness.suite.provoked import Provoked, of, read

@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.faults.cause import Cause
 from harness.faults.endings import ENOMEM, Allowed
 from harness.faults.knobs import FAILSLAB, FUNCTION, PAGE
 from harness.guest.guest import Guest
-from harness.records import Fault, GuestError, Operation
+from harness.records import Fault, Operation
 from harness.suite.dsq import Dsqs
 from harness.suite.operations import CREATE, Action
 from harness.suite.sweep import (

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from harness.errors import GuestError
 from harness.faults.endings import ENOMEM, HANG
-from harness.records import GuestError, Outcome
+from harness.records import Outcome
 from harness.suite.outcome import Disagreed, ending_of
 from tests.unit.suite.test_suite_sweep import ACTION, OTHER, SLAB, rig
 

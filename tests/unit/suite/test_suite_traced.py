@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from harness.errors import GuestError
 from harness.model.event import NO_DSQ, Event, Flag, Kind
 from harness.model.state import Features
-from harness.records import Evidence, GuestError
+from harness.records import Evidence
 from harness.suite import traced
 from harness.suite.bench import Bench
 from harness.suite.dsq import Dsqs
