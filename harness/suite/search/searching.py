@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from harness.records import EventKind, SearchSummary, encode
 from harness.suite.bench import Bench
-from harness.suite.search.drive import Found, Optional, Search
+from harness.suite.search.drive import Found, Search
+from harness.suite.search.guest import Optional
 from harness.suite.search.player import Player
 from harness.suite.session import Workshop
 

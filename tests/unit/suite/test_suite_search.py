@@ -27,7 +27,8 @@ from harness.suite.bench import Bench
 from harness.suite.outcome import Inconclusive
 from harness.suite.search import drive, subs
 from harness.suite.search.draw import often
-from harness.suite.search.drive import Deed, Search, Shown, joined
+from harness.suite.search.drive import Search, joined
+from harness.suite.search.guest import Deed, Shown
 from harness.suite.search.moves import MOST, Choices, Drawn, Moves, move, possible, sequences
 from harness.suite.search.player import TIDY, Player, Spent
 from harness.suite.search.subs import SubMoves
