@@ -22,9 +22,19 @@ FUNCTIONS = ("task_unlink_from_dsq", "dispatch_enqueue")
 
 
 def wrong(first: Sequence[LocalDsq], later: Sequence[LocalDsq]) -> list[LocalDsq]:
-    """Those that were wrong in the same way twice: between list and count a CPU may have been stopped once."""
+    """Those that were wrong twice, and for certain: in the same way, or by more than one task.
+
+    A CPU may have been stopped between list and count, which makes a difference of one; where others still run a wrong
+    count goes on growing.
+    """
     both = {one.cpu: one for one in first if one.wrong}
-    return [one for one in later if one.cpu in both and both[one.cpu] == one]
+    return [one for one in later if one.cpu in both and _certain(both[one.cpu], one)]
+
+
+def _certain(first: LocalDsq, later: LocalDsq) -> bool:
+    if first.lying is None or later.lying is None:
+        return first.lying is later.lying
+    return later.wrong and (first == later or abs(later.counted - later.lying) > 1)
 
 
 def words(found: Sequence[LocalDsq]) -> str:

@@ -20,7 +20,17 @@ def test_what_was_stopped_between_list_and_count_is_not() -> None:
     assert local_dsqs.findings(RIGHT, RIGHT) == []
     assert local_dsqs.findings(WRONG, RIGHT) == []
     assert local_dsqs.findings(RIGHT, WRONG) == []
-    assert local_dsqs.findings(WRONG, (LocalDsq(0, 0, 0), LocalDsq(1, 4, 1))) == []
+    one = (LocalDsq(0, 0, 0), LocalDsq(1, 2, 1))
+    assert local_dsqs.findings(WRONG, one) == []
+    assert len(local_dsqs.findings(one, one)) == 1
+    assert local_dsqs.findings(WRONG, (LocalDsq(0, 0, 0), LocalDsq(1, 3, None))) == []
+
+
+def test_a_wrong_count_may_go_on_growing() -> None:
+    (found,) = local_dsqs.findings(WRONG, (LocalDsq(0, 1, 0), LocalDsq(1, 9, 1)))
+    assert "CPU 1 counts 9 tasks and holds 1" in found.title and found.count == 1
+    (found,) = local_dsqs.findings(WRONG, (LocalDsq(0, 0, 0), LocalDsq(1, 0xFFFF_FFFF, 1)))
+    assert found.count == 1, "it was decremented once too often"
 
 
 def test_the_signature_does_not_tell_cpus_and_numbers() -> None:
