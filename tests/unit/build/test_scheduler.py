@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from harness.build.btf import Btf
-from harness.build.image import GuestBuild
+from harness.build.image import BPF_FOLDER, GuestBuild
 from harness.build.scheduler import Compiler, Object, content, dependencies, parse, refused, the_ops
 from harness.definition import load
 from harness.errors import Exit, HarnessError, UsageError
@@ -185,3 +185,12 @@ def test_what_does_not_compile_ends_the_run(compiler: Compiler, tools: Tools, tm
     tools.stderr = "/tmp/user/mine.bpf.c:1:1: error: no\n"
     with pytest.raises(UsageError, match=r"user/mine.bpf.c:1:1: error: no"):
         compiler.schedulers([BpfRequest(str(tmp_path / "user/mine.bpf.c"))])
+
+
+def test_the_header_for_users_leaves_to_them_what_they_may_declare() -> None:
+    """An enum that is declared twice does not compile: ours have these from another header."""
+    header = (BPF_FOLDER / "kharness.bpf.h").read_text()
+    ours = (BPF_FOLDER / "flags.bpf.h").read_text()
+    for name in ("SCX_OPS_SWITCH_PARTIAL", "enum scx_enq_flags", "scx_bpf_dsq_reenq"):
+        assert name in ours and name not in header
+    assert '#include "' not in header
