@@ -58,7 +58,7 @@ MODELS = (
         "sub-above-another", "sub.py", "if other.running and other.parent is parent and within(other.cgroup, op.cgroup):",
         "if False:",
     ),
-    Wrong("sub-has-the-roots-table", "dsq.py", "            return self.links.get(self.associated)", "            return self.root"),
+    Wrong("sub-has-the-roots-table", "dsq.py", "            owner = self.links.get(self.associated)\n", "            owner = self.root\n"),
     Wrong("sub-stays-without-its-cgroup", "schedulers.py", "if scheduler.cgroup == cgroup and scheduler.parent:", "if not cgroup:"),
     Wrong("one-cpu-more", "dsq.py", "if 0 <= cpu < self.rules.possible_cpus:", "if 0 <= cpu <= self.rules.possible_cpus:"),
     Wrong("any-timeout", "ops.py", "if case.timeout_ms > MAX_TIMEOUT_MS:", "if case.timeout_ms > ids.U32:", "timeout_ms"),

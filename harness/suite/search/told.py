@@ -24,6 +24,8 @@ _WAITED = re.compile(r"^.*: (every task to do|the scheduler to exit).*$", re.DOT
 _STAGES = ("load answer", "attach answer", "the scheduler exit", "fork answer", "the scheduler stay")
 """The ends of a case, in the order in which the kernel comes to them."""
 
+_EXITS = _STAGES.index("the scheduler exit")
+
 
 def kin(finding: Finding) -> tuple[str, ...]:
     """What stays of a finding when its sequence becomes smaller: of a disagreement its words, else the signature."""
@@ -39,7 +41,8 @@ def _deviation(title: str) -> str:
     """Of a case, what the other fields of it cannot change; any other title as it is.
 
     That is the end that comes earlier of the one that was seen and the one that the model wanted: what would have come
-    later is up to the other fields, and so is what else the model would have allowed.
+    later is up to the other fields, and so is what else the model would have allowed. Of two refusals of an attach it
+    is the one that was seen.
     """
     waited = _WAITED.match(title)
     if waited:
@@ -48,10 +51,10 @@ def _deviation(title: str) -> str:
     if not case:
         return title
     seen, wanted = case["seen"], case["wanted"].split(" or ")[0]
-    stages = _stage(seen), _stage(wanted)
-    if stages[0] == stages[1]:
+    came, should = _stage(seen), _stage(wanted)
+    if came == should and came >= _EXITS:
         return f"{seen}, not {wanted}"
-    return f"it came to {seen}" if stages[0] < stages[1] else f"it should have come to {wanted}"
+    return f"it came to {seen}" if came <= should else f"it should have come to {wanted}"
 
 
 def _stage(end: str) -> int:

@@ -309,6 +309,7 @@ E2BIG, NO_DSQ = Seen(attach=-7), Seen(kind="SCX_EXIT_ERROR", message="non-existe
         (told(E2BIG, Case(enqueue=Insert(8), exit_dump_len=1)), told(E2BIG, Case()), True),
         (told(NO_DSQ, Case(timeout_ms=30_001, enqueue=Insert(8))), told(Seen(), Case(timeout_ms=ids.U32)), True),
         (told(Seen(), Case(enqueue=Insert(8))), told(Seen(), Case(enqueue=Insert(9), timeout_ms=0)), True),
+        (told(E2BIG, Case(exit_dump_len=ids.U32)), told(E2BIG, Case()), True),
         (told(E2BIG, Case()), told(Seen(attach=-22), Case()), False),
         (told(Seen(), Case(timeout_ms=30_001)), told(Seen(), Case(flags=1 << 60)), False),
         (told(Seen(), Case(enqueue=Insert(8))), told(Seen(), Case(enqueue=Insert(flags=1 << 56))), False),
