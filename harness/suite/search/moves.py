@@ -111,13 +111,8 @@ LIFE = (
     *[_create] * 8, *[_destroy] * 6, *[_ask] * 4, *[_check] * 4, *[_attach, _detach, _create_failing] * 2,
     _made("create_range", start=st.integers(0, 60), count=_counts, node=_nodes),
     _made("destroy_range", start=st.integers(0, 60), count=_counts),
-    st.one_of(
-        _made("attach_many", count=_counts, node=_nodes),
-        _attach_failing,
-        _made("work", kind=st.sampled_from(KINDS), tasks=st.integers(1, 2)),
-        _made("turns"),
-        _made("rest"),
-    ),
+    *[_made("work", kind=st.sampled_from(KINDS), tasks=st.integers(1, 2))] * 2,
+    st.one_of(_made("attach_many", count=_counts, node=_nodes), _attach_failing, _made("turns"), _made("rest")),
 )  # fmt: skip
 """Moves of the life of DSQs and schedulers; what is there more than once is drawn more often."""
 
