@@ -56,7 +56,7 @@ s32 STRUCT_OPS_SLEEPABLE(sub_sub_init)
 	if (bpf_ksym_exists(scx_bpf_sub_grant) && !every) {
 		every = bpf_arena_alloc_pages(&arena, NULL, 1, NUMA_NO_NODE, 0);
 		if (!every)
-			return -12; /* -ENOMEM */
+			return -ENOMEM;
 		every->nr_cids = nr;
 		every->alloc_words = MAX_CIDS / 64 + 1;
 		bpf_for(i, 0, nr)

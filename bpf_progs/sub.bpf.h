@@ -21,7 +21,6 @@ s32 first_error;
 u32 hold;
 u64 nr_held;
 
-
 struct scx_sub_attach_args;
 struct scx_sub_detach_args;
 

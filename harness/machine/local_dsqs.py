@@ -6,7 +6,6 @@ The guest stands still meanwhile, and is not asked: it may hang for the very cou
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -99,10 +98,4 @@ def _one(layout: Layout, cpu: int, peek: Peek) -> LocalDsq | None:
 
 def _number(data: bytes) -> int | None:
     """What was read, low byte first; None where nothing was."""
-    match len(data):
-        case 8:
-            return int(struct.unpack("<Q", data)[0])
-        case 4:
-            return int(struct.unpack("<I", data)[0])
-        case _:
-            return None
+    return int.from_bytes(data, "little") if data else None

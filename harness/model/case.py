@@ -18,6 +18,10 @@ SWITCH_PARTIAL = 1 << 3
 SLICE_DFL, SLICE_INF = 20_000_000, ids.U64
 """Nanoseconds; SCX_SLICE_DFL and SCX_SLICE_INF (include/linux/sched/ext.h)."""
 
+INT_MAX, INT_MIN = (1 << 31) - 1, -(1 << 31)
+ERRORS = (-1, -4095, -4096, 1, INT_MAX, INT_MIN)
+"""Answers of callbacks that are to answer 0: the edges of what is an errno, and of s32."""
+
 NAME = "kh_dsq_fields"
 CALLBACKS = (
     "select_cpu", "enqueue", "dispatch", "init_task", "exit_task", "enable", "cgroup_init", "cpu_online", "cpu_offline",

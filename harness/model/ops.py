@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.model import ids
-from harness.model.case import RESTART_FOR_HOTPLUG, Case, End, ExitKind, Insert, Platform
+from harness.model.case import INT_MAX, RESTART_FOR_HOTPLUG, Case, End, ExitKind, Insert, Platform
 from harness.model.rules import Rules
 from harness.model.state import Hash
 
-INT_MAX = (1 << 31) - 1
 MAX_ERRNO = 4095
 MAX_TIMEOUT_MS = 30_000
 """SCX_WATCHDOG_MAX_TIMEOUT, 30 * HZ: any more milliseconds are a tick more (msecs_to_jiffies() rounds up)."""

@@ -12,6 +12,11 @@ INIT_NAMES = ("scx_init_dsq", "init_dsq")
 """What the function that initialises a DSQ has been called, newest first (7.3 renamed it)."""
 
 
+NO_PRIVATE_STACK = "Private stack not supported by jit"
+"""What the verifier says of a scheduler with an ops.dispatch where there is none (check_struct_ops_btf_id() in
+kernel/bpf/verifier.c; riscv64 of 7.2)."""
+
+
 def probe(btf: Btf) -> Features:
     """The features that the model and the tests ask for."""
     return Features(

@@ -15,6 +15,7 @@ from harness.suite.percpu import PercpuFaults
 from harness.suite.poison import PercpuPoison
 from harness.suite.policy import Policy
 from harness.suite.reader import HeldReader
+from harness.suite.search.guest import Optional
 from harness.suite.search.searching import Searching
 from harness.suite.session import Ready, Workshop
 from harness.suite.sweep import Faults
@@ -58,17 +59,21 @@ def features(ready: Ready) -> Features:
 
 
 @pytest.fixture
-def faults(request: pytest.FixtureRequest, bench: Bench) -> Faults:
-    """Fault injection, with every site observed."""
-    kernel = bench.ready.kernel
-    return Faults(bench, matcher(beside(request.path), kernel.arch, kernel.release))
+def optional(request: pytest.FixtureRequest, ready: Ready) -> Optional:
+    """Why an operation of this test may do without an allocation, if it may (the nearest optional.yaml)."""
+    return matcher(beside(request.path), ready.kernel.arch, ready.kernel.release)
 
 
 @pytest.fixture
-def policy(request: pytest.FixtureRequest, bench: Bench, faults: Faults) -> Policy:
+def faults(bench: Bench, optional: Optional) -> Faults:
+    """Fault injection, with every site observed."""
+    return Faults(bench, optional)
+
+
+@pytest.fixture
+def policy(bench: Bench, faults: Faults, optional: Optional) -> Policy:
     """Operations under a fault that is decided by number, or drawn from a seed."""
-    kernel = bench.ready.kernel
-    return Policy(bench, faults, matcher(beside(request.path), kernel.arch, kernel.release))
+    return Policy(bench, faults, optional)
 
 
 @pytest.fixture
@@ -96,7 +101,6 @@ def held_reader(bench: Bench, dsq: Dsqs) -> HeldReader:
 
 
 @pytest.fixture
-def search(request: pytest.FixtureRequest, bench: Bench, workshop: Workshop) -> Searching:
+def search(bench: Bench, workshop: Workshop, optional: Optional) -> Searching:
     """A search for a sequence of operations that the model disagrees with."""
-    kernel = bench.ready.kernel
-    return Searching(bench, workshop, matcher(beside(request.path), kernel.arch, kernel.release))
+    return Searching(bench, workshop, optional)

@@ -16,21 +16,29 @@ from hypothesis.strategies import SearchStrategy
 
 from harness.guest.agent import AgentError
 from harness.model import ids
-from harness.model.case import CALLBACKS, SLICE_DFL, SLICE_INF, SWITCH_PARTIAL, Case, ExitKind, Insert
+from harness.model.case import (
+    CALLBACKS,
+    ERRORS,
+    INT_MAX,
+    INT_MIN,
+    SLICE_DFL,
+    SLICE_INF,
+    SWITCH_PARTIAL,
+    Case,
+    ExitKind,
+    Insert,
+)
 from harness.records import Operation
 from harness.suite.bench import Bench
+from harness.suite.features import NO_PRIVATE_STACK
 from harness.suite.fields import Fields
 from harness.suite.search.draw import often
 
 VERB = "scheduler"
 
-NO_PRIVATE_STACK = "Private stack not supported by jit"
-"""What the verifier says of a scheduler with an ops.dispatch where there is none (riscv64 of 7.2)."""
-
 Changes = dict[str, Any]
 """Fields of a Case that differ from one that is right."""
 
-INT_MAX, INT_MIN = (1 << 31) - 1, -(1 << 31)
 MOST_CHANGES = 4
 MOST_CREATED = 6
 """bpf_progs/dsq_fields.bpf.c has room for some more."""
@@ -51,9 +59,6 @@ BITS = (0, 1, 2, *range(4, 17), 31, 32, 55, 56, 62, 63)
 
 ENQ_FLAGS = (1 << 4, 1 << 32, 1 << 33, 1 << 55, 1 << 56, 1 << 63)
 """SCX_ENQ_HEAD, SCX_ENQ_PREEMPT, SCX_ENQ_IMMED, and around the kernel's own (enum scx_enq_flags)."""
-
-ERRORS = (-1, -4095, -4096, 1, INT_MAX, INT_MIN)
-"""Answers of callbacks that are to answer 0: the edges of what is an errno, and of s32."""
 
 SLICES = (SLICE_DFL, 0, 1, SLICE_INF - 1, SLICE_INF)
 VTIMES = (0, 1, 1 << 63, ids.U64 - 1, ids.U64)

@@ -58,9 +58,6 @@ COUNTS = (1, 2, 47, 48, 49, 50, 95, 96, 97, 193, 200)
 RANGE = 1 << 20
 """Where the ids of many at once begin."""
 
-NTH = 8
-"""Which allocation of an operation fails, at most; enabling a scheduler makes more than twenty, create some three."""
-
 WRAP = ids.U64 - 7
 """Virtual times begin here and wrap."""
 
@@ -81,7 +78,6 @@ _users = often(_few, _few, _few, _edges)
 _created = st.tuples(often(*[_few] * 6, _ids), often(*[st.just(-1)] * 6, _nodes)).map(list)
 _lists = st.lists(_created, max_size=MOST_LISTED)
 _counts = st.sampled_from(COUNTS)
-_nth = st.integers(1, NTH)
 
 
 def failing_create(nth: int) -> Fault:

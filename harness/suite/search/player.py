@@ -19,12 +19,13 @@ from harness.model.ids import errno_name
 from harness.records import FaultSite, Operation
 from harness.suite.bench import Bench
 from harness.suite.dsq import ENABLE_SECONDS, STATE, Dsqs
+from harness.suite.features import NO_PRIVATE_STACK
 from harness.suite.load import every_worker_gets_on
 from harness.suite.order import DSQ, HeldTasks
 from harness.suite.outcome import Disagreed
-from harness.suite.search.cases import NO_PRIVATE_STACK, Cases
+from harness.suite.search.cases import Cases
 from harness.suite.search.failing import Failing
-from harness.suite.search.moves import RANGE
+from harness.suite.search.moves import MOST_TASKS, RANGE
 from harness.suite.search.subs import VERBS as SUB_VERBS
 from harness.suite.search.subs import SubMoves
 from harness.suite.search.words import words
@@ -71,7 +72,6 @@ class Player:
         self._held: HeldTasks | None = None
         self._tasks = 0
         self._loads: list[Workload] = []
-        self._many = 0
         self._cases: Cases | None = None
         self.spent = Spent()
         self._subs = SubMoves(bench, self._dsq, self.spent.on)
@@ -261,7 +261,7 @@ class Player:
 
     def _arrive(self, one: Operation) -> str | None:
         tasks = int(one.args["tasks"])
-        if not self._held or self._tasks + tasks > 6:
+        if not self._held or self._tasks + tasks > MOST_TASKS:
             return None
         self._tasks += tasks
         self._held.arrive(tasks)

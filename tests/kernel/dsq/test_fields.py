@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from harness.model import ids
-from harness.model.case import SLICE_INF, SWITCH_PARTIAL, Case, Insert
+from harness.model.case import ERRORS, INT_MAX, INT_MIN, SLICE_INF, SWITCH_PARTIAL, Case, Insert
 from harness.suite.bench import Bench
 from harness.suite.fields import Fields
 
@@ -20,11 +20,8 @@ USER = 7
 BETWEEN = ids.BUILTIN - 1
 """The highest id that a user DSQ can have."""
 
-INT_MAX, INT_MIN, U32_MAX = (1 << 31) - 1, -(1 << 31), ids.U32
+U32_MAX = ids.U32
 STALLS_MS = 1000
-ERRORS = (-1, -4095, -4096, 1, INT_MAX, INT_MIN)
-"""Answers of callbacks that are to answer 0: the edges of what is an errno, and of s32."""
-
 SLICES = (0, 1, SLICE_INF - 1, SLICE_INF)
 VTIMES = (0, 1 << 63, ids.U64)
 

@@ -9,11 +9,8 @@ from harness.guest.agent import AgentError
 from harness.guest.guest import BpfObject, Guest
 from harness.suite.bench import Bench
 from harness.suite.dsq import STATE
-from harness.suite.features import need
+from harness.suite.features import NO_PRIVATE_STACK, need
 from harness.suite.load import every_worker_gets_on, mixed
-
-NO_PRIVATE_STACK = "Private stack not supported by jit"
-"""What the verifier says (kernel/bpf/verifier.c, check_struct_ops_btf_id)."""
 
 
 def loaded(guest: Guest, program: str) -> BpfObject:

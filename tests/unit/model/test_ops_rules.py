@@ -10,6 +10,7 @@ import pytest
 
 from harness.model import ids
 from harness.model.case import (
+    INT_MAX,
     RESTART_FOR_HOTPLUG,
     SWITCH_PARTIAL,
     Case,
@@ -19,7 +20,7 @@ from harness.model.case import (
     Platform,
     Seen,
 )
-from harness.model.ops import BATCH_WARNS, DUMP_WARNS, IMMED_WARNS, INT_MAX, OpsRules, error_of
+from harness.model.ops import BATCH_WARNS, DUMP_WARNS, IMMED_WARNS, OpsRules, error_of
 from harness.model.state import Features
 
 EXT = "kernel/sched/ext/ext.c"

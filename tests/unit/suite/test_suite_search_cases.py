@@ -20,10 +20,11 @@ from harness.model.ops import CALM_MS, MAY_SLEEP, OpsRules
 from harness.model.state import Features
 from harness.oracles.frames import neutral, signature
 from harness.records import Finding, Operation, Scenario, decode, encode
+from harness.suite.features import NO_PRIVATE_STACK
 from harness.suite.fields import problem
 from harness.suite.outcome import Disagreed
 from harness.suite.search import cases
-from harness.suite.search.cases import CHANGES, MOST_CREATED, NO_PRIVATE_STACK, SLEEPING, VERB, known, merged
+from harness.suite.search.cases import CHANGES, MOST_CREATED, SLEEPING, VERB, known, merged
 from harness.suite.search.moves import move
 from harness.suite.search.told import kin
 from harness.suite.search.words import words
