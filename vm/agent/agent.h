@@ -5,7 +5,7 @@
  * In: one operation a line, "ID<TAB>VERB<TAB>key=value<TAB>key=value...", values percent-encoded.
  * Out: one JSON object a line, {"id":ID,"ok":bool,"us":microseconds,"at":when it began,...}; on failure "errno" and
  * "error".
- * The agent knows files, BPF objects, programs, workloads and fail-nth; it does not know what they are for.
+ * The agent knows files, BPF objects, programs, workloads and fail-nth, but not their purpose.
  */
 #ifndef KHARNESS_AGENT_H
 #define KHARNESS_AGENT_H
@@ -35,7 +35,7 @@ struct op {
 struct reply {
 	struct buf body;
 	bool failed;
-	int err, ret; /* its "errno" and "ret", for those who do operations themselves */
+	int err, ret; /* its "errno" and "ret", for callers that do operations themselves */
 };
 
 /* json.c */
@@ -54,14 +54,6 @@ long long arg_int(const struct op *op, const char *key, long long fallback);
 int arg_hex(const struct op *op, const char *key, void *out, size_t max);
 
 /* files.c */
-void do_read(const struct op *op, struct reply *r);
-void do_write(const struct op *op, struct reply *r);
-void do_wait_file(const struct op *op, struct reply *r);
-void do_settle(const struct op *op, struct reply *r);
-void do_kmsg(const struct op *op, struct reply *r);
-void do_idle(const struct op *op, struct reply *r);
-void do_settime(const struct op *op, struct reply *r);
-void do_entropy(const struct op *op, struct reply *r);
 int kmsg_open(void);
 /* Reads a whole file into b; returns 0 or an errno. */
 int read_file(const char *path, struct buf *b, size_t max);
@@ -69,32 +61,23 @@ int write_file(const char *path, const char *data, size_t len, bool append);
 long long now_us(void);
 void sleep_us(long us);
 
-/* turns.c: one turn of a worker, which counts as progress; and, of workers that were reaped, the cgroups that they made. */
+/* turns.c: one turn of a worker, which counts as progress; and the cleanup of the cgroups of reaped workers. */
 void work_turn(const char *kind, long us);
 void work_forget_cgroups(const pid_t *pids, int nr);
 
 /* work.c */
-void do_spawn(const struct op *op, struct reply *r);
-void do_work(const struct op *op, struct reply *r);
-void do_progress(const struct op *op, struct reply *r);
-void do_kill(const struct op *op, struct reply *r);
-void do_reap(const struct op *op, struct reply *r);
-void do_pin(const struct op *op, struct reply *r);
+/* "agent worker KIND US CPU POLICY SLOT FD": turns of a kind for ever, counted in a slot of the file. */
+int worker(char **argv);
 /* A child on one CPU, for do_reap() and do_kill() by this name: its pid, 0 in the child itself, -1 with an answer. */
 pid_t work_fork(const char *name, long cpu, struct reply *r);
 void work_reset(void);
 
 /* bpf.c */
 struct object;
-void do_load(const struct op *op, struct reply *r);
-void do_unload(const struct op *op, struct reply *r);
-void do_attach(const struct op *op, struct reply *r);
-void do_detach(const struct op *op, struct reply *r);
-void do_assoc(const struct op *op, struct reply *r);
 void bpf_reset(void);
 void bpf_setup(void);
 struct object *find_object(const struct op *op, const char *key, struct reply *r);
-/* How many of its programs and maps are attached. */
+/* The number of its attached programs and maps. */
 int object_links(const struct object *o);
 int object_prog_fd(struct object *o, const char *prog);
 struct bpf_link;
@@ -103,74 +86,71 @@ struct bpf_link *object_attach(struct object *o, const char *what);
 
 /* nth.c */
 struct ending {
-	uint64_t site; /* the site that was made to fail, a key of the observer's map; 0: none was */
+	uint64_t site; /* the failed site, a key of the observer's map; 0: none */
 	int ret, flags, n;
 	long long times;
 };
-/* bpf_progs/fault_sites.bpf.c and vm/module/told.c have the same layout. */
-struct told {
+/* bpf_progs/observers/fault_sites.bpf.c and vm/module/last_words.c have the same layout. */
+struct last_words {
 	char what[64];
 	uint64_t nth, site;
 	uint32_t type, depth;
 	uint64_t stack[16];
 };
-/* A sweep under way: which thread's allocations fail, and what tracing objects see of each run. */
+/* A running sweep: the thread whose allocations fail, and the tracing objects' counts of each run. */
 struct nth {
 	int fd, log_fd, k, fine;
-	bool every; /* not the k-th, but all that the knobs in debugfs let fail */
-	volatile uint64_t *site, *fired; /* the observer: which site failed last, how many did */
+	bool every; /* not the k-th, but all that the knobs in debugfs choose */
+	volatile uint64_t *site, *fired; /* the observer: the last failed site, the number of faults */
 	volatile int32_t *watch_tid;
-	volatile uint64_t *printed; /* the observer: records that the kernel log got */
-	uint64_t read; /* of them, when the log was read last */
-	struct told *told;
-	struct object *ledger; /* NULL: there is none, nor what follows */
+	volatile uint64_t *printed; /* the observer: the number of kernel log records */
+	uint64_t read; /* that number when the log was last read */
+	struct last_words *last_words;
+	struct object *ledger; /* NULL: no ledger, and the fields below are unused */
 	volatile uint64_t *run;
 	volatile int32_t *tid, *other_tid;
 	volatile int64_t *live[2]; /* percpu and slab objects of this run */
 	uint64_t seen;
 	long long runs, injected, disputed, highest;
 };
-/* From the objects named by "observer" and, if given, "ledger"; "tell" names the operation should the kernel die. */
+/* From the objects named by "observer" and, if given, "ledger"; "label" names the operation if the kernel dies. */
 bool nth_open(const struct op *op, struct nth *n, struct reply *r);
 void nth_close(struct nth *n);
-/* Whose allocations fail from now on; false with errno. */
+/* Choose the thread whose allocations fail; false with errno. */
 bool nth_thread(struct nth *n, long tid);
-/* A run with the k-th allocation failing; nth_end() tells whether it fired. */
+/* A run with the k-th allocation failing; nth_end() returns whether it fired. */
 void nth_begin(struct nth *n, int k);
 bool nth_end(struct nth *n);
-/* Counts one ending, unless it is a run without a fault that answered as it should. */
+/* Counts one ending, except a run without a fault with the expected answer. */
 void nth_book(struct nth *n, bool fired, int ret, int flags);
 /* Before nth_close(). Marks the answer as failed where the log was not watched. */
 void nth_reply(const struct nth *n, struct reply *r);
 /* The thread id of a process or kthread by its whole name (/proc/PID/comm); 0 if there is none. */
 long find_thread(const char *name);
-void do_thread(const struct op *op, struct reply *r);
 
 /* ledger.c */
 void ledger_forget(void);
 /* Remembers how the next run ended, for do_left(). */
 void ledger_past(const struct ending *e);
-/* Adds what is left of a run (0: of all), ended as `of` says (NULL: as remembered); returns how many there are. */
+/* Adds the objects left by a run (0: by all), ended as `of` says (NULL: as remembered); returns their number. */
 int ledger_left(struct object *ledger, uint64_t run, const struct ending *of, struct buf *out);
-void do_left(const struct op *op, struct reply *r);
-
-/* alive.c */
-void do_alive(const struct op *op, struct reply *r);
-
-/* sweep.c */
-void do_sweep_ops(const struct op *op, struct reply *r);
 
 /* steps.c */
-void do_settled(const struct op *op, struct reply *r);
-void do_clear(const struct op *op, struct reply *r);
-void do_fork(const struct op *op, struct reply *r);
-void do_mkdir(const struct op *op, struct reply *r);
 /* Removes the folders that mkdir made. */
 void steps_reset(void);
-void do_rmdir(const struct op *op, struct reply *r);
-void do_fill(const struct op *op, struct reply *r);
 void do_drain(const struct op *op, struct reply *r);
-void do_run_killed(const struct op *op, struct reply *r);
+
+/*
+ * A verb: VERB("name", do_name) below a do_name(op, r). The linker puts all of them into one array, whose first and
+ * last it names.
+ */
+struct verb {
+	const char *name;
+	void (*run)(const struct op *op, struct reply *r);
+};
+#define VERB(called, function)                                                                      \
+	static const struct verb verb_##function __attribute__((section("verbs"), used)) = { called, function }
+extern const struct verb __start_verbs[], __stop_verbs[];
 
 /* main.c */
 /* Does one parsed operation; false if there is no such verb. */
@@ -179,21 +159,16 @@ bool run_verb(const struct op *op, struct reply *r);
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* kept.c */
-void do_keep(const struct op *op, struct reply *r);
 struct bpf_object;
-/* An object kept from this path, whose variables can all be set as the load wants, or NULL. */
+/* An object kept from this path, whose variables can all be set as the load requests, or NULL. */
 struct bpf_object *kept_take(const char *path, const struct op *op);
-/* Brings an object back to what it was after loading and keeps it; false when it was not a kept one. */
+/* Resets an object to its state after loading and keeps it; false when it was not a kept one. */
 bool kept_give_back(struct bpf_object *bpf);
 struct bpf_map;
 /* Empties a hash, queue or array; 0 or an errno. */
 int clear_map(const struct bpf_map *map);
 
 /* vars.c */
-void do_get(const struct op *op, struct reply *r);
-void do_set(const struct op *op, struct reply *r);
-void do_dump(const struct op *op, struct reply *r);
-void do_clear_map(const struct op *op, struct reply *r);
 struct bpf_object *object_bpf(struct object *o);
 /* Finds a global variable: its memory, size and kind; returns 0 or an errno. */
 struct var {
@@ -202,7 +177,7 @@ struct var {
 	bool is_signed, is_char, is_array, is_const;
 };
 int find_var(struct bpf_object *obj, const char *name, struct var *var);
-/* Sets it, or of an array one element. */
+/* Sets it, or one element of an array. */
 int set_var(struct bpf_object *obj, const char *name, const char *value, size_t index);
 
 /* members.c */
@@ -214,7 +189,5 @@ int relay(int argc, char **argv);
 
 /* run.c */
 void do_run(const struct op *op, struct reply *r);
-void do_run_beside(const struct op *op, struct reply *r);
-void do_sweep(const struct op *op, struct reply *r);
 
 #endif

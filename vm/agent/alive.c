@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What the resident ledger (bpf_progs/alive.bpf.c) holds: the objects that are alive, counted by who allocated them. */
+/* The content of the resident ledger (bpf_progs/observers/alive.bpf.c): the live objects, counted by call site. */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
@@ -13,7 +13,7 @@
 #define KIND_PERCPU 1
 #define KIND_OLD 4
 
-/* As in bpf_progs/alive.bpf.c. */
+/* As in bpf_progs/observers/alive.bpf.c. */
 struct entry {
 	uint64_t call_site, caller;
 	uint32_t kind, size;
@@ -24,7 +24,7 @@ static struct place {
 	long long count;
 } places[MAX_PLACES];
 static int nr_places;
-static long long untold; /* objects of further places */
+static long long omitted; /* objects of further places */
 
 static const char *const counts[] = {
 	"percpu_allocated", "percpu_freed", "percpu_older", "slab_allocated", "slab_alive", "lost",
@@ -37,7 +37,7 @@ static void count(const struct entry *e)
 	while (i < nr_places && memcmp(&places[i].what, e, sizeof(*e)))
 		i++;
 	if (i == MAX_PLACES) {
-		untold++;
+		omitted++;
 		return;
 	}
 	if (i == nr_places) {
@@ -47,7 +47,7 @@ static void count(const struct entry *e)
 	places[i].count++;
 }
 
-/* From now on it counts no more: percpu objects are known again when they are freed, others are not. */
+/* Marks an object as old: percpu objects are recognised when they are freed, others are not. */
 static int forget_one(int fd, const uint64_t *key, struct entry *e)
 {
 	if (!(e->kind & KIND_PERCPU))
@@ -56,7 +56,7 @@ static int forget_one(int fd, const uint64_t *key, struct entry *e)
 	return bpf_map_update_elem(fd, key, e, BPF_EXIST) ? errno : 0;
 }
 
-/* Counts all objects, in batches, and has them forgotten if `forget` is set; 0 or an errno. */
+/* Counts all objects, in batches, and forgets them if `forget` is set; 0 or an errno. */
 static int count_all(int fd, bool forget)
 {
 	static uint64_t keys[BATCH];
@@ -65,7 +65,7 @@ static int count_all(int fd, bool forget)
 	int err = 0;
 
 	nr_places = 0;
-	untold = 0;
+	omitted = 0;
 	for (bool more = false; !err; more = true) {
 		uint32_t *from = more ? &token : NULL;
 
@@ -101,7 +101,7 @@ static void reply_counts(struct object *o, bool forget, struct reply *r)
 	}
 }
 
-/* How often each program was not run because its CPU was in it: nothing else keeps one that is attached from running. */
+/* How often each program was not run because its CPU was running it already, the only reason for an attached one. */
 static void reply_missed(struct object *o, struct reply *r)
 {
 	struct bpf_program *prog;
@@ -145,12 +145,12 @@ static void reply_replaced(const struct bpf_map *map, bool forget, struct reply 
 }
 
 /*
- * alive: what object "name", a ledger, holds at a quiescent point. "places" are [kind, call site, size, objects, caller],
- * at most 1024, "untold" is how many objects more there are; "replaced" are [call site, old objects that were freed]; the ledger's
- * counts by their names; "missed" by program. With "forget" all of it is forgotten, but for what was missed: percpu objects
- * that live are old from then on.
+ * alive: the content of object "name", a ledger, at a quiescent point. "places" are [kind, call site, size, objects, caller],
+ * at most 1024, "omitted" is how many objects more there are; "replaced" are [call site, old objects that were freed];
+ * the ledger's counts by their names; "missed" by program. With "forget" all but "missed" is reset: live percpu objects
+ * are old from then on.
  */
-void do_alive(const struct op *op, struct reply *r)
+static void do_alive(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	struct bpf_map *map = o ? bpf_object__find_map_by_name(object_bpf(o), "objects") : NULL;
@@ -168,7 +168,7 @@ void do_alive(const struct op *op, struct reply *r)
 	reply_counts(o, forget, r);
 	reply_missed(o, r);
 	reply_replaced(old, forget, r);
-	reply_int(r, "untold", untold);
+	reply_int(r, "omitted", omitted);
 	buf_printf(&r->body, ",\"places\":[");
 	for (int i = 0; i < nr_places; i++)
 		buf_printf(&r->body, "%s[%u,%llu,%u,%lld,%llu]", i ? "," : "", places[i].what.kind,
@@ -176,3 +176,4 @@ void do_alive(const struct op *op, struct reply *r)
 			   (unsigned long long)places[i].what.caller);
 	buf_printf(&r->body, "]");
 }
+VERB("alive", do_alive);

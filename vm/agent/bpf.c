@@ -3,6 +3,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +51,7 @@ void bpf_setup(void)
 	libbpf_set_print(keep_log);
 }
 
-/* A failure with what libbpf and the verifier said; the end of it, where the reason stands. */
+/* A failure with the messages of libbpf and the verifier; their end, which has the reason. */
 static void libbpf_error(struct reply *r, int err, const char *what)
 {
 	size_t skip = libbpf_log.len > 8192 ? libbpf_log.len - 8192 : 0;
@@ -133,7 +134,7 @@ static struct bpf_object *load_file(const char *path, const struct op *op, struc
  * of its struct_ops map "ops" (a callback takes the name of a program, or nothing to be left out). "resident": it stays
  * until it is unloaded by name.
  */
-void do_load(const struct op *op, struct reply *r)
+static void do_load(const struct op *op, struct reply *r)
 {
 	const char *name = arg_str(op, "name", ""), *path = arg_str(op, "path", "");
 	struct object *o = NULL;
@@ -160,6 +161,7 @@ void do_load(const struct op *op, struct reply *r)
 	if (o->bpf)
 		strcpy(o->name, name);
 }
+VERB("load", do_load);
 
 struct bpf_link *object_attach(struct object *o, const char *what)
 {
@@ -176,11 +178,29 @@ struct bpf_link *object_attach(struct object *o, const char *what)
 	return bpf_program__attach(prog);
 }
 
-/* attach: the struct_ops map or program "what" of object "name". */
-void do_attach(const struct op *op, struct reply *r)
+/* A program of its type's kind, attached to the cgroup at this path; NULL with errno. */
+static struct bpf_link *attach_to_cgroup(struct object *o, const char *what, const char *cgroup)
+{
+	struct bpf_program *prog = bpf_object__find_program_by_name(o->bpf, what);
+	int fd = prog ? open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1, err;
+	struct bpf_link *link;
+
+	if (fd < 0) {
+		errno = prog ? errno : ENOENT;
+		return NULL;
+	}
+	link = bpf_program__attach_cgroup(prog, fd);
+	err = errno;
+	close(fd);
+	errno = err;
+	return link;
+}
+
+/* attach: the struct_ops map or program "what" of object "name"; with "cgroup", a path, to that cgroup. */
+static void do_attach(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
-	const char *what = arg_str(op, "what", "ops");
+	const char *what = arg_str(op, "what", "ops"), *cgroup = arg_str(op, "cgroup", "");
 	struct bpf_link *link;
 	int slot = 0;
 
@@ -193,7 +213,7 @@ void do_attach(const struct op *op, struct reply *r)
 		reply_error(r, ENOSPC, "too many links");
 		return;
 	}
-	link = object_attach(o, what);
+	link = *cgroup ? attach_to_cgroup(o, what, cgroup) : object_attach(o, what);
 	if (!link) {
 		libbpf_error(r, errno, what);
 		return;
@@ -201,12 +221,13 @@ void do_attach(const struct op *op, struct reply *r)
 	o->links[slot].link = link;
 	strcpy(o->links[slot].what, what);
 }
+VERB("attach", do_attach);
 
 /* include/uapi/linux/bpf.h (6.20): the libbpf of the guest root does not know it. */
 #define PROG_ASSOC_STRUCT_OPS 38
 
 /* assoc: ties SYSCALL program "prog" of object "name" to its struct_ops map "what", for as long as it is loaded. */
-void do_assoc(const struct op *op, struct reply *r)
+static void do_assoc(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	struct bpf_map *map = o ? bpf_object__find_map_by_name(o->bpf, arg_str(op, "what", "ops")) : NULL;
@@ -226,6 +247,7 @@ void do_assoc(const struct op *op, struct reply *r)
 	if (syscall(SYS_bpf, PROG_ASSOC_STRUCT_OPS, &attr, sizeof(attr)))
 		reply_error(r, errno, "associating %s: %s", arg_str(op, "prog", ""), strerror(errno));
 }
+VERB("assoc", do_assoc);
 
 int object_links(const struct object *o)
 {
@@ -246,13 +268,14 @@ static void destroy_links(struct object *o, const char *what)
 	}
 }
 
-void do_detach(const struct op *op, struct reply *r)
+static void do_detach(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 
 	if (o)
 		destroy_links(o, arg_str(op, "what", NULL));
 }
+VERB("detach", do_detach);
 
 static void unload(struct object *o)
 {
@@ -262,13 +285,14 @@ static void unload(struct object *o)
 	o->bpf = NULL;
 }
 
-void do_unload(const struct op *op, struct reply *r)
+static void do_unload(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 
 	if (o)
 		unload(o);
 }
+VERB("unload", do_unload);
 
 void bpf_reset(void)
 {

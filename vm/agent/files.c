@@ -67,7 +67,7 @@ int write_file(const char *path, const char *data, size_t len, bool append)
 	return err;
 }
 
-void do_read(const struct op *op, struct reply *r)
+static void do_read(const struct op *op, struct reply *r)
 {
 	const char *path = arg_str(op, "path", "");
 	struct buf b = {};
@@ -79,6 +79,7 @@ void do_read(const struct op *op, struct reply *r)
 		reply_str(r, "data", b.data ? b.data : "", b.len);
 	free(b.data);
 }
+VERB("read", do_read);
 
 /* One knob in each folder that a pattern finds; a folder reached through a symbolic link is another's alias. */
 static void write_each(const char *pattern, const char *data, struct reply *r)
@@ -112,7 +113,7 @@ static void write_each(const char *pattern, const char *data, struct reply *r)
 }
 
 /* write: "data" into the file "path", or with "each" into every file that the pattern "path" finds. */
-void do_write(const struct op *op, struct reply *r)
+static void do_write(const struct op *op, struct reply *r)
 {
 	const char *path = arg_str(op, "path", ""), *data = arg_str(op, "data", "");
 	const char *mode = arg_str(op, "mode", NULL);
@@ -122,7 +123,7 @@ void do_write(const struct op *op, struct reply *r)
 		write_each(path, data, r);
 		return;
 	}
-	if (mode) { /* a file of our own rather than a knob */
+	if (mode) { /* a regular file, not a knob */
 		int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, strtol(mode, NULL, 8));
 
 		if (fd >= 0)
@@ -132,8 +133,9 @@ void do_write(const struct op *op, struct reply *r)
 	if (err)
 		reply_error(r, err, "%s: %s", path, strerror(err));
 }
+VERB("write", do_write);
 
-void do_wait_file(const struct op *op, struct reply *r)
+static void do_wait_file(const struct op *op, struct reply *r)
 {
 	const char *path = arg_str(op, "path", ""), *want = arg_str(op, "contains", "");
 	long long deadline = now_us() + arg_int(op, "timeout_ms", 5000) * 1000;
@@ -155,6 +157,7 @@ void do_wait_file(const struct op *op, struct reply *r)
 	reply_str(r, "data", b.data, b.len);
 	free(b.data);
 }
+VERB("wait-file", do_wait_file);
 
 /* The value after "KEY" at the start of a line, or the whole text when there is no key. */
 static long long watched_value(const struct buf *b, const char *key)
@@ -190,7 +193,7 @@ static void visit_cpus(void)
  * Quiescence: writes to "barrier" and reads the number behind "key" in "watch" until it stood still for "rounds"
  * rounds. Teardown chains rcu_work, irq_work and call_rcu, so one barrier is not enough.
  */
-void do_settle(const struct op *op, struct reply *r)
+static void do_settle(const struct op *op, struct reply *r)
 {
 	const char *barrier = arg_str(op, "barrier", ""), *watch = arg_str(op, "watch", "");
 	const char *key = arg_str(op, "key", "");
@@ -226,6 +229,7 @@ void do_settle(const struct op *op, struct reply *r)
 	reply_int(r, "turns", turns);
 	free(b.data);
 }
+VERB("settle", do_settle);
 
 int kmsg_open(void)
 {
@@ -234,7 +238,7 @@ int kmsg_open(void)
 }
 
 /* All kernel log records since the last call, as /dev/kmsg gives them; "overruns" counts EPIPE (records lost). */
-void do_kmsg(const struct op *op, struct reply *r)
+static void do_kmsg(const struct op *op, struct reply *r)
 {
 	char record[8192 + 1];
 	int overruns = 0;
@@ -263,23 +267,26 @@ void do_kmsg(const struct op *op, struct reply *r)
 	buf_printf(&r->body, "]");
 	reply_int(r, "overruns", overruns);
 }
+VERB("kmsg", do_kmsg);
 
-/* idle: lets "ms" of guest time pass, for what has no other sign than its age (kmemleak's minimum). */
-void do_idle(const struct op *op, struct reply *r)
+/* idle: lets "ms" of guest time pass, for conditions that only depend on age (kmemleak's minimum). */
+static void do_idle(const struct op *op, struct reply *r)
 {
 	(void)r;
 	sleep_us(arg_int(op, "ms", 0) * 1000);
 }
+VERB("idle", do_idle);
 
-void do_settime(const struct op *op, struct reply *r)
+static void do_settime(const struct op *op, struct reply *r)
 {
 	struct timespec ts = { arg_int(op, "sec", 0), arg_int(op, "nsec", 0) };
 
 	if (clock_settime(CLOCK_REALTIME, &ts))
 		reply_error(r, errno, "clock_settime: %s", strerror(errno));
 }
+VERB("settime", do_settime);
 
-void do_entropy(const struct op *op, struct reply *r)
+static void do_entropy(const struct op *op, struct reply *r)
 {
 	struct {
 		struct rand_pool_info info;
@@ -299,3 +306,4 @@ void do_entropy(const struct op *op, struct reply *r)
 	if (fd >= 0)
 		close(fd);
 }
+VERB("entropy", do_entropy);

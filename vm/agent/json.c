@@ -43,7 +43,7 @@ void buf_printf(struct buf *b, const char *fmt, ...)
 		free(text);
 }
 
-/* Bytes above 0x7f become \u00XX: the host reads Latin-1, so no byte is lost whatever a file holds. */
+/* Bytes above 0x7f become \u00XX: the host reads Latin-1, so no byte of a file is lost. */
 void json_string(struct buf *b, const char *data, size_t len)
 {
 	buf_add(b, "\"", 1);

@@ -22,7 +22,7 @@ struct kept {
 	bool taken;
 	int nr_images;
 	struct {
-		void *at, *first; /* a writable section now, and as it was after loading */
+		void *at, *first; /* a writable section now, and its content after loading */
 		size_t size;
 	} images[MAX_IMAGES];
 };
@@ -34,7 +34,7 @@ static bool is_rodata(const struct bpf_map *map)
 	return strstr(bpf_map__name(map), ".rodata") != NULL;
 }
 
-/* Whether clear_map() can bring a map back to what it was. */
+/* Whether clear_map() can reset a map. */
 static bool clearable(const struct bpf_map *map)
 {
 	switch (bpf_map__type(map)) {
@@ -72,7 +72,7 @@ int clear_map(const struct bpf_map *map)
 	case BPF_MAP_TYPE_PERCPU_HASH:
 		while (!err && !bpf_map_get_next_key(fd, NULL, key)) {
 			err = bpf_map_delete_elem(fd, key);
-			if (err == -ENOENT) /* a program took it out meanwhile */
+			if (err == -ENOENT) /* a program removed it meanwhile */
 				err = 0;
 		}
 		break;
@@ -94,7 +94,7 @@ int clear_map(const struct bpf_map *map)
 	return err;
 }
 
-/* Remembers the writable sections; false when the object could not be given back as it was. */
+/* Remembers the writable sections; false when the object could not be reset. */
 static bool remember(struct kept *k)
 {
 	struct bpf_map *map;
@@ -149,8 +149,8 @@ static bool keep_one(const char *path)
 	return true;
 }
 
-/* keep: loads every object file of folder "path"; answers which are "kept" and which are "left" to be loaded later. */
-void do_keep(const struct op *op, struct reply *r)
+/* keep: loads every object file of folder "path"; answers which are "kept", and which are "left" and loaded on demand. */
+static void do_keep(const struct op *op, struct reply *r)
 {
 	const char *folder = arg_str(op, "path", "");
 	struct buf done = {}, left = {};
@@ -183,8 +183,9 @@ void do_keep(const struct op *op, struct reply *r)
 	free(done.data);
 	free(left.data);
 }
+VERB("keep", do_keep);
 
-/* Whether all that a load sets can still be set: members of a struct_ops map cannot. */
+/* Whether all values of a load can still be set: members of a struct_ops map cannot. */
 static bool settable(struct bpf_object *bpf, const struct op *op)
 {
 	for (int i = 0; i < op->nr_args; i++) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What a ledger (bpf_progs/ledger.bpf.c) still holds: the objects that runs under a fault left behind. */
+/* The remaining objects of a ledger (bpf_progs/observers/ledger.bpf.c): those that runs under a fault left behind. */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
@@ -12,7 +12,7 @@
 #define MAX_PAST 16384
 #define MAX_LEFT 512
 
-/* As in bpf_progs/ledger.bpf.c. */
+/* As in bpf_progs/observers/ledger.bpf.c. */
 struct entry {
 	uint64_t run;
 	uint32_t kind, size, depth, unused;
@@ -69,7 +69,7 @@ int ledger_left(struct object *ledger, uint64_t run, const struct ending *of, st
  * left: what object "name" holds of the sweep over operations that was done last, at a quiescent point. "left" are
  * [site, n, answer, kind, size, [stack]], at most 512; "count" is how many there are.
  */
-void do_left(const struct op *op, struct reply *r)
+static void do_left(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	struct buf rows = {};
@@ -81,3 +81,4 @@ void do_left(const struct op *op, struct reply *r)
 	buf_printf(&r->body, ",\"left\":[%s]", rows.data);
 	free(rows.data);
 }
+VERB("left", do_left);

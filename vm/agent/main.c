@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The agent's loop: one operation in, one JSON line out. "agent relay ..." is another program, see relay.c. */
+/*
+ * The agent's loop: one operation in, one JSON line out. "agent relay ..." and "agent worker ..." are other programs, see relay.c
+ * and work.c.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -20,6 +23,7 @@ static void do_ping(const struct op *op, struct reply *r)
 	reply_int(r, "tid", syscall(SYS_gettid));
 	reply_int(r, "now_us", now_us());
 }
+VERB("ping", do_ping);
 
 static void do_reset(const struct op *op, struct reply *r)
 {
@@ -28,30 +32,13 @@ static void do_reset(const struct op *op, struct reply *r)
 	bpf_reset();
 	steps_reset();
 }
-
-static const struct {
-	const char *name;
-	void (*run)(const struct op *op, struct reply *r);
-} verbs[] = {
-	{ "ping", do_ping },	     { "reset", do_reset },   { "read", do_read },	{ "write", do_write },
-	{ "wait-file", do_wait_file }, { "settle", do_settle }, { "kmsg", do_kmsg },	{ "settime", do_settime },
-	{ "entropy", do_entropy },   { "spawn", do_spawn },   { "work", do_work },	{ "progress", do_progress },
-	{ "kill", do_kill },	     { "reap", do_reap },     { "load", do_load },	{ "unload", do_unload },
-	{ "attach", do_attach },     { "detach", do_detach }, { "get", do_get },	{ "set", do_set },
-	{ "dump", do_dump },	     { "run", do_run },	      { "sweep", do_sweep },
-	{ "idle", do_idle },	     { "keep", do_keep },      { "sweep-ops", do_sweep_ops },
-	{ "thread", do_thread },     { "left", do_left },      { "settled", do_settled },
-	{ "clear", do_clear },	     { "fork", do_fork },      { "mkdir", do_mkdir },
-	{ "rmdir", do_rmdir },	     { "fill", do_fill },      { "drain", do_drain },
-	{ "run-killed", do_run_killed }, { "clear-map", do_clear_map }, { "run-beside", do_run_beside },
-	{ "pin", do_pin },	     { "alive", do_alive },      { "assoc", do_assoc },
-};
+VERB("reset", do_reset);
 
 bool run_verb(const struct op *op, struct reply *r)
 {
-	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
-		if (!strcmp(verbs[i].name, op->verb)) {
-			verbs[i].run(op, r);
+	for (const struct verb *verb = __start_verbs; verb < __stop_verbs; verb++) {
+		if (!strcmp(verb->name, op->verb)) {
+			verb->run(op, r);
 			return true;
 		}
 	}
@@ -66,7 +53,7 @@ static void send_all(int fd, const char *data, size_t len)
 		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
-			return; /* nobody listens: the next host asks again */
+			return; /* no host is connected: the next one asks again */
 		data += n;
 		len -= n;
 	}
@@ -131,6 +118,8 @@ int main(int argc, char **argv)
 
 	if (!strcmp(port, "relay"))
 		return relay(argc - 2, argv + 2);
+	if (!strcmp(port, "worker") && argc == 8)
+		return worker(argv + 2);
 	fd = open(port, O_RDWR | O_CLOEXEC);
 	if (fd < 0 || kmsg_open() < 0) {
 		perror(port);

@@ -11,7 +11,7 @@
 
 #include "agent.h"
 
-/* A callback: the program of that name, or none. Only programs that some map points to can be loaded. */
+/* A callback: the program of that name, or none. Only programs that a map points to can be loaded. */
 static int set_callback(struct bpf_object *obj, struct bpf_program **at, const char *name)
 {
 	struct bpf_program *new = *name ? bpf_object__find_program_by_name(obj, name) : NULL;
@@ -31,7 +31,7 @@ static int set_string(char *at, size_t size, const char *value)
 	if (strlen(value) > size)
 		return E2BIG;
 	memset(at, 0, size);
-	memcpy(at, value, strlen(value)); /* as long as the array: it then has no end, which the kernel is to see */
+	memcpy(at, value, strlen(value)); /* as long as the array: then it has no terminator, and the kernel must cope */
 	return 0;
 }
 

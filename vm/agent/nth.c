@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* fail-nth: arming it for a thread, what tracing objects saw of each run, and how the runs ended, counted. */
+/* fail-nth: arming it for a thread, the tracing objects' counts of each run, and how many runs ended in which way. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -38,12 +38,12 @@ static bool find_number(struct bpf_object *bpf, const char *name, void *at, size
 static bool open_observer(const struct op *op, struct nth *n, struct reply *r)
 {
 	struct object *o = find_object(op, "observer", r);
-	struct var told;
+	struct var last_words;
 	int err;
 
 	if (!o)
 		return false;
-	/* Each site has its turn to fail: a stack for those that do is enough, and three times cheaper than of "all". */
+	/* Each site fails in one of the runs: stacks of failed sites are enough, and three times cheaper than of "all". */
 	err = set_var(object_bpf(o), "only_injected", arg_int(op, "all", 0) ? "0" : "1", 0);
 	if (err || !find_number(object_bpf(o), "last_site", &n->site, 8) ||
 	    !find_number(object_bpf(o), "fired", &n->fired, 8) ||
@@ -53,8 +53,9 @@ static bool open_observer(const struct op *op, struct nth *n, struct reply *r)
 		return false;
 	}
 	n->read = *n->printed;
-	if (find_var(object_bpf(o), "told", &told) != ENOENT && told.at && told.size == sizeof(*n->told))
-		n->told = told.at;
+	if (find_var(object_bpf(o), "last_words", &last_words) != ENOENT && last_words.at &&
+	    last_words.size == sizeof(*n->last_words))
+		n->last_words = last_words.at;
 	return true;
 }
 
@@ -75,21 +76,21 @@ static bool open_ledger(const struct op *op, struct nth *n, struct reply *r)
 	return false;
 }
 
-#define TOLD "/sys/kernel/debug/kharness/told"
+#define LAST_WORDS "/sys/kernel/debug/kharness/last_words"
 
 /*
- * The module prints what we are at should the kernel die of it, and the host is told where it can read that should
- * nothing answer any more. A kernel without the module dies all the same.
+ * The module prints the operation if the kernel dies of it; the host gets its address, to read it from a guest that no
+ * longer answers. Without the module both are missing.
  */
-static void tell_module(const struct told *told)
+static void announce(const struct last_words *last_words)
 {
 	char text[32];
-	int len = snprintf(text, sizeof(text), "%#lx", (unsigned long)told);
+	int len = snprintf(text, sizeof(text), "%#lx", (unsigned long)last_words);
 	struct buf where = {};
 
-	if (!write_file(TOLD, text, len, false) && !read_file(TOLD, &where, 64)) {
+	if (!write_file(LAST_WORDS, text, len, false) && !read_file(LAST_WORDS, &where, 64)) {
 		buf_add(&where, "", 0);
-		say("{\"id\":0,\"told\":%llu}\n", strtoull(where.data, NULL, 10));
+		say("{\"id\":0,\"last_words\":%llu}\n", strtoull(where.data, NULL, 10));
 	}
 	free(where.data);
 }
@@ -109,9 +110,9 @@ bool nth_open(const struct op *op, struct nth *n, struct reply *r)
 		nth_close(n);
 		return false;
 	}
-	if (n->told) {
-		snprintf(n->told->what, sizeof(n->told->what), "%s", arg_str(op, "tell", op->verb));
-		tell_module(n->told);
+	if (n->last_words) {
+		snprintf(n->last_words->what, sizeof(n->last_words->what), "%s", arg_str(op, "label", op->verb));
+		announce(n->last_words);
 	}
 	return true;
 }
@@ -136,9 +137,9 @@ void nth_close(struct nth *n)
 {
 	if (n->run)
 		*n->run = 0;
-	if (n->told) {
-		n->told->what[0] = 0;
-		write_file(TOLD, "0", 1, false);
+	if (n->last_words) {
+		n->last_words->what[0] = 0;
+		write_file(LAST_WORDS, "0", 1, false);
 	}
 	if (n->watch_tid)
 		*n->watch_tid = 0;
@@ -161,9 +162,9 @@ void nth_begin(struct nth *n, int k)
 {
 	n->seen = *n->fired;
 	n->k = k;
-	if (n->told) {
-		n->told->nth = k;
-		n->told->site = 0;
+	if (n->last_words) {
+		n->last_words->nth = k;
+		n->last_words->site = 0;
 	}
 	if (n->run) {
 		*n->live[0] = *n->live[1] = 0;
@@ -190,9 +191,9 @@ bool nth_end(struct nth *n)
 	if (n->every)
 		arm(n->fd, 0);
 	fired = *n->fired - n->seen;
-	/* Where the tracer saw it fire there is nothing to ask; what it did not see fail-nth may tell all the same. */
+	/* If the tracer saw it fire, fail-nth need not be read; faults that the tracer missed may still show there. */
 	rest = n->every || fired == 1 ? !fired : left(n->fd);
-	if (rest < 0) /* the thread is gone: the tracer has the word */
+	if (rest < 0) /* the thread is gone: the tracer decides */
 		rest = !fired;
 	if (rest)
 		arm(n->fd, 0);
@@ -273,16 +274,17 @@ void nth_reply(const struct nth *n, struct reply *r)
 		buf_printf(&r->body, "%s[%llu,%d,%llu,%llu]", i ? "," : "",
 			   (unsigned long long)louds[i].ending.site, louds[i].ending.n, louds[i].first, louds[i].last);
 	buf_printf(&r->body, "]");
-	/* A record is counted before it can be read: else it may have been left unread after a run. */
+	/* A record is counted before it can be read, so that none is left unread after a run. */
 	if (read(n->log_fd, record, sizeof(record)) > 0 && *n->printed == n->read)
 		reply_error(r, ENODATA, "the kernel log grew, and the observer of faults did not count it");
 }
 
 /* thread: the id of the process or kthread called "name"; 0 if there is none. */
-void do_thread(const struct op *op, struct reply *r)
+static void do_thread(const struct op *op, struct reply *r)
 {
 	reply_int(r, "tid", find_thread(arg_str(op, "name", "")));
 }
+VERB("thread", do_thread);
 
 long find_thread(const char *name)
 {
@@ -290,7 +292,7 @@ long find_thread(const char *name)
 	struct dirent *entry;
 	long found = 0;
 
-	/* The newest: one that is going away may still be there. */
+	/* The newest: an exiting one may still be there. */
 	while (proc && (entry = readdir(proc))) {
 		char path[300];
 		struct buf comm = {};
@@ -298,7 +300,7 @@ long find_thread(const char *name)
 		if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
 			continue;
 		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
-		/* A process that ended meanwhile is none that was looked for. */
+		/* A process that ended meanwhile does not match. */
 		if (!read_file(path, &comm, 256) && comm.len > 1 && !strncmp(comm.data, name, comm.len - 1) &&
 		    strlen(name) == comm.len - 1 && atol(entry->d_name) > found)
 			found = atol(entry->d_name);

@@ -14,7 +14,7 @@
 
 #include "agent.h"
 
-/* Carries what there is; false when the source has ended or the target takes nothing any more. */
+/* Carries the available bytes; false when the source has ended or the target is closed. */
 static bool carry(int from, int to)
 {
 	char chunk[16384];

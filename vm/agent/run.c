@@ -112,12 +112,13 @@ void do_run(const struct op *op, struct reply *r)
 		json_hex(&r->body, c.ctx, c.len);
 	}
 }
+VERB("run", do_run);
 
 /*
  * run-beside: the program once, in a "task" of its own on CPU "cpu", while the agent goes on; reap and kill know the task
  * by that name. Its exit status is 0 where the program answered 0.
  */
-void do_run_beside(const struct op *op, struct reply *r)
+static void do_run_beside(const struct op *op, struct reply *r)
 {
 	struct call c;
 	int err, ret;
@@ -133,23 +134,24 @@ void do_run_beside(const struct op *op, struct reply *r)
 	if (pid > 0)
 		reply_int(r, "pid", pid);
 }
+VERB("run-beside", do_run_beside);
 
 /* No operation allocates so often: nothing fails. */
 #define UNHARMED (1 << 20)
 
-/* What was wrong with a run, beyond its answer. */
+/* Errors of a run besides its answer. */
 enum { LEFT_PERCPU = 1, LEFT_SLAB = 2, NOT_DONE = 4 };
 
 struct sweep {
 	struct call call, undo, check;
 	struct nth nth;
 	struct buf left;
-	long long want[2]; /* objects that a success makes: percpu, slab; below 0: not known */
+	long long want[2]; /* objects of a successful run: percpu, slab; below 0: not known */
 	long long undone;
 	int ret, nr_left;
 };
 
-/* After an error nothing may be left of the run; after a success there must be what belongs to it. */
+/* After an error no object of the run may be left; after a success its objects must be there. */
 static int flaws(struct sweep *s)
 {
 	int flags = 0, err;
@@ -167,7 +169,7 @@ static int flaws(struct sweep *s)
 	return flags;
 }
 
-/* One run with the k-th site failing; answers whether it fired, and with what in s->ret. */
+/* One run with the k-th site failing; returns whether it fired, with the program's answer in s->ret. */
 static bool sweep_once(struct sweep *s, int k)
 {
 	int err, flags;
@@ -176,13 +178,13 @@ static bool sweep_once(struct sweep *s, int k)
 	nth_begin(&s->nth, k);
 	s->ret = call_prog(&s->call, &err);
 	fired = nth_end(&s->nth);
-	if (err) /* the site lay in the syscall itself, not in the program */
+	if (err) /* the site was in the syscall itself, not in the program */
 		s->ret = -err;
 	flags = flaws(s);
 	if (flags & (LEFT_PERCPU | LEFT_SLAB)) {
 		struct ending e = { fired ? *s->nth.site : 0, s->ret, flags, k, 1 };
 
-		if (s->nr_left < 8) /* told once is enough: the counts tell the rest */
+		if (s->nr_left < 8) /* the first few are enough: the counts show the rest */
 			s->nr_left += ledger_left(s->nth.ledger, s->nth.runs, &e, &s->left);
 	}
 	nth_book(&s->nth, fired, s->ret, flags);
@@ -200,7 +202,7 @@ static void sweep_id(struct sweep *s, uint64_t id, bool keep, int from, int to)
 		bool fired = sweep_once(s, k);
 
 		if (s->ret == 0 && (fired || !keep)) {
-			call_prog(&s->undo, &err); /* it succeeded in spite of the fault: back to the same state */
+			call_prog(&s->undo, &err); /* it succeeded in spite of the fault: undo it */
 			s->undone++;
 		}
 		if (!fired)
@@ -231,7 +233,7 @@ static bool open_sweep(const struct op *op, struct sweep *s, struct reply *r)
  * is what it answers without a fault. Names of tracing objects and "outcomes" are those of sweep-ops, their third number
  * flags (LEFT_PERCPU, ...); "left" is that of left.
  */
-void do_sweep(const struct op *op, struct reply *r)
+static void do_sweep(const struct op *op, struct reply *r)
 {
 	long long repeat = arg_int(op, "repeat", 1), budget = arg_int(op, "timeout_ms", 60000) * 1000;
 	long long start = now_us(), i;
@@ -256,3 +258,4 @@ void do_sweep(const struct op *op, struct reply *r)
 	nth_close(&s.nth);
 	free(s.left.data);
 }
+VERB("sweep", do_sweep);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Small operations that answer 0 or an errno: what a sweep over operations is made of. */
+/* Small operations that answer 0 or an errno: the parts of a sweep over operations. */
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <signal.h>
@@ -15,7 +15,7 @@
 #define POLL_US 500
 #define MAX_FILLERS 16384
 
-/* A scheduler that ended by itself answers this much less than the errno that it ended with. */
+/* The answer for a scheduler that ended by itself: its errno plus this. */
 #define ENDED_BASE (-100000)
 
 static bool file_says(const char *path, const char *word)
@@ -39,7 +39,7 @@ static int errno_in(const char *text)
  * settled: after an attach of object "name" that succeeded: waits until the file "state" says "on", which answers 0, or
  * says "off" and the object's variable "ended" is set, which answers ENDED_BASE and the errno in its variable "why".
  */
-void do_settled(const struct op *op, struct reply *r)
+static void do_settled(const struct op *op, struct reply *r)
 {
 	const char *state = arg_str(op, "state", ""), *on = arg_str(op, "on", ""), *off = arg_str(op, "off", "");
 	long long deadline = now_us() + arg_int(op, "timeout_ms", 5000) * 1000;
@@ -50,7 +50,7 @@ void do_settled(const struct op *op, struct reply *r)
 		return;
 	if (find_var(object_bpf(o), arg_str(op, "ended", ""), &ended) || ended.size != sizeof(int) ||
 	    find_var(object_bpf(o), arg_str(op, "why", ""), &why) || !why.is_char) {
-		reply_error(r, EINVAL, "object '%s' does not tell of its end", arg_str(op, "name", ""));
+		reply_error(r, EINVAL, "object '%s' has no variable for its end", arg_str(op, "name", ""));
 		return;
 	}
 	for (;; sleep_us(POLL_US)) {
@@ -68,9 +68,10 @@ void do_settled(const struct op *op, struct reply *r)
 		}
 	}
 }
+VERB("settled", do_settled);
 
 /* clear: sets the int variable "var" of object "name" to 0, without looking at the kernel. */
-void do_clear(const struct op *op, struct reply *r)
+static void do_clear(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	struct var var;
@@ -78,9 +79,10 @@ void do_clear(const struct op *op, struct reply *r)
 	if (o && !find_var(object_bpf(o), arg_str(op, "var", ""), &var) && var.size == sizeof(int))
 		*(volatile int *)var.at = 0;
 }
+VERB("clear", do_clear);
 
 /* fork: one child that exits at once, and is waited for. */
-void do_fork(const struct op *op, struct reply *r)
+static void do_fork(const struct op *op, struct reply *r)
 {
 	pid_t pid = fork();
 	int status;
@@ -95,13 +97,14 @@ void do_fork(const struct op *op, struct reply *r)
 	if (waitpid(pid, &status, 0) != pid || status)
 		reply_error(r, ECHILD, "the child ended with status %#x", status);
 }
+VERB("fork", do_fork);
 
 #define MAX_MADE 32
 static char made[MAX_MADE][128];
 static int nr_made;
 
-/* mkdir: answers the folder's inode number, which of a cgroup is its id. A reset removes those that are still there. */
-void do_mkdir(const struct op *op, struct reply *r)
+/* mkdir: answers the folder's inode number, which of a cgroup is its id. A reset removes the remaining ones. */
+static void do_mkdir(const struct op *op, struct reply *r)
 {
 	const char *path = arg_str(op, "path", "");
 	struct stat st;
@@ -113,25 +116,27 @@ void do_mkdir(const struct op *op, struct reply *r)
 	if (!r->failed && nr_made < MAX_MADE && strlen(path) < sizeof(made[0]))
 		strcpy(made[nr_made++], path);
 }
+VERB("mkdir", do_mkdir);
 
-/* Once nobody is in them any more: what is gone already, or was never emptied, is left alone. */
+/* Once they are empty; those that are gone already, or never got empty, are left alone. */
 void steps_reset(void)
 {
 	while (nr_made)
 		rmdir(made[--nr_made]);
 }
 
-void do_rmdir(const struct op *op, struct reply *r)
+static void do_rmdir(const struct op *op, struct reply *r)
 {
 	if (rmdir(arg_str(op, "path", "")))
 		reply_error(r, errno, "%s: %s", arg_str(op, "path", ""), strerror(errno));
 }
+VERB("rmdir", do_rmdir);
 
 static int fillers[MAX_FILLERS];
 static int nr_fillers;
 
-/* fill: "nr" BPF maps, each with "size" bytes for each possible CPU: percpu memory that others then do not get. */
-void do_fill(const struct op *op, struct reply *r)
+/* fill: "nr" BPF maps, each with "size" bytes for each possible CPU: percpu memory that is then not available to others. */
+static void do_fill(const struct op *op, struct reply *r)
 {
 	int nr = arg_int(op, "nr", 1), size = arg_int(op, "size", 4096);
 
@@ -146,6 +151,7 @@ void do_fill(const struct op *op, struct reply *r)
 	}
 	reply_int(r, "maps", nr_fillers);
 }
+VERB("fill", do_fill);
 
 void do_drain(const struct op *op, struct reply *r)
 {
@@ -154,8 +160,9 @@ void do_drain(const struct op *op, struct reply *r)
 	while (nr_fillers)
 		close(fillers[--nr_fillers]);
 }
+VERB("drain", do_drain);
 
-/* Waits until the file holds "text"; false when the deadline comes first. */
+/* Waits until the file contains "text"; false when the deadline comes first. */
 static bool wait_text(const char *path, const char *text, long long deadline)
 {
 	for (;; sleep_us(POLL_US)) {
@@ -170,7 +177,7 @@ static bool wait_text(const char *path, const char *text, long long deadline)
 	}
 }
 
-/* A child that waits for a byte and then runs the program, for its parent to kill it meanwhile. */
+/* A child that waits for a byte and then runs the program, during which its parent kills it. */
 static pid_t fork_caller(const struct op *op, int gate[2], struct reply *r)
 {
 	pid_t pid;
@@ -193,7 +200,7 @@ static pid_t fork_caller(const struct op *op, int gate[2], struct reply *r)
 	return pid;
 }
 
-/* Lets the child go against the held mutex, and kills it there. */
+/* Lets the child run into the held mutex, and kills it there. */
 static void kill_in(const struct op *op, pid_t pid, int gate, struct reply *r)
 {
 	long long deadline = now_us() + arg_int(op, "timeout_ms", 5000) * 1000;
@@ -221,7 +228,7 @@ static void kill_in(const struct op *op, pid_t pid, int gate, struct reply *r)
  * run-killed: program "prog" of object "name" in a child that is killed while it waits for a mutex of the kernel's, at
  * address "mutex", in function "in". "killed" is 1 if it died of it while the mutex was still held, 0 if it did not die.
  */
-void do_run_killed(const struct op *op, struct reply *r)
+static void do_run_killed(const struct op *op, struct reply *r)
 {
 	const char *hold = "/sys/kernel/debug/kharness/hold", *mutex = arg_str(op, "mutex", "");
 	int gate[2] = { -1, -1 }, err;
@@ -236,9 +243,10 @@ void do_run_killed(const struct op *op, struct reply *r)
 			kill_in(op, pid, gate[1], r);
 		if (!err)
 			write_file(hold, "0", 1, false);
-		/* Whatever came of it, nobody is left behind; the gate's end lets a child go that never started. */
+		/* In any case reap the child; closing the gate releases one that never started. */
 		kill(pid, SIGKILL);
 		close(gate[1]);
 		waitpid(pid, NULL, 0);
 	}
 }
+VERB("run-killed", do_run_killed);

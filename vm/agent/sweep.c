@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Any sequence of operations again and again, each time with another allocation of one thread failing. What is swept
- * is data: lines of the agent's own protocol.
+ * Repeats a sequence of operations, each time with another allocation of one thread failing. The sequence is data:
+ * lines of the agent's own protocol.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -52,7 +52,7 @@ static bool parse_steps(const struct op *op, const char *key, struct steps *s, s
 	return true;
 }
 
-/* The first answer that is not 0, negative errnos included; the rest is not done then, unless `all` is. */
+/* The first answer that is not 0, negative errnos included; the rest is then skipped, unless `all` is set. */
 static int do_steps(struct steps *s, bool all)
 {
 	int answer = 0;
@@ -92,7 +92,7 @@ static bool sweep_run(struct op_sweep *s, int k)
 	return fired;
 }
 
-/* The thread is looked up before each run, for some live only as long as what the run is done to. */
+/* The thread is looked up before each run, as some only exist as long as the object of the run. */
 static bool find_target(struct op_sweep *s, struct reply *r)
 {
 	long tid = *s->thread ? find_thread(s->thread) : syscall(SYS_gettid);
@@ -143,14 +143,14 @@ static void sweep_all(const struct op *op, struct op_sweep *s, struct reply *r)
  * sweep-ops: for n = 1, 2, ... until "misses" in a row fired nothing: the operations "before", then with the n-th
  * allocation of the thread called "thread" (none: this one) failing the operations "during", then all of "after",
  * whatever came before; or, with "every", all that the knobs in debugfs let fail. A run's answer is the first that is not
- * 0 among those of "during". "observer" and "ledger" are tracing objects; what the ledger holds at the end is asked for by
- * "left", once all is quiescent. "fine" is what a run without a fault answers. A timeout among the operations (ETIMEDOUT)
+ * 0 among those of "during". "observer" and "ledger" are tracing objects; "left" reads the ledger's objects at the end,
+ * once all is quiescent. "fine" is what a run without a fault answers. A timeout among the operations (ETIMEDOUT)
  * is a hang and ends the sweep. "unready" is what "before", or the look for the thread, answered if it was not 0: then the
  * last run did not leave the state that it found, and the sweep ends. "outcomes" are [site, answer, 0, n, times], "loud"
  * [site, n, first, last] with the sequence numbers of the kernel's log; "begun" is when each run began, in microseconds as
  * "at" of every answer.
  */
-void do_sweep_ops(const struct op *op, struct reply *r)
+static void do_sweep_ops(const struct op *op, struct reply *r)
 {
 	static struct op_sweep s;
 
@@ -168,3 +168,4 @@ void do_sweep_ops(const struct op *op, struct reply *r)
 	free(s.after.text);
 	free(s.begun.data);
 }
+VERB("sweep-ops", do_sweep_ops);

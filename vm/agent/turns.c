@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What a worker does, turn after turn: by its kind. */
+/* One turn of a worker, by its kind. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -26,7 +26,7 @@ static void fork_once(void)
 		waitpid(pid, NULL, 0);
 }
 
-/* A child of the worker's that has something to do for ever: mostly it waits for a CPU. */
+/* A child of the worker that spins for ever: mostly it waits for a CPU. */
 static pid_t spinner(void)
 {
 	static pid_t pid;
@@ -42,7 +42,7 @@ static pid_t spinner(void)
 	return pid;
 }
 
-/* Another task's properties change, wherever it is then: its niceness, and the CPUs that it may run on. */
+/* Changes another task's niceness and allowed CPUs, in whatever state it is. */
 static void nudge(long us)
 {
 	static unsigned int turns;
@@ -72,7 +72,7 @@ static bool put(const char *folder, const char *name, const char *text)
 	return done;
 }
 
-/* The cgroup of a worker goes. It is busy for a while after the last of its tasks was reaped. */
+/* Removes the cgroup of a worker. It is busy for a while after the last of its tasks was reaped. */
 static bool remove_cgroup(pid_t pid)
 {
 	char group[64];

@@ -10,7 +10,7 @@
 
 #include "agent.h"
 
-/* What kind of scalar, or array of scalars, a type is. */
+/* The kind of scalar, or array of scalars, of a type. */
 static int classify(const struct btf *btf, int type_id, struct var *var)
 {
 	const struct btf_type *t;
@@ -44,7 +44,7 @@ static void *section_memory(struct bpf_object *obj, const char *section, size_t 
 		const char *name = bpf_map__name(map);
 		size_t len = strlen(name), want = strlen(section);
 
-		/* The internal map of ".bss" is named after the object: "dsq_many.bss". */
+		/* The internal map of ".bss" is named after the object: "program.bss". */
 		if (bpf_map__is_internal(map) && len >= want && !strcmp(name + len - want, section))
 			return bpf_map__initial_value(map, size);
 	}
@@ -115,7 +115,7 @@ static void print_elem(struct buf *b, const struct var *var, size_t i)
 }
 
 /* get: "vars" of object "name", comma-separated; arrays as lists of at most "max", char arrays as strings. */
-void do_get(const struct op *op, struct reply *r)
+static void do_get(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	char *vars = strdup(arg_str(op, "vars", "")), *save = NULL;
@@ -144,9 +144,10 @@ void do_get(const struct op *op, struct reply *r)
 	}
 	free(vars);
 }
+VERB("get", do_get);
 
-/* set: var "var" of object "name" to "value"; of an array the element "index". */
-void do_set(const struct op *op, struct reply *r)
+/* set: var "var" of object "name" to "value"; for an array its element "index". */
+static void do_set(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	const char *name = arg_str(op, "var", "");
@@ -162,9 +163,10 @@ void do_set(const struct op *op, struct reply *r)
 	if (err)
 		reply_error(r, err, "variable %s: %s", name, strerror(err));
 }
+VERB("set", do_set);
 
 /* dump: every entry of map "map" of object "name" as [key, value], both in hex. */
-void do_dump(const struct op *op, struct reply *r)
+static void do_dump(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	const char *name = arg_str(op, "map", "");
@@ -199,9 +201,10 @@ void do_dump(const struct op *op, struct reply *r)
 	free(value);
 	free(key);
 }
+VERB("dump", do_dump);
 
 /* clear-map: empties map "map" of object "name". */
-void do_clear_map(const struct op *op, struct reply *r)
+static void do_clear_map(const struct op *op, struct reply *r)
 {
 	struct object *o = find_object(op, "name", r);
 	struct bpf_map *map = o ? bpf_object__find_map_by_name(object_bpf(o), arg_str(op, "map", "")) : NULL;
@@ -211,3 +214,4 @@ void do_clear_map(const struct op *op, struct reply *r)
 	else if (o && !map)
 		reply_error(r, ENOENT, "no map %s", arg_str(op, "map", ""));
 }
+VERB("clear-map", do_clear_map);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,16 +17,15 @@
 
 #define MAX_GROUPS 64
 #define MAX_WORKERS 256
-#ifndef SCHED_EXT
-#define SCHED_EXT 7 /* include/uapi/linux/sched.h */
-#endif
+#define PROGRESS_BYTES (MAX_WORKERS * sizeof(uint64_t))
 
 static struct group {
 	char name[32];
 	int nr;
 	pid_t pids[MAX_WORKERS];
-	bool cgroups; /* its workers make some */
-	volatile uint64_t *progress; /* one counter a worker, shared with it */
+	bool cgroups; /* its workers make cgroups */
+	volatile uint64_t *progress; /* one counter for each worker, shared with it */
+	int shared; /* the file of these */
 } groups[MAX_GROUPS];
 
 static struct group *group_find(const char *name)
@@ -34,6 +34,15 @@ static struct group *group_find(const char *name)
 		if (groups[i].nr && !strcmp(groups[i].name, name))
 			return &groups[i];
 	return NULL;
+}
+
+static volatile uint64_t *progress_of(int fd)
+{
+	void *at = mmap(NULL, PROGRESS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (at == MAP_FAILED)
+		abort();
+	return at;
 }
 
 static struct group *group_new(const char *name, struct reply *r)
@@ -49,10 +58,10 @@ static struct group *group_new(const char *name, struct reply *r)
 			continue;
 		memset(g, 0, sizeof(*g));
 		strcpy(g->name, name);
-		g->progress = mmap(NULL, MAX_WORKERS * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		if (g->progress == MAP_FAILED)
+		g->shared = memfd_create("progress", MFD_CLOEXEC);
+		if (g->shared < 0 || ftruncate(g->shared, PROGRESS_BYTES))
 			abort();
+		g->progress = progress_of(g->shared);
 		return g;
 	}
 	reply_error(r, ENOSPC, "too many groups");
@@ -61,7 +70,8 @@ static struct group *group_new(const char *name, struct reply *r)
 
 static void group_free(struct group *g)
 {
-	munmap((void *)g->progress, MAX_WORKERS * sizeof(uint64_t));
+	munmap((void *)g->progress, PROGRESS_BYTES);
+	close(g->shared);
 	g->nr = 0;
 }
 
@@ -75,46 +85,64 @@ static bool pin(long cpu)
 }
 
 /*
- * The worker becomes a SCHED_EXT task, with all its memory there: a scheduler may put it off its CPU and hold it anywhere,
- * also while it has the lock of a page, for which others that fault then wait for ever.
+ * The worker runs under another scheduling policy, with all its memory there: a scheduler of BPF may put it off its CPU and
+ * hold it anywhere, also while it has the lock of a page, for which others that fault then wait for ever.
  */
-static bool becomes_ext(void)
+static bool becomes(int policy)
 {
 	struct sched_param param = {};
 
-	return !mlockall(MCL_CURRENT | MCL_FUTURE) && !sched_setscheduler(0, SCHED_EXT, &param);
+	return !mlockall(MCL_CURRENT | MCL_FUTURE) && !sched_setscheduler(0, policy, &param);
 }
 
-static void __attribute__((noreturn)) worker(struct group *g, int slot, const struct op *op)
+int worker(char **argv)
 {
-	const char *kind = arg_str(op, "kind", "spin");
-	long us = arg_int(op, "us", 1000);
-	long cpu = arg_int(op, "cpu", -1);
+	const char *kind = argv[0];
+	long us = atol(argv[1]), cpu = atol(argv[2]), slot = atol(argv[4]);
+	int policy = atoi(argv[3]), shared = atoi(argv[5]);
+	volatile uint64_t *progress = progress_of(shared);
 
-	/* A scheduler stays as long as anybody has its link open. */
-	if (syscall(SYS_close_range, 3, ~0U, 0))
-		_exit(5);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	setpgid(0, 0);
+	close(shared);
+	prctl(PR_SET_NAME, "worker");
 	if (cpu >= 0 && !pin(cpu))
-		_exit(3);
-	if (arg_int(op, "ext", 0) && !becomes_ext())
-		_exit(4);
+		return 3;
+	if (policy && !becomes(policy))
+		return 4;
 	for (;;) {
 		work_turn(kind, us);
-		g->progress[slot]++;
+		progress[slot]++;
 	}
 }
 
 /*
- * work: "nr" workers of a "kind" (spin, sleep, yield, fork, nudge, cgroup) until killed; "ext" makes them SCHED_EXT. Answered,
- * with their "pids", when each of them has closed what it had of ours.
+ * Becomes a worker, as a program of its own: a copy of the agent has its tens of megabytes, locks them all, and a scheduler
+ * that gives it a tick at a time needs seconds to let it end. It is no vfork(), for with that the kernel allocates what stays
+ * with the agent (futex_hash_allocate_default()). What went wrong is written to the pipe.
  */
-void do_work(const struct op *op, struct reply *r)
+static void __attribute__((noreturn)) become_worker(const struct group *g, char *const argv[], int pipe)
 {
-	int nr = arg_int(op, "nr", 1), open[2];
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setpgid(0, 0);
+	/* A scheduler stays as long as its link is open in any process. */
+	if (!syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC) && !fcntl(g->shared, F_SETFD, 0))
+		execv("/proc/self/exe", argv);
+	if (write(pipe, &errno, sizeof(errno)) != sizeof(errno))
+		abort();
+	_exit(127);
+}
+
+/*
+ * work: "nr" workers of a "kind" (spin, sleep, yield, fork, nudge, cgroup) until killed; "policy" is their
+ * scheduling policy, a number of include/uapi/linux/sched.h. Answered, with their "pids", when each of them has closed what it
+ * had of ours.
+ */
+static void do_work(const struct op *op, struct reply *r)
+{
+	char us[24], cpu[24], policy[24], slot[24], shared[24];
+	char *argv[] = { "agent", "worker", (char *)arg_str(op, "kind", "spin"), us, cpu, policy, slot, shared, NULL };
+	int nr = arg_int(op, "nr", 1), open[2], failed = 0;
 	struct group *g;
-	char byte;
+	ssize_t got;
 
 	if (nr < 1 || nr > MAX_WORKERS) {
 		reply_error(r, EINVAL, "nr wants 1 to %d", MAX_WORKERS);
@@ -125,13 +153,20 @@ void do_work(const struct op *op, struct reply *r)
 		return;
 	}
 	g = group_new(arg_str(op, "name", ""), r);
-	if (g)
+	if (g) {
 		g->cgroups = !strcmp(arg_str(op, "kind", ""), "cgroup");
+		snprintf(us, sizeof(us), "%lld", (long long)arg_int(op, "us", 1000));
+		snprintf(cpu, sizeof(cpu), "%lld", (long long)arg_int(op, "cpu", -1));
+		snprintf(policy, sizeof(policy), "%lld", (long long)arg_int(op, "policy", 0));
+		snprintf(shared, sizeof(shared), "%d", g->shared);
+	}
 	for (int i = 0; g && i < nr; i++) {
-		pid_t pid = fork();
+		pid_t pid;
 
+		snprintf(slot, sizeof(slot), "%d", i);
+		pid = fork();
 		if (!pid)
-			worker(g, i, op);
+			become_worker(g, argv, open[1]);
 		if (pid < 0) {
 			reply_error(r, errno, "fork: %s", strerror(errno));
 			break;
@@ -139,14 +174,18 @@ void do_work(const struct op *op, struct reply *r)
 		g->pids[g->nr++] = pid;
 	}
 	close(open[1]);
-	while (read(open[0], &byte, 1) < 0 && errno == EINTR)
-		; /* at an end when the last of them has closed the other one */
+	/* At its end when the last of them has closed the other one. */
+	while ((got = read(open[0], &failed, sizeof(failed))) > 0 || (got < 0 && errno == EINTR))
+		;
 	close(open[0]);
+	if (failed)
+		reply_error(r, failed, "a worker: %s", strerror(failed));
 	buf_printf(&r->body, ",\"pids\":[");
 	for (int i = 0; g && i < g->nr; i++)
 		buf_printf(&r->body, "%s%d", i ? "," : "", g->pids[i]);
 	buf_printf(&r->body, "]");
 }
+VERB("work", do_work);
 
 /* A group's only task: its pid, 0 in the child itself, -1 with an answer and without the group. */
 static pid_t group_fork(struct group *g, struct reply *r)
@@ -167,7 +206,7 @@ static pid_t group_fork(struct group *g, struct reply *r)
 }
 
 /* spawn: one program, argv in a0, a1, ...; its output goes to the file "out". */
-void do_spawn(const struct op *op, struct reply *r)
+static void do_spawn(const struct op *op, struct reply *r)
 {
 	char *argv[MAX_ARGS + 1] = {}, key[16] = "a0";
 	struct group *g = group_new(arg_str(op, "name", ""), r);
@@ -198,6 +237,7 @@ void do_spawn(const struct op *op, struct reply *r)
 	if (pid > 0)
 		reply_int(r, "pid", pid);
 }
+VERB("spawn", do_spawn);
 
 pid_t work_fork(const char *name, long cpu, struct reply *r)
 {
@@ -213,7 +253,7 @@ pid_t work_fork(const char *name, long cpu, struct reply *r)
 }
 
 /* pin: the agent itself to "cpu", or, with -1, to all again. */
-void do_pin(const struct op *op, struct reply *r)
+static void do_pin(const struct op *op, struct reply *r)
 {
 	static cpu_set_t before;
 	static bool pinned;
@@ -226,8 +266,9 @@ void do_pin(const struct op *op, struct reply *r)
 	else
 		pinned = cpu >= 0;
 }
+VERB("pin", do_pin);
 
-void do_progress(const struct op *op, struct reply *r)
+static void do_progress(const struct op *op, struct reply *r)
 {
 	struct group *g = group_find(arg_str(op, "name", ""));
 
@@ -240,11 +281,12 @@ void do_progress(const struct op *op, struct reply *r)
 		buf_printf(&r->body, "%s%llu", i ? "," : "", (unsigned long long)g->progress[i]);
 	buf_printf(&r->body, "]");
 }
+VERB("progress", do_progress);
 
 static void group_kill(struct group *g)
 {
 	for (int i = 0; i < g->nr; i++) {
-		/* The group too: a fork worker may have a child under way. */
+		/* The whole group: a fork worker may have a child. */
 		kill(-g->pids[i], SIGKILL);
 		kill(g->pids[i], SIGKILL);
 	}
@@ -255,7 +297,7 @@ static void group_kill(struct group *g)
 	group_free(g);
 }
 
-void do_kill(const struct op *op, struct reply *r)
+static void do_kill(const struct op *op, struct reply *r)
 {
 	struct group *g = group_find(arg_str(op, "name", ""));
 
@@ -264,9 +306,10 @@ void do_kill(const struct op *op, struct reply *r)
 	else
 		reply_error(r, ENOENT, "no such group");
 }
+VERB("kill", do_kill);
 
 /* reap: waits for a spawned program; answers its exit status, or 128 + signal. */
-void do_reap(const struct op *op, struct reply *r)
+static void do_reap(const struct op *op, struct reply *r)
 {
 	struct group *g = group_find(arg_str(op, "name", ""));
 	long long deadline = now_us() + arg_int(op, "timeout_ms", 5000) * 1000;
@@ -286,6 +329,7 @@ void do_reap(const struct op *op, struct reply *r)
 	group_free(g);
 	reply_int(r, "status", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
+VERB("reap", do_reap);
 
 void work_reset(void)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the parts of the guest's module have for each other: a debugfs file is one file_operations. */
+/* The interfaces between the parts of the guest's module: a debugfs file is one file_operations. */
 #ifndef KHARNESS_H
 #define KHARNESS_H
 
@@ -9,11 +9,11 @@ struct tracepoint;
 /* canary.c */
 extern const struct file_operations canary_fops;
 
-/* held.c */
-extern const struct file_operations held_fops;
-/* Somebody frees what lies there. */
-void held_freed(unsigned long at);
-void held_exit(void);
+/* watched.c */
+extern const struct file_operations watched_fops;
+/* The object at this address is being freed. */
+void watched_freed(unsigned long at);
+void watched_exit(void);
 /* A tracepoint of the kernel's by its name, or NULL. */
 struct tracepoint *find_tracepoint(const char *name);
 
@@ -21,15 +21,15 @@ struct tracepoint *find_tracepoint(const char *name);
 extern const struct file_operations poison_fops;
 void poison_exit(void);
 
-/* quiet.c */
+/* quiesce.c */
 extern const struct file_operations barrier_fops;
 extern const struct file_operations flush_fops;
 extern const struct file_operations churn_fops;
-void quiet_init(void);
+void quiesce_init(void);
 
-/* told.c */
-extern const struct file_operations told_fops;
-void told_init(void);
-void told_exit(void);
+/* last_words.c */
+extern const struct file_operations last_words_fops;
+void last_words_init(void);
+void last_words_exit(void);
 
 #endif

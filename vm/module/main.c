@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The guest's helper module: its debugfs files, pcpu_alloc_noprof on the error-injection list, and what is too small for a
- * file of its own. It changes nothing in the kernel under test.
+ * The guest's helper module: its debugfs files, pcpu_alloc_noprof on the error-injection list, and parts that are too
+ * small for a file of their own. It changes nothing in the kernel under test.
  */
 #include <linux/ctype.h>
 #include <linux/debugfs.h>
@@ -14,12 +14,13 @@
 #include <linux/rhashtable.h>
 #include <linux/seq_file.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 
 #include "kharness.h"
 
 /*
- * Takes the mutex of the kernel's that lies at the address written, and keeps it until 0 is written, by the same task:
- * so that others can be made to wait for it.
+ * Takes the kernel's mutex at the address written, and holds it until the same task writes 0, so that others wait for
+ * it.
  */
 static struct mutex *held;
 
@@ -47,9 +48,30 @@ static const struct file_operations hold_fops = {
 	.write = hold_write,
 };
 
+/* Makes a workqueue with the flags that are written, a number (WQ_*, linux/workqueue.h), and destroys it. */
+static ssize_t workqueue_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	struct workqueue_struct *made;
+	unsigned int flags;
+	int err = kstrtouint_from_user(from, len, 0, &flags);
+
+	if (err)
+		return err;
+	made = alloc_workqueue("kharness", flags, 0);
+	if (!made)
+		return -ENOMEM;
+	destroy_workqueue(made);
+	return len;
+}
+
+static const struct file_operations workqueue_fops = {
+	.owner = THIS_MODULE,
+	.write = workqueue_write,
+};
+
 /*
- * Our own functions, "address size name" a line, in hex: vmlinux does not hold them, and who looks at a CPU from outside
- * finds it in one of them. kallsyms has them in a table of the module's (struct mod_kallsyms, linux/module.h).
+ * Our own functions, "address size name" a line, in hex: vmlinux does not have them, but the host may find a CPU in one
+ * of them. kallsyms has them in a table of the module (struct mod_kallsyms, linux/module.h).
  */
 static int symbols_show(struct seq_file *out, void *unused)
 {
@@ -76,33 +98,34 @@ static struct dentry *folder;
 
 static int __init kharness_init(void)
 {
-	quiet_init();
+	quiesce_init();
 	folder = debugfs_create_dir("kharness", NULL);
 	debugfs_create_file("canary", 0200, folder, NULL, &canary_fops);
 	debugfs_create_file("barrier", 0200, folder, NULL, &barrier_fops);
 	debugfs_create_file("flush", 0200, folder, NULL, &flush_fops);
 	debugfs_create_file("churn", 0200, folder, NULL, &churn_fops);
 	debugfs_create_file("poison", 0600, folder, NULL, &poison_fops);
-	debugfs_create_file("held", 0600, folder, NULL, &held_fops);
-	debugfs_create_file("told", 0600, folder, NULL, &told_fops);
+	debugfs_create_file("watched", 0600, folder, NULL, &watched_fops);
+	debugfs_create_file("last_words", 0600, folder, NULL, &last_words_fops);
 	debugfs_create_file("hold", 0200, folder, NULL, &hold_fops);
+	debugfs_create_file("workqueue", 0200, folder, NULL, &workqueue_fops);
 	debugfs_create_file("symbols", 0400, folder, NULL, &symbols_fops);
-	told_init();
+	last_words_init();
 	return 0;
 }
 
 static void __exit kharness_exit(void)
 {
 	debugfs_remove(folder);
-	told_exit();
+	last_words_exit();
 	poison_exit();
-	held_exit();
+	watched_exit();
 }
 
 module_init(kharness_init);
 module_exit(kharness_exit);
 
-/* mm/percpu.c exports it; the list takes whatever address a module's entries hold (lib/error-inject.c). */
+/* mm/percpu.c exports it; the list takes any address in a module's entries (lib/error-inject.c). */
 ALLOW_ERROR_INJECTION(pcpu_alloc_noprof, NULL);
 /* lib/rhashtable.c: its last try is with __GFP_NOFAIL, so no allocation's failure makes it fail. */
 #ifdef rhashtable_init_noprof

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What the quarantine keeps is looked at: whatever is no poison any more is reported, and so is what was freed twice. */
+/* Examines the objects in the quarantine: reports overwritten poison, and double frees. */
 #include <linux/cpumask.h>
 #include <linux/fs.h>
 #include <linux/module.h>
@@ -16,7 +16,7 @@
 static DEFINE_MUTEX(control);
 static bool armed;
 
-static void tell(const char *what, const struct trail *trail)
+static void print_stack(const char *what, const struct trail *trail)
 {
 	unsigned int i;
 
@@ -29,11 +29,11 @@ static void tell_whose(const struct object *o)
 {
 	struct trail made = { 1, { o->made_by } };
 
-	tell("allocated by", &made);
+	print_stack("allocated by", &made);
 	pr_err("kharness: end of report\n");
 }
 
-/* The first word of an object that is no poison any more; false if there is none. */
+/* The first word of an object that is no longer poison; false if there is none. */
 static bool damaged(const struct object *o, int *cpu, size_t *offset, u64 *word)
 {
 	for_each_possible_cpu(*cpu) {
@@ -61,18 +61,18 @@ static void check(const struct object *o)
 		counts.bad++;
 		pr_err("kharness: percpu object used after it was freed: %#lx, of CPU %d, offset %zu of %zu, holds %#llx\n",
 		       o->ptr, cpu, offset, o->size, word);
-		tell("freed by", &o->first);
+		print_stack("freed by", &o->first);
 		tell_whose(o);
 	}
 	if (o->again.depth) {
 		pr_err("kharness: percpu object freed twice: %#lx of %zu bytes\n", o->ptr, o->size);
-		tell("freed again by", &o->again);
-		tell("freed first by", &o->first);
+		print_stack("freed again by", &o->again);
+		print_stack("freed first by", &o->first);
 		tell_whose(o);
 	}
 }
 
-/* Looks at what was freed so far, and lets it go. While it is looked at it may be freed again, so it is kept until then. */
+/* Examines what was freed so far, and releases it afterwards: it may be freed again meanwhile. */
 static void drain(void)
 {
 	unsigned int place;
@@ -107,7 +107,7 @@ static int arm(char *text)
 	return err;
 }
 
-/* "arm RANGES", "drain", or "disarm", which drains for the last time and lets go of what is still alive. */
+/* "arm RANGES", "drain", or "disarm", which drains for the last time and forgets objects that are still alive. */
 static ssize_t poison_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
 {
 	char *text = memdup_user_nul(from, len);
@@ -132,7 +132,7 @@ static ssize_t poison_write(struct file *file, const char __user *from, size_t l
 	return err ?: len;
 }
 
-/* Counts since it was armed. Those of the last time are there until it is armed again. */
+/* Counts since it was armed; they stay until it is armed again. */
 static int poison_show(struct seq_file *out, void *unused)
 {
 	seq_printf(out, "tracked %lu\npoisoned %lu\nchecked %lu\nbad %lu\ntwice %lu\nlost %lu\nmissed %lu\nlive %lu\nkept %lu\n",

@@ -23,7 +23,7 @@
 #include "quarantine.h"
 
 #define MAX_RANGES 64
-#define ENTRY_BYTES 16 /* within so many of its first instruction a function is at its entry */
+#define ENTRY_BYTES 16 /* an address within so many bytes of its first instruction is at a function's entry */
 
 struct quarantine_counts counts;
 static DEFINE_RAW_SPINLOCK(objects_lock); /* what follows, and the counts */
@@ -97,7 +97,7 @@ static void allocated(void *data, unsigned long call_site, bool reserved, bool i
 	raw_spin_unlock_irqrestore(&objects_lock, irq);
 }
 
-/* The tracepoint percpu:percpu_free_percpu: it was freed, whatever the kprobe has seen. */
+/* The tracepoint percpu:percpu_free_percpu: it was really freed, even if the kprobe missed it. */
 static void really_freed(void *data, void *base_addr, int off, void __percpu *ptr)
 {
 	unsigned long irq;
@@ -123,7 +123,7 @@ static unsigned long caller_of(struct pt_regs *regs)
 #endif
 }
 
-/* What lies between us and the function's entry is left out; the caller is put in, for arm64's unwinder misses it there. */
+/* Leaves out the frames up to the function's entry, and adds the caller, which arm64's unwinder misses there. */
 static void follow(struct trail *trail, struct kprobe *kp, struct pt_regs *regs)
 {
 	unsigned long seen[DEPTH + 14];
@@ -150,7 +150,7 @@ static void fill(const struct object *o)
 		memset(per_cpu_ptr((void __percpu *)o->ptr, cpu), POISON, o->size);
 }
 
-/* In the place of free_percpu(): returns to its caller. */
+/* Replaces free_percpu(): returns to its caller. */
 static noinline void kharness_kept_percpu(void)
 {
 	barrier();
@@ -181,7 +181,7 @@ static int freeing(struct kprobe *kp, struct pt_regs *regs)
 	raw_spin_unlock_irqrestore(&objects_lock, irq);
 	if (!o)
 		return 0;
-	held_freed(ptr);
+	watched_freed(ptr);
 	instruction_pointer_set(regs, (unsigned long)kharness_kept_percpu);
 	return 1;
 }

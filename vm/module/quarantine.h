@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What quarantine.c and poison.c have for each other. */
+/* The interface between quarantine.c and poison.c. */
 #ifndef KHARNESS_QUARANTINE_H
 #define KHARNESS_QUARANTINE_H
 
@@ -8,7 +8,7 @@
 /*
  * A pointer made of it is no address on any architecture: bits 63 to 47 differ (x86_64 and riscv64, also with five
  * levels), and on arm64 bit 55 makes it the kernel's while bits 54 to 48 are not all ones. No poison of the kernel's own
- * (linux/poison.h) looks like it. harness/oracles/rules.py knows it.
+ * (linux/poison.h) looks like it. harness/oracles/splat/rules.py knows it.
  */
 #define POISON 0xd6
 
@@ -33,20 +33,20 @@ struct object {
 /* Since it was armed. */
 extern struct quarantine_counts {
 	unsigned long tracked, poisoned, checked, bad, twice;
-	unsigned long lost; /* for want of room in the table */
+	unsigned long lost; /* the table was full */
 	unsigned long missed; /* really freed: a kprobe does not run within another */
 	unsigned long live, kept;
 } counts;
 
 /* "START-END START-END ...", in hex: return addresses of the calls whose objects count. 0 or an errno. */
 int quarantine_arm(char *text);
-/* Nothing more comes in from now on. */
+/* Stops taking in objects. */
 void quarantine_stop(void);
-/* The table goes, and with it what is still alive. */
+/* Frees the table, with its objects that are still alive. */
 void quarantine_close(void);
-/* The one that is kept in this place of the table, or NULL. */
+/* The kept object in this slot of the table, or NULL. */
 struct object *quarantine_kept(unsigned int place);
-/* Lets go of it; what is to be freed now. */
+/* Removes it; returns the pointer to be freed now. */
 void __percpu *quarantine_release(struct object *o);
 
 #endif

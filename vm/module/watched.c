@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Objects that somebody is reading: whether they have been freed, by whom, and whether a grace period has gone by since
- * they were named.
+ * Objects that a reader uses: whether they have been freed, by which stack, and whether a grace period has passed since
+ * the watch began.
  */
 #include <linux/atomic.h>
 #include <linux/fs.h>
@@ -17,17 +17,17 @@
 
 #include "kharness.h"
 
-#define MAX_HELD 16
+#define MAX_WATCHED 16
 #define DEPTH 24
 
-static struct held {
+static struct watched {
 	unsigned long at;
-	int claimed; /* by the first who frees it */
+	int claimed; /* by the first free */
 	unsigned int depth; /* set last */
 	unsigned long by[DEPTH];
-} held[MAX_HELD];
+} watched[MAX_WATCHED];
 
-static unsigned int nr_held;
+static unsigned int nr_watched;
 static unsigned long grace;
 static DEFINE_MUTEX(control);
 
@@ -52,13 +52,13 @@ struct tracepoint *find_tracepoint(const char *name)
 	return lookup.found;
 }
 
-/* Called wherever memory is freed, so it takes no lock: who comes first has the slot. */
-void held_freed(unsigned long at)
+/* Called wherever memory is freed, so it takes no lock: the first caller claims the slot. */
+void watched_freed(unsigned long at)
 {
-	unsigned int i, nr = smp_load_acquire(&nr_held);
+	unsigned int i, nr = smp_load_acquire(&nr_watched);
 
 	for (i = 0; i < nr; i++) {
-		struct held *h = &held[i];
+		struct watched *h = &watched[i];
 
 		if (h->at == at && !cmpxchg(&h->claimed, 0, 1))
 			smp_store_release(&h->depth, stack_trace_save(h->by, DEPTH, 0));
@@ -68,17 +68,17 @@ void held_freed(unsigned long at)
 /* The tracepoints kmem:kfree, kmem:kmem_cache_free and percpu:percpu_free_percpu. */
 static void slab_freed(void *data, unsigned long call_site, const void *ptr)
 {
-	held_freed((unsigned long)ptr);
+	watched_freed((unsigned long)ptr);
 }
 
 static void cache_freed(void *data, unsigned long call_site, const void *ptr, const struct kmem_cache *cache)
 {
-	held_freed((unsigned long)ptr);
+	watched_freed((unsigned long)ptr);
 }
 
 static void percpu_freed(void *data, void *base_addr, int off, void __percpu *ptr)
 {
-	held_freed((unsigned long)ptr);
+	watched_freed((unsigned long)ptr);
 }
 
 static struct {
@@ -95,17 +95,17 @@ static void release(void)
 {
 	int i;
 
-	if (!nr_held)
+	if (!nr_watched)
 		return;
-	smp_store_release(&nr_held, 0);
+	smp_store_release(&nr_watched, 0);
 	for (i = 0; i < ARRAY_SIZE(points); i++)
 		if (points[i].tp)
 			tracepoint_probe_unregister(points[i].tp, points[i].probe, NULL);
 	tracepoint_synchronize_unregister();
-	memset(held, 0, sizeof(held));
+	memset(watched, 0, sizeof(watched));
 }
 
-static int hold(unsigned int nr)
+static int watch(unsigned int nr)
 {
 	int i, err = 0;
 
@@ -118,7 +118,7 @@ static int hold(unsigned int nr)
 		if (err)
 			points[i].tp = NULL;
 	}
-	smp_store_release(&nr_held, nr);
+	smp_store_release(&nr_watched, nr);
 	if (err)
 		release();
 	else
@@ -133,17 +133,17 @@ static int read_addresses(char *text, unsigned int *nr)
 	for (*nr = 0; (word = strsep(&text, " "));) {
 		if (!*word)
 			continue;
-		if (*nr == MAX_HELD)
+		if (*nr == MAX_WATCHED)
 			return -E2BIG;
-		if (kstrtoul(word, 16, &held[*nr].at))
+		if (kstrtoul(word, 16, &watched[*nr].at))
 			return -EINVAL;
 		++*nr;
 	}
 	return 0;
 }
 
-/* Addresses in hex, those of percpu objects as alloc_percpu() gave them. None: what was held is let go. */
-static ssize_t held_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+/* Addresses in hex, those of percpu objects as alloc_percpu() gave them. None: ends the watch. */
+static ssize_t watched_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
 {
 	char *text = memdup_user_nul(from, len);
 	unsigned int nr;
@@ -155,45 +155,45 @@ static ssize_t held_write(struct file *file, const char __user *from, size_t len
 	release();
 	err = read_addresses(strim(text), &nr);
 	if (!err && nr)
-		err = hold(nr);
+		err = watch(nr);
 	mutex_unlock(&control);
 	kfree(text);
 	return err ?: len;
 }
 
-/* "grace 1" if a whole grace period has gone by; then for each "ADDRESS live", or "ADDRESS freed" and the stack. */
-static int held_show(struct seq_file *out, void *unused)
+/* "grace 1" if a whole grace period has passed; then for each "ADDRESS live", or "ADDRESS freed" and the stack. */
+static int watched_show(struct seq_file *out, void *unused)
 {
 	unsigned int i, k, depth;
 
 	mutex_lock(&control);
-	seq_printf(out, "grace %d\n", nr_held && poll_state_synchronize_rcu(grace));
-	for (i = 0; i < nr_held; i++) {
-		depth = smp_load_acquire(&held[i].depth);
-		seq_printf(out, "%lx %s", held[i].at, READ_ONCE(held[i].claimed) ? "freed" : "live");
+	seq_printf(out, "grace %d\n", nr_watched && poll_state_synchronize_rcu(grace));
+	for (i = 0; i < nr_watched; i++) {
+		depth = smp_load_acquire(&watched[i].depth);
+		seq_printf(out, "%lx %s", watched[i].at, READ_ONCE(watched[i].claimed) ? "freed" : "live");
 		for (k = 0; k < depth; k++)
-			seq_printf(out, " %lx", held[i].by[k]);
+			seq_printf(out, " %lx", watched[i].by[k]);
 		seq_putc(out, '\n');
 	}
 	mutex_unlock(&control);
 	return 0;
 }
 
-static int held_open(struct inode *inode, struct file *file)
+static int watched_open(struct inode *inode, struct file *file)
 {
-	return single_open(file, held_show, NULL);
+	return single_open(file, watched_show, NULL);
 }
 
-const struct file_operations held_fops = {
+const struct file_operations watched_fops = {
 	.owner = THIS_MODULE,
-	.open = held_open,
+	.open = watched_open,
 	.read = seq_read,
-	.write = held_write,
+	.write = watched_write,
 	.llseek = seq_lseek,
 	.release = single_release,
 };
 
-void held_exit(void)
+void watched_exit(void)
 {
 	release();
 }

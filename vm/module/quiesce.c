@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Quiescence: barriers for whatever is queued, and the turning over of what the slab remembers. */
+/* Quiescence: barriers for queued work, and the turnover of the slab's sheaves. */
 #include <linux/fs.h>
 #include <linux/irq_work.h>
 #include <linux/mm.h>
@@ -28,7 +28,7 @@ static void queue_irq_work(void *unused)
 	irq_work_queue(this_cpu_ptr(&barrier_irq_work));
 }
 
-/* irq_work on each CPU; then one turn of the system workqueue on each, but for one where no task can run. */
+/* irq_work on each CPU; then one turn of the system workqueue on each, except one where no task can run. */
 static void flush_but(int busy)
 {
 	int cpu;
@@ -59,7 +59,7 @@ static ssize_t barrier_write(struct file *file, const char __user *from, size_t 
 	rcu_barrier_tasks_trace();
 #endif
 	rcu_barrier();
-#ifdef CONFIG_TASKS_RCU /* without preemption there is none */
+#ifdef CONFIG_TASKS_RCU /* only with preemption */
 	rcu_barrier_tasks();
 #endif
 	return len;
@@ -70,7 +70,7 @@ const struct file_operations barrier_fops = {
 	.write = barrier_write,
 };
 
-/* The barrier for who must not wait for RCU: a reader spins on the CPU that is written, or -1. */
+/* The barrier without waiting for RCU: a reader spins on the CPU that is written, or -1. */
 static ssize_t flush_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
 {
 	int busy, err = kstrtoint_from_user(from, len, 0, &busy);
@@ -138,7 +138,7 @@ const struct file_operations churn_fops = {
 	.write = churn_write,
 };
 
-void quiet_init(void)
+void quiesce_init(void)
 {
 	int cpu;
 
