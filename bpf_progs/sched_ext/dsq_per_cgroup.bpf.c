@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* A scheduler with one DSQ for each cgroup: created in ops.cgroup_init, destroyed in ops.cgroup_exit. */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 #define ID_BASE 0x200000000ULL
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Flags of schedulers and insertions, and reenqueues: in no user's way, who may include kharness.bpf.h and declare them. */
+/* Flags of schedulers and insertions, and re-enqueues; separate, as users may include kharness.bpf.h and declare them. */
 #ifndef FLAGS_BPF_H
 #define FLAGS_BPF_H
 
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 /* include/linux/sched/ext.h, enum scx_ops_flags: SCHED_EXT tasks only, the rest of the system goes on. */
 #define SCX_OPS_SWITCH_PARTIAL (1ULL << 3)
@@ -15,7 +15,7 @@ enum scx_enq_flags {
 	SCX_ENQ_REENQ,
 };
 
-/* Its value in the running kernel; 0 where that has none of the name. */
+/* Its value in the running kernel; 0 where that does not have it. */
 #define FLAG(name) \
 	(bpf_core_enum_value_exists(enum scx_enq_flags, name) ? bpf_core_enum_value(enum scx_enq_flags, name) : 0)
 

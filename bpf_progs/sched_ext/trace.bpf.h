@@ -7,10 +7,10 @@
 #ifndef TRACE_BPF_H
 #define TRACE_BPF_H
 
-/* harness/model/event.py has the same. */
+/* tests/kernel/sched_ext/model/event.py has the same. */
 #define NO_DSQ 255
 #define LOCAL_DSQ 254
-#define MAX_EVENTS 32768
+#define MAX_EVENTS 131072
 #define MAX_CPUS 64
 
 enum {
@@ -27,7 +27,7 @@ enum {
 	FIRST = 11,   /* the first task of a walk */
 	ASKED = 12,   /* scx_bpf_dsq_reenq() */
 };
-enum { AT_HEAD = 1, ANEW = 2, DONE = 4, CHANGED = 8, RUNNABLE = 16, PINNED = 32 };
+enum { AT_HEAD = 1, REENQUEUED = 2, DONE = 4, CHANGED = 8, RUNNABLE = 16, PINNED = 32 };
 
 u64 clock;
 u64 nr_events;
@@ -41,7 +41,7 @@ u64 event_vtimes[MAX_EVENTS]; /* of COUNTED the answer */
 u64 event_slices[MAX_EVENTS];
 u64 event_masks[MAX_EVENTS]; /* the first 64 CPUs that a task may run on */
 
-/* The event of this CPU that wants its second stamp, one more than its number; 0: none does. */
+/* The event of this CPU that needs its second stamp, one more than its number; 0: none. */
 u32 open_events[MAX_CPUS];
 
 static __always_inline u64 stamp(void)
@@ -49,7 +49,7 @@ static __always_inline u64 stamp(void)
 	return __sync_fetch_and_add(&clock, 1) + 1;
 }
 
-/* Whatever this CPU was at is done. */
+/* This CPU's last operation is done. */
 static __always_inline void close_event(void)
 {
 	u32 cpu = bpf_get_smp_processor_id() & (MAX_CPUS - 1);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* A scheduler that spreads tasks over nr_dsqs user DSQs, each a FIFO, and serves them round robin. */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 u32 nr_dsqs = 8;
 

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A reader of a user DSQ that stays inside its RCU read-side section for as long as user space wants: it has looked the
- * DSQ up, as an iterator does, and goes on using it when it is let go.
+ * A reader of a user DSQ that stays inside its RCU read-side section until user space releases it: it has looked the DSQ
+ * up, as an iterator does, and then uses it.
  */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
-/* Why it came to no DSQ; 0: it did. */
+/* Why it found no DSQ; 0: it did. */
 s32 refused;
-/* 1: it holds the DSQ; 2: it has let it go. */
+/* 1: it uses the DSQ; 2: it has left it. */
 u32 stage;
-/* Set by who wants it to end, which it does by itself after patience_ns. */
+/* Set to end it; it ends by itself after patience_ns. */
 u32 release;
 u32 gave_up;
-/* Set where the DSQ has been freed all the same: what lies there now is not touched. */
+/* Set if the DSQ has been freed nevertheless: its memory is not touched. */
 u32 keep_off;
 u64 patience_ns = 1000000000;
-/* On which CPU it is, and tasks that it found in the DSQ. */
+/* Its CPU, and the number of tasks that it found in the DSQ. */
 u32 cpu;
 u64 tasks;
 

@@ -70,38 +70,38 @@ struct {
 u64 text_start;
 u64 text_end;
 
-/* Records of the kernel log since this was attached: as long as it stands still nobody need read the log. */
+/* Records of the kernel log since this was attached: as long as it does not change the log need not be read. */
 u64 printed;
 
-/* The thread id to watch; 0 watches nobody, below 0 everybody. */
+/* The thread id to watch; 0: none, below 0: all. */
 s32 watch_tid;
 
-/* Look only at sites that are made to fail. */
+/* Record only sites that fail. */
 u32 only_injected;
 
-/* The site that was made to fail last, and how many were: what the agent's sweep reads after each run. */
+/* The last failed site, and the number of faults, which the agent's sweep reads after each run. */
 u64 last_site;
 u64 fired;
 
-/* Observations that found no room: the evidence is then incomplete. */
+/* Observations that did not fit: the evidence is then incomplete. */
 u64 lost;
 
 /*
- * What the guest's module says on the console should the kernel die (vm/module/told.c has the same layout): the agent
- * writes what it is doing, `site` to `stack` are the fault that was injected meanwhile.
+ * What the guest's module prints on the console if the kernel dies (vm/module/last_words.c has the same layout): the
+ * agent writes its operation, `site` to `stack` are the fault that was injected meanwhile.
  */
-#define TOLD_DEPTH 16
+#define LAST_WORDS_DEPTH 16
 
-struct told {
+struct last_words {
 	char what[64];
 	u64 nth;
 	u64 site;
 	u32 type;
 	u32 depth;
-	u64 stack[TOLD_DEPTH];
+	u64 stack[LAST_WORDS_DEPTH];
 };
 
-struct told told;
+struct last_words last_words;
 
 /* FNV-1a by words, with the upper bits folded in. */
 #define HASH_BASIS 0xcbf29ce484222325ULL
@@ -147,7 +147,7 @@ static __always_inline u64 fingerprint(const void *ctx, u32 type, u32 size, u32 
 
 	if (!words || !text_start)
 		return 0;
-	/* By way of memory, for no bit may be cut off a pointer. */
+	/* Through memory, as the verifier forbids to mask a pointer. */
 	*(volatile u64 *)words->at = (u64)ctx;
 	from = *(volatile u64 *)words->at;
 	uppermost = (from | (STACK_SIZE - 1)) + 1 - sizeof(*words);
@@ -165,12 +165,12 @@ static __always_inline u64 fingerprint(const void *ctx, u32 type, u32 size, u32 
 	return hash ?: 1;
 }
 
-static __always_inline void tell(const struct site *site, u64 hash)
+static __always_inline void set_last_words(const struct site *site, u64 hash)
 {
-	__builtin_memcpy(told.stack, site->stack, sizeof(told.stack));
-	told.type = site->type;
-	told.depth = site->depth < TOLD_DEPTH ? site->depth : TOLD_DEPTH;
-	told.site = hash;
+	__builtin_memcpy(last_words.stack, site->stack, sizeof(last_words.stack));
+	last_words.type = site->type;
+	last_words.depth = site->depth < LAST_WORDS_DEPTH ? site->depth : LAST_WORDS_DEPTH;
+	last_words.site = hash;
 }
 
 static __always_inline void count(struct site *site, const struct site *stack, u64 hash, bool injected)
@@ -184,7 +184,7 @@ static __always_inline void count(struct site *site, const struct site *stack, u
 	}
 	if (injected) {
 		last_site = hash;
-		tell(stack, hash);
+		set_last_words(stack, hash);
 		__sync_fetch_and_add(&fired, 1);
 	}
 }
@@ -199,7 +199,7 @@ static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool
 		return;
 	if (!watch_tid || (watch_tid > 0 && (s32)bpf_get_current_pid_tgid() != watch_tid))
 		return;
-	/* All that a thread allocates is unwound each time: it is told once for each operation, and nothing is left out. */
+	/* All that a thread allocates is unwound each time: it is reported once for each operation, and nothing is left out. */
 	if (only_injected)
 		print = fingerprint(ctx, type, size, gfp);
 	before = print ? bpf_map_lookup_elem(&known, &print) : NULL;
@@ -223,7 +223,7 @@ static __always_inline void observe(void *ctx, u32 type, u32 size, u32 gfp, bool
 		bpf_map_update_elem(&known, &print, &hash, BPF_ANY);
 }
 
-/* Called for each record as it is stored, whatever its level and whoever reads it (printk_sprint(), kernel/printk/printk.c). */
+/* Called for each record as it is stored, whatever its level (printk_sprint(), kernel/printk/printk.c). */
 SEC("tp_btf/console")
 int BPF_PROG(record_printed)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* A scheduler with one user DSQ ordered by virtual time, weighted fairly. */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 #define SHARED_DSQ 7
 

@@ -55,14 +55,14 @@ extern const void scx_sched_all __ksym __weak;
 #define MAX_LISTED 4096
 #define MAX_CHAIN 256
 
-/* What the last walk saw: how many, their ids' sum, the sum of their scrambled ids, the first ids themselves. */
+/* The last walk: the number of DSQs, the sums of their ids and of their scrambled ids, the first ids. */
 u64 live_count;
 u64 live_sum;
 u64 live_mix;
 u64 live_nelems;
 u64 live_ids[MAX_LISTED];
 
-/* Where the DSQ of the id that is sought lies, and its percpu data; 0: there is none. */
+/* The addresses of the DSQ that is looked for and of its percpu data; 0: there is none. */
 u64 sought;
 u64 sought_at;
 u64 sought_pcpu;
@@ -181,7 +181,7 @@ int live(struct api_args *args)
 		return err;
 	live_nelems = BPF_CORE_READ(hash, nelems.counter);
 	table = BPF_CORE_READ(hash, tbl);
-	/* While a resize is under way, its elements are spread over the chain of tables. */
+	/* During a resize its elements are spread over the chain of tables. */
 	bpf_for(generation, 0, 4) {
 		if (!table)
 			break;

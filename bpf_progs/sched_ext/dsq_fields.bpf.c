@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A scheduler that answers what it is told: each callback's answer, and each insertion's DSQ, slice, virtual time and
+ * A scheduler with configurable answers: each callback's answer, and each insertion's DSQ, slice, virtual time and
  * flags, is a global variable; members of its ops are set before it is loaded. Only SCHED_EXT tasks are its own, so that
  * the rest of the system goes on whatever it answers.
  */
@@ -51,12 +51,12 @@ u64 create_ids[MAX_CREATES];
 s32 create_nodes[MAX_CREATES];
 s32 init_answer;
 
-/* ops.init_task, of the n-th task (from 1) of those that are there when the scheduler comes. */
+/* ops.init_task, for the n-th task (from 1) of those that exist when the scheduler is enabled. */
 u64 init_task_nth;
 s32 init_task_answer;
 u64 init_tasks;
 
-/* The same of each task that the process `fork_parent` makes later. */
+/* The same for each task that the process `fork_parent` makes later. */
 u32 fork_parent;
 s32 fork_answer;
 bool fork_disallow;
@@ -192,7 +192,7 @@ void STRUCT_OPS(fields_exit, struct scx_exit_info *info)
 	record_exit(info);
 }
 
-/* Not of the ops as they are compiled: who wants one of these names it. */
+/* Not in the ops as compiled: a test that needs one of these names it. */
 
 SEC("?struct_ops/update_idle")
 void BPF_PROG(fields_update_idle, s32 cpu, bool idle)

@@ -1,27 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/*
- * Shared by every program here: the kernel types they touch, the kfuncs they call, the exit record.
- *
- * No vmlinux.h: only the fields in use are declared and CO-RE relocates them against the running
- * kernel, so one object serves every kernel that has the kfuncs.
- */
-#ifndef KHARNESS_BPF_H
-#define KHARNESS_BPF_H
+/* Shared by the schedulers here: the types of sched_ext that they touch, the kfuncs they call, the exit record. */
+#ifndef SCX_BPF_H
+#define SCX_BPF_H
 
-#include <linux/bpf.h>
-#include <linux/errno.h>
-#include <stdbool.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-
-typedef __u8 u8;
-typedef __u32 u32;
-typedef __u64 u64;
-typedef __s32 s32;
-typedef __s64 s64;
-
-#define KERNEL_TYPE __attribute__((preserve_access_index))
+#include "kharness.bpf.h"
 
 /* include/linux/sched/ext.h: enum scx_dsq_id_flags */
 #define SCX_DSQ_FLAG_BUILTIN	(1ULL << 63)
@@ -159,9 +141,6 @@ static __always_inline bool dsq_move_to_local(u64 dsq_id)
 	return scx_bpf_consume(dsq_id);
 }
 
-#define STRUCT_OPS(name, args...) SEC("struct_ops/" #name) BPF_PROG(name, ##args)
-#define STRUCT_OPS_SLEEPABLE(name, args...) SEC("struct_ops.s/" #name) BPF_PROG(name, ##args)
-
 /* How the scheduler ended, as ops.exit saw it. exited is written last. */
 int exit_kind;
 s64 exit_code;
@@ -177,7 +156,5 @@ static __always_inline void record_exit(struct scx_exit_info *info)
 	bpf_probe_read_kernel_str(exit_msg, sizeof(exit_msg), info->msg);
 	__sync_fetch_and_add(&exited, 1);
 }
-
-char LICENSE[] SEC("license") = "GPL";
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Writes down every percpu and slab object that the watched threads allocate under the functions under test, with the
- * number of the run, and crosses out what is freed, by whomever. What is left at a quiescent point is leaked, and its
- * run tells which fault it was. Exact: nothing is scanned, nothing waits.
+ * Records every percpu and slab object that the watched threads allocate under the functions under test, with the
+ * number of the run, and removes the freed ones, whichever task frees them. What is left at a quiescent point is leaked,
+ * and its run shows which fault it was. Exact: nothing is scanned, nothing waits.
  */
 #include "objects.bpf.h"
 
@@ -34,7 +34,7 @@ struct {
 	__type(value, struct object);
 } scratch SEC(".maps");
 
-/* Written down while this is not 0. The agent sets it, and the counts below to 0, before each run. */
+/* Recording is on while this is not 0. The agent sets it, and the counts below to 0, before each run. */
 u64 run;
 
 /* The threads; 0: none. */
@@ -48,7 +48,7 @@ u32 deep;
 s64 live_percpu;
 s64 live_slab;
 
-/* alloc_percpu() calls of anybody that came back empty-handed. */
+/* Failed alloc_percpu() calls of any task. */
 u64 percpu_failed;
 
 static __always_inline bool stack_in_ranges(const struct object *object)
@@ -71,7 +71,7 @@ static __always_inline bool watched(void)
 	return run && now && (now == tid || now == other_tid);
 }
 
-/* The whole stack where it is wanted and can be had, else who called the allocator. */
+/* The whole stack where it is requested and available, else the caller of the allocator. */
 static __always_inline void keep_stack(void *ctx, struct object *object, u64 call_site)
 {
 	long bytes = deep ? bpf_get_stack(ctx, object->stack, sizeof(object->stack), 0) : 0;
@@ -185,7 +185,7 @@ int BPF_PROG(slab_freed_again, unsigned long call_site, const void *ptr)
 	return 0;
 }
 
-/* kfree_rcu(): what is handed over is as good as freed, and no tracepoint tells of it later (mm/slab_common.c). */
+/* kfree_rcu(): the object counts as freed, as no tracepoint reports it later (mm/slab_common.c). */
 SEC("fentry/kvfree_call_rcu")
 int BPF_PROG(freed_later, void *head, void *ptr)
 {

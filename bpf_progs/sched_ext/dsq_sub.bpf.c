@@ -6,7 +6,7 @@
 #define MAX_CIDS 512 /* CONFIG_NR_CPUS of kconfigs/base.config */
 #define EVERY_CAP 0xf /* enum scx_cap, kernel/sched/ext/internal.h: enqueue at once, enqueue, preempt, set performance */
 
-/* kernel/sched/ext/types.h: some CPUs, one bit each, by their cid; there must be room for one word more. */
+/* kernel/sched/ext/types.h: some CPUs, one bit each, by their cid; it must have space for one word more. */
 struct scx_cmask {
 	u32 base;
 	u32 nr_cids;
@@ -20,7 +20,7 @@ extern s32 scx_bpf_sub_grant(u64 cgroup_id, u64 caps, const struct scx_cmask __a
 
 extern u32 scx_bpf_nr_cpu_ids(void) __ksym __weak;
 
-/* All CPUs that there can be: our guests have them without gaps. */
+/* All possible CPUs: our guests have them without gaps. */
 static struct scx_cmask __arena *every;
 
 /* kernel/sched/ext/internal.h */
@@ -32,7 +32,7 @@ struct scx_sub_attach_args {
 	struct sched_ext_ops___sub *ops;
 } __attribute__((preserve_access_index));
 
-/* What a sub-scheduler is told that would attach: 0 or a negative errno. */
+/* The answer to a sub-scheduler that attaches: 0 or a negative errno. */
 s32 refusal;
 u64 attached;
 u64 detached;
@@ -43,7 +43,7 @@ s32 STRUCT_OPS(sub_sub_attach, struct scx_sub_attach_args *args)
 		return refusal;
 	__sync_fetch_and_add(&attached, 1);
 	USE_ARENA;
-	/* Where the kernel has it (7.3) a sub-scheduler's tasks run on the CPUs that its parent grants it, else nowhere. */
+	/* Since 7.3 a sub-scheduler's tasks run only on the CPUs that its parent grants it. */
 	if (bpf_ksym_exists(scx_bpf_sub_grant) && every)
 		return scx_bpf_sub_grant(args->ops->sub_cgroup_id, EVERY_CAP, every, NULL);
 	return 0;

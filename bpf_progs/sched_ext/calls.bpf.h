@@ -3,7 +3,7 @@
 #ifndef CALLS_BPF_H
 #define CALLS_BPF_H
 
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 struct api_args {
 	u64 dsq_id;

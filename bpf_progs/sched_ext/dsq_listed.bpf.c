@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* A scheduler that creates the user DSQs of a list in ops.init, in order, and otherwise leaves everything to the defaults. */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 #define MAX_LISTED_IDS 16
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which objects are alive that were allocated since the guest was saved: every percpu object of anybody's, and the slab
- * objects that the code under test allocates by kmalloc(). Attached before the guest is saved, so it runs from a restored
- * guest's first instruction on. Everything is counted: a loss shows.
+ * The live objects that were allocated since the guest was saved: all percpu objects, and the slab objects that the
+ * code under test allocates by kmalloc(). Attached before the guest is saved, so it runs from a restored guest's first
+ * instruction on. Everything is counted: a loss shows.
  *
  * Nothing here allocates (the map has all its elements from the start), so it is no fault site.
  */
 #include "objects.bpf.h"
 
-/* A percpu object that is older than the moment at which the agent last forgot everything. */
+/* A percpu object that is older than the agent's last reset of the ledger. */
 #define KIND_OLD 4
 
 #define MAX_OBJECTS 262144
@@ -31,7 +31,7 @@ struct {
 } objects SEC(".maps");
 
 /*
- * By call site, how many such old objects were freed: what was then allocated there takes their place. (An attach to a
+ * By call site, how many such old objects were freed: later allocations there replace them. (An attach to a
  * function that has a program already replaces its trampoline, with a percpu_ref: bpf_trampoline_update().)
  */
 struct {
@@ -41,7 +41,7 @@ struct {
 	__type(value, u64);
 } replaced SEC(".maps");
 
-/* Since the agent last forgot everything; the freed percpu objects are those that were written down ... */
+/* Since the agent last reset the ledger; the freed percpu objects are those that were recorded ... */
 s64 percpu_allocated;
 s64 percpu_freed;
 /* ... and these were not, or are old. */
@@ -71,7 +71,7 @@ static __always_inline void old_one_gone(u64 call_site)
 	u64 *times = bpf_map_lookup_elem(&replaced, &call_site), once = 1;
 
 	if (times)
-		++*times; /* pcpu_lock is everybody's */
+		++*times; /* pcpu_lock is global */
 	else if (bpf_map_update_elem(&replaced, &call_site, &once, BPF_NOEXIST))
 		__sync_fetch_and_add(&lost, 1);
 }
@@ -95,7 +95,7 @@ int BPF_PROG(percpu_object_gone, void *base_addr, int off, void *ptr)
 
 #define CALLERS 12
 
-/* A compiler may leave a wrapper of kmalloc() out of line, in the code under test: who called it is one frame further. */
+/* The compiler may not inline a wrapper of kmalloc() in the code under test: then its caller is one frame further. */
 static __always_inline u64 caller_of(void *ctx, u64 call_site)
 {
 	u64 stack[CALLERS] = {};
@@ -132,7 +132,7 @@ static __always_inline int slab_gone(const void *ptr)
 {
 	u64 key = object_key(ptr, false);
 
-	/* Everybody's kfree() comes by here. */
+	/* Every kfree() of the system comes by here. */
 	if (slab_alive && !bpf_map_delete_elem(&objects, &key))
 		__sync_fetch_and_add(&slab_alive, -1);
 	return 0;
@@ -169,7 +169,7 @@ int BPF_PROG(slab_object_gone_again, unsigned long call_site, const void *ptr)
 	return slab_gone(ptr);
 }
 
-/* kfree_rcu(): what is handed over is as good as freed, and no tracepoint tells of it later (mm/slab_common.c). */
+/* kfree_rcu(): the object counts as freed, as no tracepoint reports it later (mm/slab_common.c). */
 SEC("fentry/kvfree_call_rcu")
 int BPF_PROG(slab_object_handed_over, void *head, void *ptr)
 {

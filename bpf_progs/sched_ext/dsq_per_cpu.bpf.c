@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A scheduler with one user DSQ a CPU, of its tasks there. It stays when CPUs go offline and come back. From the DSQ of
- * one CPU it takes nothing: who lies there gets away only by the kernel's own doing. On its way offline a CPU can be made
- * to ask for a reenqueue, which then waits until something else is deferred there.
+ * A scheduler with one user DSQ for each CPU. It stays when CPUs go offline and come back. From the DSQ of one CPU it
+ * takes nothing: only the kernel itself moves tasks away from there. On its way offline a CPU can be made to request a
+ * re-enqueue, which then waits until other work is deferred there.
  */
 #include "flags.bpf.h"
 
@@ -12,7 +12,7 @@ extern const void __cpu_active_mask __ksym; /* kernel/cpu.c */
 u32 nr_cpus = 1;
 s32 closed_cpu = -1;
 
-/* Which CPU asks for reenqueues of its own DSQ and of which other while it is on its way offline, and how often it has. */
+/* The CPU that requests re-enqueues of its own DSQ and of another one on its way offline, and their number. */
 s32 asking_cpu = -1;
 u64 asked_dsq;
 u64 asked;
@@ -20,8 +20,8 @@ u64 asked;
 u64 offline;
 u64 online;
 
-/* Enqueued because scx_bpf_dsq_reenq() asked for it. */
-u64 anew;
+/* Tasks that were enqueued by scx_bpf_dsq_reenq(). */
+u64 reenqueued;
 
 s32 STRUCT_OPS_SLEEPABLE(percpu_init)
 {
@@ -45,7 +45,7 @@ s32 STRUCT_OPS(percpu_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_
 void STRUCT_OPS(percpu_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	if (enq_flags & FLAG(SCX_ENQ_REENQ))
-		__sync_fetch_and_add(&anew, 1);
+		__sync_fetch_and_add(&reenqueued, 1);
 	dsq_insert(p, scx_bpf_task_cpu(p), SCX_SLICE_DFL, enq_flags);
 }
 
@@ -59,7 +59,7 @@ static __always_inline bool is_active(u32 cpu)
 
 /*
  * sched_cpu_deactivate() waits for a grace period between balance_push_set() and rq_offline_scx(): the CPU still comes
- * here, but queue_balance_callback() no longer queues what would do the deferred work.
+ * here, but queue_balance_callback() no longer queues the callback for the deferred work.
  */
 static __always_inline void ask(s32 cpu)
 {
@@ -96,7 +96,7 @@ struct per_cpu_args {
 	u64 dsq_id;
 };
 
-/* Every task on the DSQ is enqueued anew, by the per-CPU data that the DSQ has for the CPU this runs on. */
+/* Re-enqueues every task on the DSQ, by the DSQ's per-CPU data of the CPU that this runs on. */
 SEC("syscall")
 int reenqueue(struct per_cpu_args *args)
 {

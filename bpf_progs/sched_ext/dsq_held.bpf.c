@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A scheduler that keeps its tasks on one user DSQ until it is told to let some go, and writes down each arrival, each move
- * and each task that then runs. All tasks are to be pinned to one CPU: what is written down under the lock of its
- * runqueue is in the order in which it happened.
+ * A scheduler that holds its tasks on one user DSQ until some are released, and records each arrival, each move and each
+ * task that then runs. All tasks must be pinned to one CPU: records under the lock of its runqueue are in the order of
+ * the events.
  */
 #include "flags.bpf.h"
 
@@ -11,11 +11,11 @@
 #define MAX_TASKS 256
 #define MAX_VTIMES 256
 
-/* harness/model/order.py has the same. */
+/* tests/kernel/sched_ext/model/order.py has the same. */
 enum { INSERTED = 1, MOVED = 2, RAN = 3 };
-enum { AT_HEAD = 1, ANEW = 2, RESTORED = 4 };
+enum { AT_HEAD = 1, REENQUEUED = 2, RESTORED = 4 };
 
-/* kernel/sched/sched.h: what was taken off is put back, its properties changed meanwhile (sched_change_end()). */
+/* kernel/sched/sched.h: a task that was taken off is put back with changed properties (sched_change_end()). */
 #define ENQUEUE_RESTORE 2
 
 u32 event_kinds[MAX_EVENTS];
@@ -34,7 +34,7 @@ u32 next_vtime;
 /* How many tasks may leave. */
 s64 let_go;
 
-/* What the last look() saw: the tasks on the DSQ, first to leave first. */
+/* The result of the last look(): the tasks on the DSQ, first to leave first. */
 s32 queued[MAX_TASKS];
 u32 nr_queued;
 
@@ -51,17 +51,17 @@ static __always_inline void write_down(u32 kind, struct task_struct *p, u64 vtim
 	event_flags[slot] = flags;
 	event_pids[slot] = p ? p->pid : 0;
 	event_vtimes[slot] = vtime;
-	/* The kind last, with a barrier: whoever reads meanwhile sees a whole event or none. */
+	/* The kind last, with a barrier: a concurrent reader sees a whole event or none. */
 	__sync_lock_test_and_set(&event_kinds[slot], kind);
 }
 
-static __always_inline u32 told(u64 enq_flags)
+static __always_inline u32 flags_of(u64 enq_flags)
 {
 	u32 flags = enq_flags & (FLAG(SCX_ENQ_HEAD) | FLAG(SCX_ENQ_PREEMPT)) ? AT_HEAD : 0;
 
 	if (enq_flags & ENQUEUE_RESTORE)
 		flags |= RESTORED;
-	return enq_flags & FLAG(SCX_ENQ_REENQ) ? flags | ANEW : flags;
+	return enq_flags & FLAG(SCX_ENQ_REENQ) ? flags | REENQUEUED : flags;
 }
 
 s32 STRUCT_OPS_SLEEPABLE(held_init)
@@ -81,12 +81,12 @@ void STRUCT_OPS(held_enqueue, struct task_struct *p, u64 enq_flags)
 
 	__sync_fetch_and_add(&nr_inserted, 1);
 	if (!nr_vtimes) {
-		write_down(INSERTED, p, 0, told(enq_flags));
+		write_down(INSERTED, p, 0, flags_of(enq_flags));
 		dsq_insert(p, HELD_DSQ, SCX_SLICE_DFL, enq_flags);
 		return;
 	}
 	vtime = vtimes[__sync_fetch_and_add(&next_vtime, 1) % nr_vtimes & (MAX_VTIMES - 1)];
-	write_down(INSERTED, p, vtime, told(enq_flags));
+	write_down(INSERTED, p, vtime, flags_of(enq_flags));
 	dsq_insert_vtime(p, HELD_DSQ, SCX_SLICE_DFL, vtime, enq_flags);
 }
 
@@ -113,7 +113,7 @@ struct held_args {
 	u64 number;
 };
 
-/* So many more tasks may leave; the CPU looks again. */
+/* Releases so many more tasks, and kicks the CPU. */
 SEC("syscall")
 int release(struct held_args *args)
 {
@@ -156,7 +156,7 @@ int peek(struct held_args *args)
 	return pid;
 }
 
-/* Every task on the DSQ is enqueued anew, by this CPU's per-CPU data of the DSQ. */
+/* Re-enqueues every task on the DSQ, by this CPU's per-CPU data of the DSQ. */
 SEC("syscall")
 int reenqueue(struct held_args *args)
 {

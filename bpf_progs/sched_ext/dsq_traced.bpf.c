@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A scheduler of the SCHED_EXT tasks on several user DSQs, two FIFOs and two ordered by virtual time, that does with each
- * task what scripts say, and writes down what happened on every CPU.
+ * A scheduler of the SCHED_EXT tasks on several user DSQs, two FIFOs and two ordered by virtual time, that follows a
+ * script for each task, and records the events of every CPU.
  */
 #include "flags.bpf.h"
 #include "trace.bpf.h"
 
-/* harness/model/event.py and harness/suite/traced.py have the same. */
+/* tests/kernel/sched_ext/model/event.py and tests/kernel/sched_ext/traced.py have the same. */
 #define FIRST_DSQ 64
 #define NR_DSQS 4
 #define FIRST_PRIQ 2
@@ -18,13 +18,12 @@
 #define SCX_OPS_ENQ_EXITING (1ULL << 2)
 #define SCX_OPS_ENQ_MIGRATION_DISABLED (1ULL << 4)
 
-u64 nr_anew;
+u64 nr_reenqueued;
 u64 nr_taken;
 
 /*
- * What is to be done with one arrival after the other: DSQ, AT_HEAD, which slice, a byte each, lowest first; and its virtual
- * time. What one dispatch after the other does: from which DSQ it takes first, and where it moves the first task before
- * (NO_DSQ: nowhere).
+ * For each arrival: DSQ, AT_HEAD, slice, a byte each, lowest first; and its virtual time. For each dispatch: the DSQ from
+ * which it takes first, and the one to which it moves the first task before (NO_DSQ: none).
  */
 enum { ARRIVALS, VTIMES, MOVES, SLICES, NR_SCRIPTS };
 u64 script[NR_SCRIPTS * MAX_SCRIPT];
@@ -37,7 +36,7 @@ u32 nr_cpus = 1;
 /* While it is set no task leaves its DSQ by ops.dispatch. */
 u32 hold;
 
-/* How many have come to ask for reenqueues. */
+/* How many tasks are ready to request re-enqueues. */
 u32 together;
 
 struct cpumask {
@@ -97,8 +96,8 @@ void STRUCT_OPS(traced_enqueue, struct task_struct *p, u64 enq_flags)
 	if (enq_flags & (FLAG(SCX_ENQ_HEAD) | FLAG(SCX_ENQ_PREEMPT)))
 		flags |= AT_HEAD;
 	if (enq_flags & FLAG(SCX_ENQ_REENQ)) {
-		flags |= ANEW;
-		__sync_fetch_and_add(&nr_anew, 1);
+		flags |= REENQUEUED;
+		__sync_fetch_and_add(&nr_reenqueued, 1);
 	}
 	if (BPF_CORE_READ(affine, migration_disabled))
 		flags |= PINNED;
@@ -149,7 +148,7 @@ static __always_inline void move_first(s32 cpu, u32 from, u32 to, u64 vtime)
 			done = scx_bpf_dsq_move_vtime(&___it, p, FIRST_DSQ + to, 0);
 		}
 		end_event(slot, done);
-		/* Who looked for it while it was on its way may have gone idle. */
+		/* A CPU that looked for it meanwhile may have gone idle. */
 		scx_bpf_kick_cpu(there, 0);
 		break;
 	}
@@ -191,7 +190,7 @@ void STRUCT_OPS(traced_stopping, struct task_struct *p, bool runnable)
 	begin_event(STOPPED, p, bpf_get_smp_processor_id(), NO_DSQ, NO_DSQ, runnable ? RUNNABLE : 0);
 }
 
-/* Nobody is to have the CPU for ever, whatever slice he was given. */
+/* No task keeps the CPU for ever, whatever its slice. */
 void STRUCT_OPS(traced_tick, struct task_struct *p)
 {
 	if (p->scx.slice <= SCX_SLICE_DFL)
@@ -268,7 +267,7 @@ struct traced_args {
 	u64 times;
 };
 
-/* Tasks may leave, or not; every CPU looks. */
+/* Lets tasks leave, or not; kicks every CPU. */
 SEC("syscall")
 int let_go(struct traced_args *args)
 {
@@ -303,7 +302,7 @@ static long until_together(u64 i, u64 *wanted)
 	return *(volatile u32 *)&together >= *wanted;
 }
 
-/* Every task on the DSQ is enqueued anew, so many times, by this CPU's per-CPU data of the DSQ. */
+/* Re-enqueues every task on the DSQ, so many times, by this CPU's per-CPU data of the DSQ. */
 SEC("syscall")
 int reenqueue(struct reenq_args *args)
 {

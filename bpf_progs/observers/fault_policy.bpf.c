@@ -18,15 +18,15 @@ u32 live;
 /* Which allocations can fail: a sum of TYPE_*. */
 u32 types;
 
-/* The thread whose allocations count; 0: everybody's, interrupts included. */
+/* The thread whose allocations count; 0: all, interrupts included. */
 s32 only_tid;
 
-/* What must be on the stack, [start, end) each, any one of them; none: nothing. */
+/* Text ranges [start, end) of which one must be on the stack; none: no condition. */
 u64 starts[MAX_RANGES];
 u64 ends[MAX_RANGES];
 u32 nr_ranges;
 
-/* The text whose calls of alloc_percpu() count; none: everybody's. */
+/* The text whose calls of alloc_percpu() count; none: all calls. */
 u64 caller_starts[MAX_RANGES];
 u64 caller_ends[MAX_RANGES];
 u32 nr_callers;
@@ -41,11 +41,11 @@ u64 times;
 /* This kernel's __GFP_NOFAIL: such an allocation may not fail. */
 u32 gfp_nofail;
 
-/* How many counted, and how many were made to fail. */
+/* How many counted, and how many failed. */
 u64 calls;
 u64 fired;
 
-/* The alloc_percpu() that was made to fail last; on arm64 the stack lacks its caller. */
+/* The last failed alloc_percpu(); on arm64 the stack lacks its caller. */
 u64 fired_caller;
 u64 fired_stack[TOLD_DEPTH];
 u32 fired_depth;
@@ -136,7 +136,7 @@ static __always_inline bool on_stack(void *ctx, u32 type, u64 caller)
 	return false;
 }
 
-/* splitmix64 of the seed and the number of the call, so that the order in which CPUs ask does not matter. */
+/* splitmix64 of the seed and the number of the call, so that the order of CPUs does not matter. */
 static __always_inline u64 draw(u64 n)
 {
 	u64 z = seed + n * 0x9e3779b97f4a7c15ULL;
@@ -174,7 +174,7 @@ static __always_inline bool decide(void *ctx, u32 type, u64 caller)
 	return false;
 }
 
-/* What mm/failslab.c spares: allocations that may not fail, and the cache of caches. */
+/* As in mm/failslab.c: allocations that may not fail, and the cache of caches, are spared. */
 static __always_inline bool spared(struct kmem_cache *cache, u32 gfp)
 {
 	static const char caches[] = "kmem_cache";
@@ -206,7 +206,7 @@ int BPF_PROG(fail_page, u32 gfp, u32 order, int ret)
 	return decide(ctx, TYPE_PAGE, 0);
 }
 
-static __always_inline void tell(struct pt_regs *ctx, u64 caller)
+static __always_inline void record_caller(struct pt_regs *ctx, u64 caller)
 {
 	long bytes = bpf_get_stack(ctx, fired_stack, sizeof(fired_stack), 0);
 
@@ -226,7 +226,7 @@ int BPF_KPROBE(fail_percpu)
 #endif
 	if (!decide(ctx, TYPE_PERCPU, caller))
 		return 0;
-	tell(ctx, caller);
+	record_caller(ctx, caller);
 	bpf_override_return(ctx, 0);
 	return 0;
 }

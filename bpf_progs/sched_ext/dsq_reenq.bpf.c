@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A scheduler that has reenqueues of an empty DSQ wait in the per-CPU data of several CPUs at the moment when the DSQ is
- * destroyed. In ops.dispatch interrupts are off and the runqueue is locked: what is asked for there is done when
- * ops.dispatch has returned, and that waits until another CPU has destroyed the DSQ.
+ * A scheduler that lets re-enqueues of an empty DSQ wait in the per-CPU data of several CPUs while the DSQ is destroyed.
+ * In ops.dispatch interrupts are off and the runqueue is locked: a request there is done when ops.dispatch has returned,
+ * and that waits until another CPU has destroyed the DSQ.
  */
 #include "flags.bpf.h"
 
 #define MAX_CPUS 64
 #define TURNS (1 << 20)
 
-/* Which CPUs are to ask for a reenqueue at their next dispatch, of which DSQ, and whether they destroy it themselves. */
+/* The CPUs that request a re-enqueue at their next dispatch, its DSQ, and whether they destroy it themselves. */
 u64 wanted;
 u64 dsq_id;
 u32 alone;
 
 /*
- * CPUs that are about to ask, those that have asked and wait, all that ever did so until the DSQ was destroyed, and those
- * that waited in vain. Once it is closed nobody begins to ask: of a DSQ that is gone that would end the scheduler.
+ * CPUs that are about to request, those that have requested and wait, all that did so until the DSQ was destroyed, and
+ * those that timed out. Once it is closed no CPU requests any more: for a DSQ that is gone that would eject the scheduler.
  */
 u64 asking;
 u64 waiting;
@@ -91,7 +91,7 @@ static __always_inline void want(struct reenq_args *args, bool by_itself)
 			scx_bpf_kick_cpu(cpu, 0);
 }
 
-/* The first of these CPUs that dispatches asks for a reenqueue of the DSQ and destroys it. */
+/* The first of these CPUs that dispatches requests a re-enqueue of the DSQ and destroys it. */
 SEC("syscall")
 int destroy_there(struct reenq_args *args)
 {
@@ -100,8 +100,8 @@ int destroy_there(struct reenq_args *args)
 }
 
 /*
- * The DSQ is destroyed here while reenqueues of it wait on these CPUs, of which this is none. 0, or -ETIMEDOUT where not
- * all of them came to wait: it is destroyed all the same. -EBUSY: it is not, for one of them was still asking.
+ * Destroys the DSQ while re-enqueues of it wait on these CPUs, which do not include this one. 0, or -ETIMEDOUT if not
+ * all of them came to wait: it is destroyed nevertheless. -EBUSY: it is not, as one of them was still requesting.
  */
 SEC("syscall")
 int destroy_under(struct reenq_args *args)

@@ -14,7 +14,7 @@ u64 starts[MAX_RANGES];
 u64 ends[MAX_RANGES];
 u32 nr_ranges;
 
-/* Objects that found no room. */
+/* Objects that did not fit. */
 u64 lost;
 
 static __always_inline bool in_ranges(u64 address)
@@ -29,7 +29,7 @@ static __always_inline bool in_ranges(u64 address)
 /*
  * The address of an object as a key of a map. kmemleak scans maps (their memory is vmalloc()'s), elements that were deleted
  * too, and would take the address itself for a reference: turned, it is no address. Those of percpu objects, offsets, are
- * told apart by bit 0.
+ * distinguished by bit 0.
  */
 static __always_inline u64 object_key(const void *at, bool percpu)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* A scheduler that the verifier must refuse: ops.enqueue may not sleep, and scx_bpf_create_dsq() does. */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 void STRUCT_OPS(refused_enqueue, struct task_struct *p, u64 enq_flags)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Makes the k-th alloc_percpu() that certain callers make fail, exactly once. fail_function with its stack filter cannot
+ * Lets the k-th alloc_percpu() of certain callers fail, exactly once. fail_function with its stack filter cannot
  * do that on arm64, where the unwinder leaves out the immediate caller at a function's entry.
  */
 #include "kharness.bpf.h"
@@ -15,14 +15,14 @@ u32 nr_callers;
 /* Which of the calls fails; 0 fails none. */
 u64 nth;
 
-/* The thread whose calls count; 0: everybody's. */
+/* The thread whose calls count; 0: all threads'. */
 s32 only_tid;
 
-/* Calls that counted so far, and how many were made to fail: 0 or 1. */
+/* Calls that counted so far, and how many failed: 0 or 1. */
 u64 calls;
 u64 fired;
 
-/* The call that was made to fail, and its stack; on arm64 the stack lacks the caller. */
+/* The failed call, and its stack; on arm64 the stack lacks the caller. */
 #define MAX_DEPTH 16
 
 u64 fired_caller;

@@ -6,7 +6,7 @@
  * bound to one CPU go straight to that CPU's local DSQ. A task is put into its DSQ only after ops.enqueue has returned, so
  * an id may be taken out while the DSQ is still empty: it then goes back, and is in the queue at most once.
  */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 #define ID_BASE 0x100000000ULL
 #define DISPATCH_TRIES 16
@@ -31,7 +31,7 @@ struct {
 	__type(value, u64);
 } queued SEC(".maps");
 
-/* Puts an id into the queue, unless it is there; false if there is no room. */
+/* Puts an id into the queue, unless it is there; false if the queue is full. */
 static __always_inline bool queue_up(u64 id)
 {
 	u64 *there = bpf_map_lookup_elem(&queued, &id);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* A scheduler that creates nr_dsqs user DSQs in ops.init and otherwise leaves everything to the defaults. */
-#include "kharness.bpf.h"
+#include "scx.bpf.h"
 
 u64 nr_dsqs = 1;
 u64 first_id = 0;
