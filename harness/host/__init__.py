@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the machine we run on: child processes, the cache, the toolchain root, progress, doctor."""
+"""The machine we run on: child processes, the cache, the toolchain root, progress, doctor."""

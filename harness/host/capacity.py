@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns how many guests this machine bears at once: its cores and memory, as far as they are ours."""
+"""How many guests this machine bears at once: its cores and memory, as far as they are ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 QEMU_MIB = 400
-"""What QEMU, its sandbox and the pytest child behind a guest take beside the guest's memory; see docs/facts.md."""
+"""Memory that QEMU, its sandbox and the worker take beside the guest's memory, in MiB; see docs/lab/facts.md."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def memory_mib() -> int:
-    """Memory that can be had without swapping: the kernel's own estimate, and what the cgroups (v2) leave."""
+    """Memory available without swapping: the kernel's own estimate, and what the cgroups (v2) leave."""
     found = {name: rest for name, _, rest in (line.partition(":") for line in _text(MEMINFO).splitlines())}
     free = int(found["MemAvailable"].split()[0]) >> 10
     for folder in _cgroups():

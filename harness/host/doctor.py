@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what this machine can do: each tool with its version, what is needed, why, and how to get it."""
+"""What this machine can do: each tool with its version, what is needed, why, and how to get it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definition import load
-from harness.errors import HarnessError
+from harness.core.definition import load
+from harness.core.errors import HarnessError
+from harness.core.options import DEFAULT_ARCHES
 from harness.host.cache import Cache
 from harness.host.process import run
+from harness.host.protection import probe
 from harness.host.rootfs import NEEDED, can_sudo, install_command, missing_packages
-from harness.plan import DEFAULT_ARCHES
+from harness.host.sandbox import device_group
+from harness.host.toolchain import HostToolchain
 
 GIB = 1 << 30
 DISK_BYTES = 12 * GIB
@@ -27,9 +30,13 @@ KVM_API_VERSION = 0xAE00
 """KVM_GET_API_VERSION of include/uapi/linux/kvm.h."""
 
 
+LEAST = {"mmdebstrap": "0.4", "bwrap": "0.8"}
+"""Oldest versions; bubblewrap has had --disable-userns since 0.8 and --size since 0.7."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One line of the doctor's table. What mends it: `packages` of Debian's, and what else is to do, `step`."""
+    """One line of the doctor's table. To fix it, install Debian's `packages` and do `step`."""
 
     tool: str
     found: str
@@ -79,7 +86,7 @@ HOST_FILES: tuple[tuple[str, str, str, str], ...] = (
 
 
 def check(toolchain_kind: str, cache: Cache, arches: Sequence[str] = DEFAULT_ARCHES) -> list[Row]:
-    """What this host offers for ``root`` or ``host`` and kernels of `arches`; each Row says what mends it."""
+    """What this host offers for ``root`` or ``host`` and kernels of `arches`; each Row says how to fix it."""
     rows = [
         _python(),
         _tool(Need("make", ("make",), "4.0", "starts everything")),
@@ -87,36 +94,35 @@ def check(toolchain_kind: str, cache: Cache, arches: Sequence[str] = DEFAULT_ARC
         _may_install(),
     ]
     rows += _root_rows() if toolchain_kind == "root" else _host_rows(arches)
-    return [*rows, _kvm(), *_size_rows(cache)]
+    return [*rows, *_sandbox_rows(toolchain_kind, cache, arches), _kvm(), *_size_rows(cache)]
 
 
 def require_host_tools(arches: Sequence[str]) -> None:
-    """Refuses ``--toolchain host`` on a host that lacks what kernels of `arches` take, before anything is built.
+    """Refuse ``--toolchain host`` on a host that lacks what kernels of `arches` need, before anything is built.
 
     Raises HarnessError naming each tool, with the one command that installs them as its step.
     """
     lacking = [row for row in _host_rows(arches) if not row.ok]
     if not lacking:
         return
-    told = ", ".join(
+    wrong = ", ".join(
         f"{row.tool} is missing" if row.found == "missing" else f"{row.tool} is {row.found}, {row.needed} is needed"
         for row in lacking
     )
     packages = [package for row in lacking for package in row.packages]
-    raise HarnessError(
-        f"this host's tools do not suffice: {told}",
-        step=f"{install_command(packages)}, or leave --toolchain host away",
-    )
+    step = f"{install_command(packages)}, or leave --toolchain host away"
+    raise HarnessError(f"this host's tools do not suffice: {wrong}", step=step)
 
 
 def _host_rows(arches: Sequence[str]) -> list[Row]:
-    """What ``--toolchain host`` takes: the tools, and for each architecture QEMU and, on another one, its compiler."""
+    """What ``--toolchain host`` needs: the tools, and for each architecture QEMU and, if foreign, its compiler."""
     needs = list(HOST_NEEDS)
     for known in map(load, arches):
         needs.append(Need(known.qemu.binary, known.packages.always, "8.2", f"{known.arch} guests"))
         if known.cross_compile:
             compiler = f"{known.cross_compile}gcc"
             needs.append(Need(compiler, known.packages.cross, "8.1", f"compiles for {known.arch}"))
+    needs.append(Need("bwrap", ("bubblewrap",), LEAST["bwrap"], "the sandbox"))
     return [_tool(need) for need in needs] + [_file(*need) for need in HOST_FILES]
 
 
@@ -137,9 +143,7 @@ def _tool(need: Need) -> Row:
     done = run([need.tool, need.option], what=f"asking {need.tool} its version", deadline=20, check=False)
     version = parse_version(done.stdout + done.stderr)
     if not version:
-        return Row(
-            need.tool, "version unknown", need.least, False, need.why, f"see '{need.tool} {need.option}'"
-        )
+        return Row(need.tool, "version unknown", need.least, False, need.why, f"see '{need.tool} {need.option}'")
     ok = version >= tuple(int(part) for part in need.least.split("."))
     found = ".".join(map(str, version))
     if ok:
@@ -167,16 +171,39 @@ def _may_install() -> Row:
 
 
 def _root_rows() -> list[Row]:
-    rows = [_tool(Need(command, (package,), "0.4", "the toolchain root")) for command, package in NEEDED]
+    rows = [_tool(Need(command, (package,), LEAST[command], "the toolchain root")) for command, package in NEEDED]
     apt = shutil.which("apt-get")
     rows.append(
-        Row("apt-get", apt or "missing", "present", apt is not None, "installs what the host lacks",
-            "" if apt else "install mmdebstrap and bubblewrap by hand")
-    )  # fmt: skip
+        Row(
+            "apt-get",
+            apt or "missing",
+            "present",
+            apt is not None,
+            "installs what the host lacks",
+            "" if apt else "install mmdebstrap and bubblewrap by hand",
+        )
+    )
     if "debian-archive-keyring" in missing_packages():
         name, why = "debian-archive-keyring", "verifies the root's packages"
         rows.append(Row(name, "missing", "present", False, why, packages=(name,)))
     return rows
+
+
+def _sandbox_rows(kind: str, cache: Cache, arches: Sequence[str]) -> list[Row]:
+    """The sandbox's promises, tested by the same probe as in each run, in a sandbox of the host's own tools."""
+    why = "what builds and guests run in"
+    if shutil.which("bwrap") is None:
+        return []  # it has a row of its own, with its package
+    try:
+        tools = HostToolchain(cache, arches[0])
+        binaries = [binary for binary in (load(arch).qemu.binary for arch in arches) if shutil.which(binary)]
+        found = probe(tools, [(tools, binary) for binary in binaries] if kind == "host" else ())
+    except HarnessError as error:
+        return [Row("sandbox", error.what, "possible", False, why, error.step)]
+    rows = [Row("sandbox", found.how, "possible", True, why)]
+    rows += [Row("sandbox", held, "held", True, why) for held in found.held]
+    step = "for the sandbox: a kernel with all namespaces and seccomp filters, bubblewrap 0.8 or newer, libseccomp2"
+    return rows + [Row("sandbox", f"not: {lacking}", "held", False, why, step) for lacking in found.lacking]
 
 
 def _kvm() -> Row:
@@ -194,10 +221,14 @@ def _kvm() -> Row:
         return Row("/dev/kvm", f"opens, then: {error.strerror}", "optional", True, why)
     finally:
         os.close(descriptor)
+    state = path.stat()
+    if os.geteuid() == 0 and device_group(path) is None and state.st_mode & 0o006 != 0o006:
+        found = f"only root may open it, and guests do not run as root: chmod 660 {path}; chgrp kvm {path}"
+        return Row("/dev/kvm", found, "optional", True, why)
     return Row("/dev/kvm", f"opens, API {version}", "optional", True, why)
 
 
-def roomy(count: int) -> str:
+def gib(count: int) -> str:
     """Bytes as GiB."""
     return f"{count / GIB:.1f} GiB"
 
@@ -205,14 +236,25 @@ def roomy(count: int) -> str:
 def _size_rows(cache: Cache) -> list[Row]:
     space = os.statvfs(cache.root)
     free = space.f_bavail * space.f_frsize
-    held = sum(entry.size for entry in cache.entries())
+    cached = sum(entry.size for entry in cache.entries())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0))
     return [
-        Row("disk space", f"{roomy(free)} free, {roomy(held)} cached", roomy(DISK_BYTES),
-            free + held >= DISK_BYTES, f"the cache in {cache.root}",
-            "" if free + held >= DISK_BYTES else "free space or run 'kharness cache prune'"),
-        Row("memory", roomy(memory), roomy(MEMORY_BYTES), memory >= MEMORY_BYTES, "the link, and guests",
-            "" if memory >= MEMORY_BYTES else "use a larger machine"),
+        Row(
+            "disk space",
+            f"{gib(free)} free, {gib(cached)} cached",
+            gib(DISK_BYTES),
+            free + cached >= DISK_BYTES,
+            f"the cache in {cache.root}",
+            "" if free + cached >= DISK_BYTES else "free space or run 'kharness cache prune'",
+        ),
+        Row(
+            "memory",
+            gib(memory),
+            gib(MEMORY_BYTES),
+            memory >= MEMORY_BYTES,
+            "the link, and guests",
+            "" if memory >= MEMORY_BYTES else "use a larger machine",
+        ),
         Row("cores", str(cores), "1", True, "2 build the kernel in about 7 minutes"),
-    ]  # fmt: skip
+    ]

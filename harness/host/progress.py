@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what is said while work goes on: phases with a count, an estimate, and how long it took last time."""
+"""Messages while work goes on: phases with a count, an estimate, and how long it took last time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from harness.core.errors import HarnessError
+from harness.core.printable import one_line
 from harness.host.cache import write_atomically
+from harness.host.streams import Lossy
 
 PLAIN_EVERY = 15.0
 """Seconds between two lines of one phase where there is no terminal."""
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``0.4 s``, ``12 s``, ``3 min 10 s``, ``2 h 5 min``."""
+    """Seconds in readable units: ``0.4 s``, ``12 s``, ``3 min 10 s``, ``2 h 5 min``."""
     if seconds < 9.95:
         return f"{max(seconds, 0):.1f} s"
     whole = round(seconds)
@@ -34,6 +37,23 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def console(stream: TextIO, *, colour: bool | None = None) -> Console:
+    """A console of rich that prints text as it is (no markup, no emoji) and drops it once the stream is lost.
+
+    Colours as `colour` says, or as rich finds the terminal.
+    """
+    return Console(
+        file=cast(TextIO, Lossy(stream)),
+        force_terminal=colour,
+        no_color=None if colour is None else not colour,
+        color_system="auto" if colour is None else "standard" if colour else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
 
 
 class Phase:
@@ -57,6 +77,10 @@ class Phase:
         """One more step is done, or `done` of them in all; `note` says on what."""
         self.done = self.done + 1 if done is None else done
         self.note = note
+
+    def say(self, line: str) -> None:
+        """Print one plain line now."""
+        self._progress.say(line)
 
     @property
     def elapsed(self) -> float:
@@ -82,30 +106,29 @@ class Phase:
 
 
 class Progress:
-    """Says what goes on, on `stream`: a live line on a terminal, else a plain line at most every 15 s.
+    """Reports what goes on, on `stream`: a live line on a terminal, else a plain line at most every 15 s.
 
-    How long each phase took is remembered below `cache_folder` (None: not remembered).
+    All text is made safe to print, and a stream that is lost stops nothing. How long each phase took is remembered
+    below `cache_folder` (None: not remembered).
     """
 
-    def __init__(
-        self, cache_folder: Path | None, stream: TextIO | None = None, every: float = PLAIN_EVERY
-    ) -> None:
+    def __init__(self, cache_folder: Path | None, stream: TextIO | None = None, every: float = PLAIN_EVERY) -> None:
         self._folder = cache_folder
         self._every = every
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._console = console(stream or sys.stderr)
         self._lock = threading.RLock()
         self._phases: list[Phase] = []
         self._live: Live | None = None
 
     def say(self, line: str) -> None:
-        """One plain line, now."""
+        """Print one plain line now."""
         with self._lock:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(Text(one_line(line)), soft_wrap=True)
             self._console.file.flush()
 
     @contextlib.contextmanager
     def phase(self, name: str, key: str) -> Iterator[Phase]:
-        """A piece of work that takes a while; `key` is under what its duration is remembered.
+        """A piece of work that takes a while; its duration is remembered under `key`.
 
         A phase that raises is not remembered.
         """
@@ -147,7 +170,7 @@ class Progress:
     def _picture(self) -> Text:
         phases = list(self._phases)
         notes = [f"  {phase.note}" if phase.note and phase.of else "" for phase in phases]
-        lines = [phase.line() + note for phase, note in zip(phases, notes, strict=True)]
+        lines = [one_line(phase.line() + note) for phase, note in zip(phases, notes, strict=True)]
         return Text("\n".join(lines), style="cyan", no_wrap=True, overflow="ellipsis")
 
     @property
@@ -173,11 +196,12 @@ class Progress:
     def _remember(self, key: str, seconds: float) -> None:
         file = self._file(key)
         if file is not None:
-            write_atomically(file, json.dumps({"key": key, "seconds": round(seconds, 2)}))
+            with contextlib.suppress(OSError, HarnessError):  # only an estimate: work that is done stays done
+                write_atomically(file, json.dumps({"key": key, "seconds": round(seconds, 2)}))
 
 
 class _Ticker:
-    """Keeps a phase in sight: the live line, or a plain line now and then, also while nothing steps."""
+    """Shows a phase: a live line, or a plain line now and then, also between its steps."""
 
     def __init__(self, progress: Progress, phase: Phase) -> None:
         self._progress = progress
@@ -188,9 +212,7 @@ class _Ticker:
     def __enter__(self) -> None:
         self._progress.begin(self._phase)
         if self._progress.plain_seconds is not None:
-            self._thread = threading.Thread(
-                target=self._tick, args=(self._progress.plain_seconds,), daemon=True
-            )
+            self._thread = threading.Thread(target=self._tick, args=(self._progress.plain_seconds,), daemon=True)
             self._thread.start()
 
     def __exit__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns how the Debian toolchain root is made: which packages, by which means, for whom."""
+"""How the Debian toolchain root is made: its packages, the means, and the users that can make one."""
 
 from __future__ import annotations
 
@@ -9,40 +9,68 @@ import platform
 import shlex
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definition import Definition, architectures, load
-from harness.errors import HarnessError
+from harness.core.definition import Definition, architectures, load
+from harness.core.errors import HarnessError
+from harness.core.options import DEFAULT_ARCHES
 from harness.host.cache import remove
 from harness.host.process import run
-from harness.plan import DEFAULT_ARCHES
+from harness.host.scratch import private_folder
 
 RECIPE = 2
-"""Raise it when the way the root is made changes, so that old ones are not taken for new."""
+"""To be increased when the way the root is made changes, so that old roots are not reused."""
 
 SUITE = "trixie"
 
 PACKAGES: tuple[str, ...] = (
     # kbuild
-    "gcc", "libc6-dev", "binutils", "make", "flex", "bison", "bc", "perl-base", "perl", "python3-minimal",
-    "rsync", "cpio", "kmod", "xz-utils", "zstd", "git", "ccache", "pahole",
+    "gcc",
+    "libc6-dev",
+    "binutils",
+    "make",
+    "flex",
+    "bison",
+    "bc",
+    "perl-base",
+    "perl",
+    "python3-minimal",
+    "rsync",
+    "cpio",
+    "kmod",
+    "xz-utils",
+    "zstd",
+    "git",
+    "ccache",
+    "pahole",
     # BPF objects and symbols
-    "clang-19", "llvm-19", "lld-19", "libbpf-dev", "libelf-dev", "zlib1g-dev", "libzstd-dev", "bpftool",
-)  # fmt: skip
+    "clang-19",
+    "llvm-19",
+    "lld-19",
+    "libbpf-dev",
+    "libelf-dev",
+    "zlib1g-dev",
+    "libzstd-dev",
+    "bpftool",
+)
 """And what vm/ARCH.yaml asks for: QEMU and a cross compiler."""
 
 GUEST_PACKAGES: tuple[str, ...] = (
     # headers and static libraries for the agent and the BPF objects
-    "libc6-dev", "libbpf-dev", "libelf-dev", "zlib1g-dev", "libzstd-dev",
+    "libc6-dev",
+    "libbpf-dev",
+    "libelf-dev",
+    "zlib1g-dev",
+    "libzstd-dev",
     # programs
-    "busybox-static", "dropbear-bin",
-)  # fmt: skip
+    "busybox-static",
+    "dropbear-bin",
+)
 
 HALF_WAY = ("File has unexpected size", "Hash Sum mismatch")
-"""What apt says of an index that is older or newer than the list of indices that names it."""
+"""apt's message on an index that is older or newer than the list of indices that names it."""
 
 NEEDED: tuple[tuple[str, str], ...] = (("mmdebstrap", "mmdebstrap"), ("bwrap", "bubblewrap"))
 """Commands that the host must have to make and enter the root, each with its package."""
@@ -50,7 +78,7 @@ NEEDED: tuple[tuple[str, str], ...] = (("mmdebstrap", "mmdebstrap"), ("bwrap", "
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what is in the root."""
+    """All inputs that decide the content of the root."""
 
     suite: str
     debian_arch: str
@@ -67,7 +95,7 @@ class Recipe:
 def served_with(arch: str) -> tuple[Definition, ...]:
     """The architectures whose kernels are made by one toolchain: those of a run that names none, or `arch` alone.
 
-    Kernels are cached under their toolchain's id, so a further vm/ARCH.yaml must not change anybody else's.
+    Kernels are cached under their toolchain's id, so a further vm/ARCH.yaml must not change that of the others.
     """
     return tuple(load(name) for name in (DEFAULT_ARCHES if arch in DEFAULT_ARCHES else (arch,)))
 
@@ -93,44 +121,58 @@ def guest_recipe(debian_arch: str) -> Recipe:
 
 
 def make(folder: Path, made: Recipe, on_line: Callable[[str], None], say: Callable[[str], None]) -> None:
-    """Makes the root in ``folder/root`` and its package list in ``folder/packages``.
+    """Make the root in ``folder/root`` and its package list in ``folder/packages``.
 
-    A mirror that holds updates half way is asked for the release alone, and that is said. Raises HarnessError with
-    apt's last complaint.
+    A mirror that is in the middle of an update is used without its suite of updates; that is reported, and noted in
+    the list, which makes it another toolchain. The security updates are never left out: a mirror must not choose that.
+    Raises HarnessError with apt's last error.
     """
     install_missing(say)
     what = f"making the {made.suite} root for {made.debian_arch}"
+    left_out = ""
     try:
         _bootstrap(folder, made, [], what, on_line)
     except HarnessError as error:
         if not any(sign in error.detail for sign in HALF_WAY):
             raise
-        say(f"{what}: the mirror's updates do not fit its own lists; trying without them")
+        left_out = f"{made.suite}-updates"
+        say(f"{what}: the mirror's updates do not fit its own lists; trying without them ({left_out})")
         if (folder / "root").exists():
             remove(folder / "root")
-        hook = f'find "$1"/etc/apt -name "*.list" -exec sed -i "/ {made.suite}-/d" {{}} +'
-        _bootstrap(folder, made, [f"--setup-hook={hook}"], what, on_line)
+        hook = f'find "$1"/etc/apt -name "*.list" -exec sed -i "/ {left_out} /d" {{}} +'
+        try:
+            _bootstrap(folder, made, [f"--setup-hook={hook}"], what, on_line)
+        except HarnessError as again:
+            raise HarnessError(
+                f"{what}: the mirror does not fit its own lists", step="try again in some minutes", detail=again.detail
+            ) from again
     root = folder / "root"
     root.chmod(0o755)
-    (folder / "packages").write_text(_packages(root) or _files(root))
+    listed = _packages(root) or _files(root)
+    (folder / "packages").write_text(listed + (f"without {left_out}\n" if left_out else ""))
 
 
 def _bootstrap(folder: Path, made: Recipe, more: Sequence[str], what: str, on_line: Callable[[str], None]) -> None:
     """Runs mmdebstrap, as root into ``folder/root``, else by a tar file that is unpacked there."""
     root = folder / "root"
     argv = [
-        "mmdebstrap", f"--variant={made.variant}", f"--architectures={made.debian_arch}",
-        '--aptopt=Acquire::Retries "3"', f"--include={','.join(made.packages)}", *more,
-    ]  # fmt: skip
+        "mmdebstrap",
+        f"--variant={made.variant}",
+        f"--architectures={made.debian_arch}",
+        '--aptopt=Acquire::Retries "3"',
+        f"--include={','.join(made.packages)}",
+        *more,
+    ]
     if os.geteuid() == 0:
         root.mkdir(mode=0o755)
-        # In a mount namespace of its own: what it mounts goes with it, also when it is killed in the middle.
+        # In a mount namespace of its own: its mounts vanish with it, also when it is killed.
         private = ["unshare", "--mount", "--propagation", "private", "--"]
-        # And with a TMPDIR of its own: what it keeps there stays when it is killed.
-        with tempfile.TemporaryDirectory(prefix="kharness-") as scratch:
-            os.chmod(scratch, 0o755)  # apt reads there as another user
-            env = {**os.environ, "TMPDIR": scratch}
-            run([*private, *argv, made.suite, str(root)], what=what, env=env, on_line=on_line)
+        # And with a TMPDIR of its own, which we remove: its files stay there when it is killed.
+        with private_folder(0o755) as scratch:  # apt reads there as another user
+            env = {**os.environ, "TMPDIR": str(scratch)}
+            # The sandbox's user id must read its files, whatever the caller's umask.
+            open_up = ["/bin/sh", "-c", 'umask 022; exec "$@"', "sh"]
+            run([*private, *open_up, *argv, made.suite, str(root)], what=what, env=env, on_line=on_line)
     else:
         # As a tar file unpacked by us, so that every file is the user's own and can be removed again.
         tar = folder / "root.tar"
@@ -159,16 +201,14 @@ def _files(root: Path) -> str:
 
 
 def _unprivileged() -> list[str]:
-    """What goes before mmdebstrap for a user: nothing where user namespaces work, else sudo."""
+    """The command prefix for mmdebstrap as a user: empty where user namespaces work, else sudo."""
     user = Path("/etc/subuid")
     name = os.environ.get("USER", "")
     mapped = user.exists() and any(
         line.split(":")[0] in (name, str(os.getuid())) for line in user.read_text().splitlines()
     )
     if shutil.which("newuidmap") and mapped:
-        probe = run(
-            ["unshare", "--user", "--map-root-user", "true"], what="trying user namespaces", check=False
-        )
+        probe = run(["unshare", "--user", "--map-root-user", "true"], what="trying user namespaces", check=False)
         if probe.status == 0:
             return []
     if can_sudo():
@@ -182,10 +222,7 @@ def _unprivileged() -> list[str]:
 
 def can_sudo() -> bool:
     """Whether sudo works without a question."""
-    return (
-        bool(shutil.which("sudo"))
-        and run(["sudo", "-n", "true"], what="trying sudo", check=False).status == 0
-    )
+    return bool(shutil.which("sudo")) and run(["sudo", "-n", "true"], what="trying sudo", check=False).status == 0
 
 
 def missing_packages() -> list[str]:
@@ -198,13 +235,13 @@ def missing_packages() -> list[str]:
 
 
 def install_command(packages: Sequence[str]) -> str:
-    """The one command that installs packages on this host; one that is named twice is installed once."""
+    """The one command that installs packages on this host; duplicates are removed."""
     sudo = "" if os.geteuid() == 0 else "sudo "
     return f"{sudo}apt-get update && {sudo}apt-get install -y {' '.join(dict.fromkeys(packages))}"
 
 
 def install_missing(say: Callable[[str], None]) -> None:
-    """Installs what :func:`missing_packages` names, saying so.
+    """Install what :func:`missing_packages` names, and say so.
 
     Raises HarnessError whose step is the one command to type, where we may not install.
     """
@@ -213,9 +250,7 @@ def install_missing(say: Callable[[str], None]) -> None:
         return
     what = f"not installed: {', '.join(lacking)}"
     if shutil.which("apt-get") is None:
-        raise HarnessError(
-            f"{what}, and this host has no apt-get", step=f"install {' '.join(lacking)} by hand"
-        )
+        raise HarnessError(f"{what}, and this host has no apt-get", step=f"install {' '.join(lacking)} by hand")
     root = os.geteuid() == 0
     if not root and not can_sudo():
         raise HarnessError(what, step=install_command(lacking))

@@ -1,22 +1,67 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns entering another view of the file system: bubblewrap, or chroot in a private mount namespace.
+"""The sandbox that every command of the toolchain runs in, for root as for any user: bubblewrap's.
 
-A view is a list of mounts, outermost first; both engines make it without leaving a mount behind, and
-both put the command into a process namespace that ends with it. The network stays the host's.
+A view is a list of mounts, outermost first; no mount is left behind. Inside, a command has an unprivileged user id, no
+capability and no way to get one, no network but where it is asked for, namespaces of its own, a filter of system calls
+and limits of what it may take, and it ends with the process that started it.
+
+Real root needs no user namespace for that: bubblewrap mounts as root, and setpriv(1) then gives up everything. Others
+(and a root who has no second user id to change to) enter a user namespace, in which their own id has the same number.
 """
 
 from __future__ import annotations
 
-import shlex
+import functools
+import os
+import resource
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.host import seccomp
 from harness.host.process import run
 
-PROBE_SECONDS = 30.0
+PROBE_SECONDS = 60.0
+UID_MAP = Path("/proc/self/uid_map")
+
+UID = 60600
+"""User and group id inside. In no range that Debian, Ubuntu or systemd hand out (Debian policy 9.2.2 reserves 60000 to
+64999 for ids that are created on demand, from 60000 on; systemd's docs/UIDS-GIDS.md has 60514 to 60577 for container
+users and 61184 to 65519 for dynamic ones)."""
+
+GIB = 1 << 30
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+TMPFS_BYTES = max(GIB // 2, min(4 * GIB, MEMORY // 4))
+"""What /tmp and /run may each hold; it is memory. The largest use of ours, an initramfs, takes 30 MB."""
+FILE_BYTES = 16 * GIB
+"""The largest file that may be written. A vmlinux has 0.1 to 1 GB, a saved guest as much as its memory."""
+PROCESSES = max(2048, min(16384, MEMORY >> 20))
+"""Processes and threads, of all sandboxes of one user id together. QEMU has one a CPU of the guest."""
+OPEN_FILES = 4096
+OOM_SCORE = 500
+"""oom_score_adj inside: when memory runs out, what is in a sandbox goes first (proc_pid_oom_score_adj(5))."""
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "network": ("--unshare-net",),
+    "ipc": ("--unshare-ipc",),
+    "uts": ("--unshare-uts", "--hostname", "kharness"),
+    "cgroup": ("--unshare-cgroup",),
+    "user namespaces": ("--disable-userns",),
+    "seccomp": ("--seccomp", "9"),
+}
+"""Parts that a host may refuse while the others still work, with bubblewrap's options for each."""
+
+_LAUNCH = f'{{ echo {OOM_SCORE} >/proc/self/oom_score_adj; }} 2>/dev/null; exec "$@"'
+"""What starts bubblewrap, and opens the files that are read later (filter 9, more options 8, its own state 7); a higher
+score stays."""
+
+_OUTER = "7</proc/$$/stat"
+
+_BEGIN = 'read -r line <&7 || exit 143; case ${line##*) } in [ZX]*) exit 143;; esac; exec "$@" 7<&-'
+"""The first command inside: it continues only if the outer bubblewrap is alive (proc_pid_stat(5)). By then the inner
+one has set its death signal. If the outer one was killed before that, the inner one would run for ever."""
 
 
 @dataclass(frozen=True)
@@ -34,98 +79,225 @@ class Bind:
 
 @dataclass(frozen=True)
 class Mount:
-    """One step of a view. `how` is bind, ro-bind, dev-bind, symlink, tmpfs, dev, proc or seal (read-only)."""
+    """One step of a view. `how` is bind, ro-bind, dev-bind, symlink, tmpfs (bounded), dev, proc or seal (read-only)."""
 
     how: str
     inside: str
     host: str = ""
 
 
-def bwrap_argv(view: Sequence[Mount], cwd: str, argv: Sequence[str], as_root: bool) -> list[str]:
-    """The host argv that runs `argv` in the view with bubblewrap.
+@dataclass(frozen=True)
+class Mode:
+    """How the sandbox is entered on this host.
 
-    SIGKILL of bubblewrap ends the whole process namespace; other signals sent to the process group reach
-    the command, for it stays in the group. A command killed by a signal shows as status 128 + signal.
+    With `switches` root changes to UID itself, else a user namespace gives the caller that number. `lacking` are the
+    OPTIONS that this host refuses, each with what bubblewrap said.
     """
-    options: list[str] = []
-    for mount in view:
-        if mount.how == "seal":
-            options += ["--remount-ro", mount.inside]
-        elif mount.how in ("tmpfs", "dev", "proc"):
-            options += [f"--{mount.how}", mount.inside]
+
+    switches: bool
+    lacking: Mapping[str, str]
+
+    @property
+    def options(self) -> list[str]:
+        """bubblewrap's options for namespaces, user and filter."""
+        kept = {name: words for name, words in OPTIONS.items() if name not in self.lacking}
+        if self.switches:
+            kept.pop("user namespaces", None)  # left to the filter: there is no namespace whose count could be limited
+        words = [word for option in kept.values() for word in option]
+        caps = ["--cap-drop", "ALL"]
+        if self.switches:
+            caps += [word for cap in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{cap}")]
         else:
-            options += [f"--{mount.how}", mount.host, mount.inside]
-    # Without real root the command sees itself as root of what it makes, as it does with real root:
-    # file owners in archives must not depend on who built them.
-    user = [] if as_root else ["--unshare-user", "--uid", "0", "--gid", "0"]
-    return ["bwrap", *user, "--die-with-parent", "--unshare-pid", *options, "--chdir", cwd, "--", *argv]
+            words = ["--unshare-user", "--uid", str(UID), "--gid", str(UID), *words]
+        return ["--die-with-parent", "--new-session", "--unshare-pid", *words, *caps]
+
+    @property
+    def name(self) -> str:
+        """How, in words."""
+        if self.switches:
+            return "bubblewrap as root"
+        return "bubblewrap in a user namespace" + (" of root's" if os.geteuid() == 0 else "")
 
 
-def chroot_argv(view: Sequence[Mount], cwd: str, argv: Sequence[str], place: Path) -> list[str]:
-    """The host argv that runs `argv` in the view by chroot(8) on the empty folder `place`; needs root."""
-    lines = ["set -e"]
-    for mount in view:
-        lines += _script(mount, f"{place}/{mount.inside.lstrip('/')}".rstrip("/"))
-    # Not exec: as process 1 of its namespace a command would not feel the signals it sends itself.
-    inner = 'cd "$0"; "$@"; exit $?'
-    command = shlex.join(["chroot", str(place), "/bin/sh", "-c", inner, cwd])
-    lines.append(f'exec {command} "$@"')
-    script = "\n".join(lines)
-    space = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--propagation", "private"]
-    return [*space, "/bin/sh", "-c", script, "kharness-chroot", *argv]
+@dataclass(frozen=True)
+class Command:
+    """What runs inside. `network` leaves it the host's; `device` is a character device to have, /dev/kvm.
 
-
-def _script(mount: Mount, inside: str) -> list[str]:
-    """The shell lines for one mount."""
-    host, target, folder = (shlex.quote(text) for text in (mount.host, inside, str(Path(inside).parent)))
-    if mount.how == "symlink":
-        return [f"ln -sfn {host} {target}"]
-    if mount.how == "seal":
-        return [f"mount -o remount,bind,ro {target}"]
-    make_folder = f"mkdir -p {target}"
-    if mount.how == "tmpfs":
-        return [make_folder, f"mount -t tmpfs -o mode=1777 tmpfs {target}"]
-    if mount.how == "proc":
-        return [make_folder, f"mount -t proc proc {target}"]
-    if mount.how == "dev":
-        return [make_folder, f"mount --rbind /dev {target}"]
-    make_point = (
-        f"if [ -d {host} ]; then {make_folder}; else mkdir -p {folder}; [ -e {target} ] || : > {target}; fi"
-    )
-    lines = [make_point, f"mount --rbind {host} {target}"]
-    return [*lines, f"mount -o remount,bind,ro {target}"] if mount.how == "ro-bind" else lines
-
-
-def pick_engine(view: Sequence[Mount], as_root: bool, place: Path, env: Mapping[str, str]) -> str:
-    """``bwrap`` or ``chroot``: the first that really runs /bin/true in the view.
-
-    Raises HarnessError with what both said when neither can.
+    `free` are the names of host variables that it may see: they are passed in a file, not on a command line, which
+    every user of the host could read.
     """
-    said = []
-    for engine in ("bwrap", "chroot"):
-        if engine == "chroot" and not as_root:
-            said.append("chroot: needs root")
-            continue
-        if engine == "bwrap" and shutil.which("bwrap") is None:
-            said.append("bubblewrap: not installed")
-            continue
-        argv = enter(engine, view, "/", ["/bin/true"], as_root, place)
-        done = run(argv, what=f"trying {engine}", env=env, deadline=PROBE_SECONDS, check=False)
-        if done.status == 0:
-            return engine
-        said.append(f"{engine}: {(done.stderr.strip() or f'status {done.status}').splitlines()[-1]}")
+
+    argv: Sequence[str]
+    cwd: str = "/"
+    environment: Mapping[str, str] | None = None
+    network: bool = False
+    device: Path | None = None
+    free: Sequence[str] = ()
+
+
+def enter(mode: Mode, view: Sequence[Mount], command: Command) -> list[str]:
+    """The host argv that runs `command` in the view.
+
+    SIGKILL of bubblewrap, and the end of the thread that started it, end the whole process namespace. A command killed
+    by a signal shows as status 128 + signal.
+    """
+    words = mode.options
+    if command.network and "--unshare-net" in words:
+        words.remove("--unshare-net")
+    files = {} if "seccomp" in mode.lacking else {9: seccomp.program()}
+    words += ["--clearenv", *_set(command.environment or {})]
+    handed = {name: os.environ[name] for name in command.free if name in os.environ}
+    if handed:
+        files[8] = _file("\0".join(_set(handed)))
+        words += ["--args", "8"]
+    made: set[str] = set()
+    device = str(command.device)
+    for mount in [*view, *([] if command.device is None else [Mount("dev-bind", device, device)])]:
+        words += [*_above(mount.inside, made), *_words(mount)]
+    words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", command.cwd, "--"]
+    inside = ["/bin/sh", "-c", _BEGIN, "sh", *_unprivileged(mode, command), *_limits(command), *command.argv]
+    opened = "".join(f" {number}</proc/{os.getpid()}/fd/{file}" for number, file in files.items()) + f" {_OUTER}"
+    return ["/bin/sh", "-c", _LAUNCH + opened, "sh", "bwrap", *words, *inside]
+
+
+def _above(inside: str, made: set[str]) -> list[str]:
+    """The folders above a place, open to all: those that bubblewrap makes by itself are closed to the user id."""
+    above = [str(folder) for folder in reversed(PurePosixPath(inside).parents) if str(folder) not in (*made, "/")]
+    made.update(above)
+    return [word for folder in above for word in ("--perms", "0755", "--dir", folder)]
+
+
+def _words(mount: Mount) -> list[str]:
+    if mount.how == "tmpfs":
+        mode = "0755" if mount.inside == "/" else "1777"
+        return ["--perms", mode, "--size", str(TMPFS_BYTES), "--tmpfs", mount.inside]
+    if mount.how in ("dev", "proc"):
+        return [f"--{mount.how}", mount.inside]
+    return [f"--{mount.how}", mount.host, mount.inside]
+
+
+def _set(environment: Mapping[str, str]) -> list[str]:
+    return [word for item in environment.items() for word in ("--setenv", *item)]
+
+
+@functools.cache
+def _file(text: str) -> int:
+    """An open file with this text, one for this process."""
+    file = os.memfd_create("kharness-options")
+    os.write(file, text.encode() + b"\0")
+    return file
+
+
+def _unprivileged(mode: Mode, command: Command) -> list[str]:
+    """Give up root and the bounding set: nothing that is executed later can have a capability."""
+    if not mode.switches:
+        return []
+    group = None if command.device is None else device_group(command.device)
+    groups = "--clear-groups" if group is None else f"--groups={group}"
+    return [
+        "/usr/bin/setpriv",
+        f"--reuid={UID}",
+        f"--regid={UID}",
+        groups,
+        "--inh-caps=-all",
+        "--ambient-caps=-all",
+        "--bounding-set=-all",
+        "--no-new-privs",
+        "--",
+    ]
+
+
+def device_group(device: Path) -> int | None:
+    """The group that may open a device; None where only its owner may, or everybody."""
+    try:
+        state = device.stat()
+    except OSError:
+        return None
+    return state.st_gid if state.st_gid and state.st_mode & 0o060 == 0o060 else None
+
+
+def _limits(command: Command) -> list[str]:
+    """The limits of setrlimit(2) inside. QEMU's memory has none: it is what we give the guest."""
+    wanted = {
+        "core": (resource.RLIMIT_CORE, 0),
+        "fsize": (resource.RLIMIT_FSIZE, FILE_BYTES),
+        "nofile": (resource.RLIMIT_NOFILE, OPEN_FILES),
+        "nproc": (resource.RLIMIT_NPROC, PROCESSES),
+    }
+    if command.device is None:
+        wanted["data"] = (resource.RLIMIT_DATA, MEMORY)
+    options = []
+    for name, (which, most) in wanted.items():
+        own = resource.getrlimit(which)[1]
+        options.append(f"--{name}={most if own == resource.RLIM_INFINITY else min(own, most)}")
+    return ["/usr/bin/prlimit", *options, "--"]
+
+
+# --- what this host supports --------------------------------------------------------------------
+
+
+def pick_mode(view: Sequence[Mount], environment: Mapping[str, str]) -> Mode:
+    """How the sandbox is entered on this host: with all OPTIONS, else with those that each work by themselves.
+
+    Raises HarnessError with bubblewrap's message when the rest does not work either: user id, capabilities, and
+    namespaces of mounts and processes are always required.
+    """
+    if shutil.which("bwrap") is None:
+        raise HarnessError("bubblewrap is not installed", step="apt-get install -y bubblewrap")
+
+    def refusal(mode: Mode) -> str:
+        command = Command(["/bin/true"], environment=environment)
+        done = run(enter(mode, view, command), what="trying bubblewrap", deadline=PROBE_SECONDS, check=False)
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return "" if done.status == 0 else (said[-1] if said else f"status {done.status}")
+
+    complaints = []
+    for switches in _ways():
+        mode, why = _most(switches, refusal)
+        if not why:
+            return mode
+        complaints.append(f"{mode.name}: {why}")
     raise HarnessError(
-        f"no way to enter the toolchain root ({'; '.join(said)})",
+        f"no sandbox can be made here ({'; '.join(complaints)}), and without one nothing is built or booted",
         step="run as root, allow user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0), "
-        "give a container the SYS_ADMIN capability, or use --toolchain host",
-        detail="\n".join(said),
+        "or give a container the SYS_ADMIN capability",
+        detail="\n".join(complaints),
     )
 
 
-def enter(
-    engine: str, view: Sequence[Mount], cwd: str, argv: Sequence[str], as_root: bool, place: Path
-) -> list[str]:
-    """The host argv for one of the two engines."""
-    if engine == "bwrap":
-        return bwrap_argv(view, cwd, argv, as_root)
-    return chroot_argv(view, cwd, argv, place)
+def _ways() -> tuple[bool, ...]:
+    """Whether to switch the user id, best first. In a user namespace the host's own root would still own sysctl files,
+    which an owner needs no capability to write; a container's root, which is another user outside, would not."""
+    if os.geteuid() != 0:
+        return (False,)
+    inside, outside, _ = UID_MAP.read_text().split(maxsplit=2)
+    return (True,) if (inside, outside) == ("0", "0") else (True, False)
+
+
+def _most(switches: bool, refusal: Callable[[Mode], str]) -> tuple[Mode, str]:
+    """The mode with as many OPTIONS as work, or None and the reason."""
+    filtered = _filter()
+    mode = Mode(switches, filtered)
+    if not refusal(mode):
+        return mode, ""
+    least = Mode(switches, dict.fromkeys(OPTIONS, "not tried") | filtered)
+    why = refusal(least)
+    if why:
+        return least, why
+    lacking = dict(filtered)
+    for name in OPTIONS.keys() - lacking.keys():
+        said = refusal(Mode(switches, {other: "not tried" for other in OPTIONS if other != name}))
+        if said:
+            lacking[name] = said
+    mode = Mode(switches, lacking)
+    return mode, refusal(mode)
+
+
+@functools.cache
+def _filter() -> dict[str, str]:
+    """Why there is no filter of system calls; empty where there is one."""
+    try:
+        seccomp.program()
+    except HarnessError as error:
+        return {"seccomp": error.what}
+    return {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the toolchain: where compilers, QEMU and apt run, and under which hash they are known."""
+"""The toolchain: where compilers, QEMU and apt run, and under which hash they are known."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import HarnessError, UsageError
-from harness.host import rootfs
+from harness.core.errors import HarnessError, UsageError
+from harness.core.options import DEFAULT_ARCHES
+from harness.host import access, rootfs
 from harness.host.cache import Cache
-from harness.host.process import Done, run
+from harness.host.process import DiskFull, Done, run
 from harness.host.progress import Progress
-from harness.host.sandbox import Bind, Mount, enter, pick_engine
-from harness.plan import DEFAULT_ARCHES
+from harness.host.sandbox import GIB, TMPFS_BYTES, Bind, Command, Mode, Mount, enter, pick_mode
 
 KINDS = ("root", "host")
 
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
+"""And in capitals: seen inside only with the network, as they may contain a password."""
 
-HOST_TOOLS = (
-    "gcc", "ld", "make", "clang", "llvm-strip", "pahole", "bpftool", "flex", "bison", "bc", "perl", "python3",
-)  # fmt: skip
-"""The host's tools that decide what is built. With QEMU and cross compilers, their versions are the toolchain's id."""
+HOST_TOOLS = ("gcc", "ld", "make", "clang", "llvm-strip", "pahole", "bpftool", "flex", "bison", "bc", "perl", "python3")
+"""The host's tools that affect what is built. With QEMU and cross compilers, their versions are the toolchain's id."""
 
-# On a tmpfs of their own or made by the engine, in every view.
-_PRIVATE = ("dev", "proc", "tmp", "run")
+SYSTEM = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
+"""Folders of a root that tools need; homes, mail and logs are not shown."""
+ELSEWHERE = ("opt", "nix", "gnu")
+"""Further such folders of a host."""
+DPKG = ("var/lib/dpkg", "var/lib/apt")
+"""What apt reads of a root."""
+
+KVM = Path("/dev/kvm")
+RESOLVER = Path("/etc/resolv.conf")
 
 
 class Toolchain(Protocol):
@@ -36,6 +42,10 @@ class Toolchain(Protocol):
     kind: str
     id: str
 
+    @property
+    def sandbox(self) -> str:
+        """How its sandbox is entered on this host, in words."""
+
     def argv(
         self,
         argv: Sequence[str],
@@ -43,12 +53,15 @@ class Toolchain(Protocol):
         binds: Sequence[Bind] = (),
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
+        network: bool = False,
+        kvm: bool = False,
     ) -> list[str]:
-        """The host argv that runs `argv` inside.
+        """The host argv that runs `argv` in the sandbox (:mod:`harness.host.sandbox`); for our own children only.
 
-        Inside are only the toolchain, `binds`, and private /tmp, /run and /dev (with /dev/kvm where there
-        is one); the network is the host's. `cwd` is a path inside (default /). The environment is clean
-        but for PATH, HOME=/tmp, LC_ALL, proxies and `env`.
+        Inside are only the toolchain, `binds`, and private /tmp, /run and /dev; with `kvm` /dev/kvm, where there is
+        one, with `network` the host's network and proxies. `cwd` is a path inside (default /). The environment is clean
+        but for PATH, HOME=/tmp, LC_ALL and `env`. As root, folders that are bound writable are given to the sandbox's
+        user id, and what it makes there is that one's. Raises HarnessError for a bind that is not there.
         """
 
     def run(
@@ -63,22 +76,27 @@ class Toolchain(Protocol):
         on_line: Callable[[str], None] | None = None,
         check: bool = True,
         input: str | None = None,
+        network: bool = False,
     ) -> Done:
         """Runs `argv` inside to its end; see :func:`harness.host.process.run` for what is raised."""
 
 
 class _Entered:
-    """What both toolchains share: a view of the file system and the engine that enters it."""
+    """What both toolchains share: a view of the file system, and how it is entered."""
 
     kind = ""
     path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
-    def __init__(self, view: Sequence[Mount], place: Path) -> None:
-        self._view = tuple(view)
-        self._place = place
-        self._as_root = os.geteuid() == 0
-        self._engine = pick_engine(self._closed(()), self._as_root, place, self._environment(None))
+    def __init__(self, view: Sequence[Mount], cache: Cache) -> None:
+        self._view = (Mount("tmpfs", "/"), *view, *(Mount(how, f"/{how}") for how in ("dev", "proc")))
+        self._view += (Mount("tmpfs", "/tmp"), Mount("tmpfs", "/run"))
+        self._readable = access.Readable(cache)
+        self.mode: Mode = pick_mode(self._view, self._environment(None))
         self.id = ""
+
+    @property
+    def sandbox(self) -> str:
+        return self.mode.name
 
     def argv(
         self,
@@ -87,17 +105,33 @@ class _Entered:
         binds: Sequence[Bind] = (),
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
+        network: bool = False,
+        kvm: bool = False,
     ) -> list[str]:
-        mounts = []
-        for bind in binds:
-            if not bind.host.exists():
-                raise HarnessError(f"{bind.host} does not exist", step="it may have been pruned: run again")
-            mounts.append(
-                Mount("bind" if bind.writable else "ro-bind", bind.target, str(bind.host.absolute()))
-            )
-        settings = [f"{name}={value}" for name, value in self._environment(env).items()]
-        command = ["/usr/bin/env", "-i", *settings, *argv]
-        return enter(self._engine, self._closed(mounts), str(cwd or "/"), command, self._as_root, self._place)
+        mounts = [mount for bind in binds for mount in self._bound(bind)]
+        if network and RESOLVER.exists():  # it may be a link into /run, which is private inside
+            mounts.append(Mount("ro-bind", str(RESOLVER), str(RESOLVER.resolve())))
+        command = Command(
+            argv,
+            str(cwd or "/"),
+            self._environment(env),
+            network,
+            device=KVM if kvm and KVM.exists() else None,
+            free=[name for lower in PROXIES for name in (lower, lower.upper())] if network else (),
+        )
+        return enter(self.mode, [*self._view, *mounts], command)
+
+    def _bound(self, bind: Bind) -> list[Mount]:
+        host = bind.host.absolute()
+        if not host.exists():
+            raise HarnessError(f"{bind.host} does not exist", step="it may have been pruned: run again")
+        if bind.writable:
+            if self.mode.switches:
+                access.give(host)
+            return [Mount("bind", bind.target, str(host))]
+        if not self.mode.switches:
+            return [Mount("ro-bind", bind.target, str(host))]
+        return [Mount("ro-bind", inside, str(path)) for path, inside in self._readable.shown(host, bind.target)]
 
     def run(
         self,
@@ -111,78 +145,92 @@ class _Entered:
         on_line: Callable[[str], None] | None = None,
         check: bool = True,
         input: str | None = None,
+        network: bool = False,
     ) -> Done:
-        return run(
-            self.argv(argv, binds=binds, cwd=cwd, env=env),
-            what=what, deadline=deadline, on_line=on_line, check=check, input=input,
-        )  # fmt: skip
-
-    def _closed(self, extra: Sequence[Mount]) -> list[Mount]:
-        """The whole view: the base, its private folders, `extra`, and then nothing more may change /."""
-        private = [
-            Mount("dev", "/dev"),
-            Mount("proc", "/proc"),
-            Mount("tmpfs", "/tmp"),
-            Mount("tmpfs", "/run"),
-        ]
-        if Path("/dev/kvm").exists():
-            private.append(Mount("dev-bind", "/dev/kvm", "/dev/kvm"))
-        return [*self._view, *private, *extra, Mount("seal", "/")]
+        try:
+            return run(
+                self.argv(argv, binds=binds, cwd=cwd, env=env, network=network),
+                what=what,
+                deadline=deadline,
+                on_line=on_line,
+                check=check,
+                input=input,
+            )
+        except DiskFull as error:
+            places = [bind.host for bind in binds if bind.writable]
+            if all(_free(place) > TMPFS_BYTES for place in places):
+                full = f"no space left on device in the sandbox's own /tmp, which holds {TMPFS_BYTES / GIB:.1f} GiB"
+                step = "the disk is not full: see what was written there"
+                raise HarnessError(f"{what}: {full}", step=step, detail=error.detail) from error
+            raise
 
     def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
-        proxies = {
-            name: os.environ[name]
-            for lower in PROXIES
-            for name in (lower, lower.upper())
-            if name in os.environ
-        }
-        return {"PATH": self.path, "HOME": "/tmp", "LC_ALL": "C.UTF-8", **proxies, **(env or {})}
+        return {"PATH": self.path, "HOME": "/tmp", "LC_ALL": "C.UTF-8", **(env or {})}
+
+
+def _free(place: Path) -> int:
+    space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize
+
+
+def _shown(root: Path, names: Sequence[str]) -> list[Mount]:
+    """Folders of a root, read-only; links as they are."""
+    found = []
+    for name in names:
+        path, inside = root / name, f"/{name}"
+        if path.is_symlink():
+            found.append(Mount("symlink", inside, os.readlink(path)))
+        elif path.is_dir():
+            found.append(Mount("ro-bind", inside, str(path)))
+    return found
 
 
 class RootToolchain(_Entered):
-    """A Debian root made by mmdebstrap: `folder` holds ``root/`` and ``packages``."""
+    """A Debian root made by mmdebstrap: `folder` holds ``root/`` and ``packages``. Nothing in it is ever written."""
 
     kind = "root"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Cache) -> None:
         self.root = folder / "root"
-        names = Path("/etc/resolv.conf")
-        view = [Mount("bind", "/", str(self.root))]
-        if names.exists():  # apt runs inside; it may be a link into /run, which is private inside
-            view.append(Mount("ro-bind", "/etc/resolv.conf", str(names.resolve())))
-        super().__init__(view, self.root)
+        super().__init__(_shown(self.root, [*SYSTEM, *DPKG]), cache)
         self.id = hashlib.sha256((folder / "packages").read_bytes()).hexdigest()[:16]
 
 
 class HostToolchain(_Entered):
-    """The developer's own tools. Nothing of the host can be written inside but what is bound writable.
-
-    `place` is an empty folder, for chroot to build the view on; `arch` is what kernels are made for.
-    """
+    """The developer's own tools, read-only, for kernels of `arch`; the host's other folders are not visible."""
 
     kind = "host"
 
-    def __init__(self, place: Path, arch: str = DEFAULT_ARCHES[0]) -> None:
+    def __init__(self, cache: Cache, arch: str = DEFAULT_ARCHES[0]) -> None:
         self.path = os.environ.get("PATH", self.path)
-        view = [Mount("tmpfs", "/")]
-        for entry in sorted(Path("/").iterdir()):
-            if entry.is_symlink():
-                view.append(Mount("symlink", str(entry), os.readlink(entry)))
-            elif entry.is_dir() and entry.name not in _PRIVATE:
-                view.append(Mount("ro-bind", str(entry), str(entry)))
-        super().__init__(view, place)
+        super().__init__([*_shown(Path("/"), [*SYSTEM, *ELSEWHERE, *DPKG]), *_elsewhere(self.path)], cache)
         self.id = hashlib.sha256("\n".join(self._versions(arch)).encode()).hexdigest()[:16]
 
     def _versions(self, arch: str) -> list[str]:
-        """One line per tool; those that are not there are left out (doctor speaks of them)."""
+        """One line per tool; missing ones are left out (doctor reports them)."""
         served = rootfs.served_with(arch)
         cross = [f"{one.cross_compile}gcc" for one in served if one.cross_compile]
         tools = [*HOST_TOOLS, *(one.qemu.binary for one in served), "ccache", *cross, "busybox"]
         version = '$("$t" --version 2>&1 | head -n1)'
         probe = f'for t in "$@"; do command -v "$t" >/dev/null && echo "$t: {version}"; done; :'
-        return self.run(
-            ["sh", "-c", probe, "sh", *tools], what="asking tools their versions"
-        ).stdout.splitlines()
+        return self.run(["sh", "-c", probe, "sh", *tools], what="asking tools their versions").stdout.splitlines()
+
+
+def _elsewhere(path: str) -> list[Mount]:
+    """The folders of a PATH outside the system's, as under /home; for PREFIX/bin the prefix, with its libraries, unless
+    that is a home or contains a user's configuration."""
+    found: dict[str, None] = {}
+    home = Path.home()
+    for name in path.split(":"):
+        folder = Path(name)
+        if not folder.is_absolute() or not folder.is_dir() or folder.parts[1:2] == ():
+            continue
+        if {folder.parts[1], folder.resolve().parts[1]} <= {*SYSTEM, *ELSEWHERE}:
+            continue
+        prefix = folder.parent
+        whole = prefix.parent not in (home.parent, Path("/")) and prefix.name != ".local"
+        found[str(prefix if whole else folder)] = None
+    return [Mount("ro-bind", place, place) for place in found]
 
 
 def open_toolchain(kind: str, arch: str, cache: Cache, progress: Progress) -> Toolchain:
@@ -194,7 +242,7 @@ def open_toolchain(kind: str, arch: str, cache: Cache, progress: Progress) -> To
     lacks something that we may not install.
     """
     if kind == "host":
-        return HostToolchain(cache.folder("place"), arch)
+        return HostToolchain(cache, arch)
     if kind != "root":
         raise UsageError(f"no toolchain {kind!r}", step=f"use one of {', '.join(KINDS)}")
     made = rootfs.recipe(arch)
@@ -206,7 +254,7 @@ def open_toolchain(kind: str, arch: str, cache: Cache, progress: Progress) -> To
     if rootfs.missing_packages():
         rootfs.install_missing(progress.say)
     folder, _ = cache.produce("toolchain", made.key, maker, what="toolchain root", say=progress.say)
-    return RootToolchain(folder)
+    return RootToolchain(folder, cache)
 
 
 def guest_root(debian_arch: str, cache: Cache, progress: Progress) -> Path:
