@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns kernel trees: hands out a private snapshot of what lies in one, never writes into it."""
+"""Kernel trees: takes a private snapshot of one, never writes into it."""

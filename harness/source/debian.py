@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns kernel sources from Debian: the newest linux-source of a series, fetched by apt with a private state.
+"""Kernel sources from Debian: the newest linux-source of a series, fetched by apt with a private state.
 
 Everything runs inside the toolchain root; apt's own signatures vouch for what comes. The answer of the
 archive is remembered for a day, a fetched source for as long as the cache keeps it.
+
+A signature does not say how old a file is: a mirror with an old Release file makes an old source the newest. Stale
+mirrors are too common to be refused, so such an answer is taken, and shown with its dates in each run's report.
 """
 
 from __future__ import annotations
 
+import contextlib
+import email.utils
 import json
 import re
 import time
@@ -14,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HarnessError, UsageError
+from harness.core.errors import HarnessError, UsageError
 from harness.host.cache import Cache, write_atomically
 from harness.host.process import Done
 from harness.host.progress import Progress
@@ -25,7 +30,8 @@ SUITES = ("sid", "trixie-backports", "trixie")
 FRESH_SECONDS = 24 * 3600.0
 FETCH_SECONDS = 1800.0
 _PACKAGE = re.compile(r"linux-source-(\d+\.\d+)")
-_EXPIRED = re.compile(r"[Rr]elease file .*(expired|not valid)")
+_EXPIRED = re.compile(r"[Rr]elease file .* expired")
+_EARLY = re.compile(r"[Rr]elease file .* not valid yet")
 
 
 @dataclass(frozen=True)
@@ -51,18 +57,19 @@ def fetch(version: str, toolchain: Toolchain, cache: Cache, progress: Progress) 
     place = cache.folder("debian")
     with cache.locked("debian", "state", what=f"Linux {version} from Debian", say=progress.say):
         archive = _Archive(place, toolchain, cache, progress)
-        held = archive.held()
+        cached = archive.cached()
         # A point release stays usable after it has left the mirror.
-        offer = next((known for known in held if known.version == version), None)
-        offer = offer or _offered(version, archive, held, progress)
-        key = held.get(offer) or archive.download(offer)
+        offer = next((known for known in cached if known.version == version), None)
+        remark = ""
+        if offer is None:
+            offer = _offered(version, archive, cached, progress)
+            remark = archive.remark and f" ({archive.remark})"
+        key = cached.get(offer) or archive.download(offer)
         path = cache.get("source", key)
         if path is None:
-            raise HarnessError(
-                f"{offer.package} {offer.version} vanished from the cache", step="run it again"
-            )
+            raise HarnessError(f"{offer.package} {offer.version} vanished from the cache", step="run it again")
     origin = f"{offer.package} {offer.version}"
-    return Tree(path, key, "", False, origin, kernel_version(path))
+    return Tree(path, key, "", False, f"{origin}{remark}", kernel_version(path))
 
 
 def lacking(
@@ -75,31 +82,31 @@ def lacking(
     place = cache.folder("debian")
     with cache.locked("debian", "state", what="Debian's kernel sources", say=progress.say):
         archive = _Archive(place, toolchain, cache, progress)
-        held = list(archive.held())
-        if all(choose(version, held) for version in versions):
-            return [], [offer.version for offer in held]
+        cached = list(archive.cached())
+        if all(choose(version, cached) for version in versions):
+            return [], [offer.version for offer in cached]
         offers, trouble = archive.offers()
-        absent = [version for version in versions if choose(version, [*offers, *held]) is None]
-        if absent and archive.told_from_memory:
-            offers, trouble = archive.offers(anew=True)
-            absent = [version for version in versions if choose(version, [*offers, *held]) is None]
+        absent = [version for version in versions if choose(version, [*offers, *cached]) is None]
+        if absent and archive.from_memory:
+            offers, trouble = archive.offers(refresh=True)
+            absent = [version for version in versions if choose(version, [*offers, *cached]) is None]
         if absent and trouble is not None:
             raise trouble
-    return absent, list(dict.fromkeys(offer.version for offer in [*offers, *held]))
+    return absent, list(dict.fromkeys(offer.version for offer in [*offers, *cached]))
 
 
-def _offered(version: str, archive: _Archive, held: dict[Offer, str], progress: Progress) -> Offer:
-    """What the archive (or, out of its reach, the cache) has for `version`; raises as :func:`fetch` does."""
+def _offered(version: str, archive: _Archive, cached: dict[Offer, str], progress: Progress) -> Offer:
+    """The offer of the archive (of the cache, when it is out of reach) for `version`; raises as :func:`fetch` does."""
     offers, trouble = archive.offers()
     offer = choose(version, offers)
-    if offer is None and archive.told_from_memory:
-        offers, trouble = archive.offers(anew=True)  # it may have appeared since
+    if offer is None and archive.from_memory:
+        offers, trouble = archive.offers(refresh=True)  # it may have appeared since
         offer = choose(version, offers)
     if trouble is not None:
-        return _without_archive(version, offer, held, trouble, progress)
-    offer = offer or choose(version, list(held))
+        return _without_archive(version, offer, cached, trouble, progress)
+    offer = offer or choose(version, list(cached))
     if offer is None:
-        there = ", ".join(dict.fromkeys(known.version for known in [*offers, *held])) or "none"
+        there = ", ".join(dict.fromkeys(known.version for known in [*offers, *cached])) or "none"
         raise UsageError(f"Debian has no kernel source {version}", step=f"there is: {there}")
     return offer
 
@@ -144,11 +151,11 @@ def parse_sources(text: str, suite: str) -> list[str]:
 
 
 def _without_archive(
-    version: str, offer: Offer | None, held: dict[Offer, str], trouble: HarnessError, progress: Progress
+    version: str, offer: Offer | None, cached: dict[Offer, str], trouble: HarnessError, progress: Progress
 ) -> Offer:
-    """What to use when the archive is out of reach: only what is in the cache, said aloud."""
-    if offer is None or offer not in held:
-        offer = choose(version, list(held))
+    """The offer to use when the archive is out of reach: one that is in the cache. Reports it as progress."""
+    if offer is None or offer not in cached:
+        offer = choose(version, list(cached))
     if offer is None:
         raise HarnessError(
             f"Linux {version} is not in the cache, and Debian's archive cannot be reached: {trouble.what}",
@@ -167,35 +174,39 @@ class _Archive:
         self.toolchain = toolchain
         self.cache = cache
         self.progress = progress
-        self.told_from_memory = False
+        self.from_memory = False
+        self.remark = ""
+        """What is odd about the dates of the answer."""
         self.memory = place / "offers.json"
         for name in ("lists/partial", "cache/archives/partial"):
             (place / "apt" / name).mkdir(parents=True, exist_ok=True)
 
-    def offers(self, anew: bool = False) -> tuple[list[Offer], HarnessError | None]:
-        """What the archive has, and the trouble if it could not be asked (then from memory, maybe empty)."""
+    def offers(self, refresh: bool = False) -> tuple[list[Offer], HarnessError | None]:
+        """What the archive has, and the error if it could not be asked (then the last known offers, maybe none)."""
         known = self._recall()
-        self.told_from_memory = not anew and known is not None and known[0]
-        if known is not None and self.told_from_memory:
+        self.from_memory = not refresh and known is not None and known[0]
+        self.remark = known[2] if known is not None else ""
+        if known is not None and self.from_memory:
             return known[1], None
         try:
-            offers = self._ask()
+            offers, self.remark = self._ask()
         except HarnessError as error:
             return (known[1] if known else []), error
         rows = [[offer.series, offer.version] for offer in offers]
-        write_atomically(self.memory, json.dumps({"time": time.time(), "offers": rows}))
+        write_atomically(self.memory, json.dumps({"time": time.time(), "offers": rows, "remark": self.remark}))
         return offers, None
 
-    def _recall(self) -> tuple[bool, list[Offer]] | None:
-        """Whether the remembered answer is fresh, and the answer; None if there is none."""
+    def _recall(self) -> tuple[bool, list[Offer], str] | None:
+        """Whether the remembered answer is fresh, the answer, and what is odd about it; None if there is none."""
         try:
             data = json.loads(self.memory.read_text())
             offers = [Offer(str(series), str(version)) for series, version in data["offers"]]
-            return 0 <= time.time() - float(data["time"]) < FRESH_SECONDS, offers
-        except (OSError, ValueError, KeyError, TypeError):
+            return 0 <= time.time() - float(data["time"]) < FRESH_SECONDS, offers, str(data.get("remark", ""))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # absent or damaged: the archive is asked
 
-    def _ask(self) -> list[Offer]:
+    def _ask(self) -> tuple[list[Offer], str]:
+        """What the archive has now, and what is odd about the dates of its Release files."""
         with self.progress.phase("asking Debian for its kernel sources", "apt update") as phase:
             self._write_sources()
             update = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]
@@ -205,27 +216,30 @@ class _Archive:
 
             done = self._apt(update, "apt-get update", on_line=show, check=False)
             said = done.stdout + done.stderr
-            if done.status != 0 and _EXPIRED.search(said):
-                self.progress.say(
-                    "the archive's Release file is past its Valid-Until date by this machine's clock; "
-                    "taking it all the same (signatures are still checked)"
-                )
-                relaxed = ["-o", "Acquire::Check-Valid-Until=false", "-o", "Acquire::Check-Date=false"]
-                self._apt([*update, *relaxed], "apt-get update", on_line=show)
+            remark = ""
+            checks = {"Acquire::Check-Valid-Until": _EXPIRED, "Acquire::Check-Date": _EARLY}
+            relaxed = [f"{check}=false" for check, sign in checks.items() if sign.search(said)]
+            if done.status != 0 and relaxed:
+                options = [word for check in relaxed for word in ("-o", check)]
+                self._apt([*update, *options], "apt-get update", on_line=show)
+                remark = odd_dates(self._releases(), time.time()) or "Debian's archive has a Release of odd dates"
+                self.progress.say(f"{remark}; taking it all the same (signatures are still checked)")
             elif done.status != 0:
                 raise HarnessError(_complaint(said), step="check the network", detail=said)
-            names = self._apt(
-                ["apt-cache", "pkgnames", "linux-source-"], "listing kernel sources"
-            ).stdout.split()
+            names = self._apt(["apt-cache", "pkgnames", "linux-source-"], "listing kernel sources").stdout.split()
             series = sorted((n for n in names if _PACKAGE.fullmatch(n)), key=_numbers, reverse=True)
             if not series:
                 raise HarnessError("apt knows no linux-source package", step="use --tree DIR")
-            return parse_madison(
-                self._apt(["apt-cache", "madison", *series], "listing kernel sources").stdout
-            )
+            offers = parse_madison(self._apt(["apt-cache", "madison", *series], "listing kernel sources").stdout)
+            return offers, remark
+
+    def _releases(self) -> list[str]:
+        """The Release files that apt took, signed or with their signature beside them."""
+        files = sorted((self.place / "apt/lists").glob("*Release"))
+        return [file.read_text(errors="replace") for file in files]
 
     def _write_sources(self) -> None:
-        """Names our suites on the mirror that the root itself was made from."""
+        """Write a sources list of our suites on the mirror that the root itself was made from."""
         script = (
             "cd /etc/apt; cat sources.list sources.list.d/*.list 2>/dev/null; "
             "for f in sources.list.d/*.sources; do echo; [ -e $f ] && cat $f; done; "
@@ -260,7 +274,7 @@ class _Archive:
             "Dir::State::Lists": "/apt/lists",
             "Dir::Cache": "/apt/cache",
             "APT::Sandbox::User": "root",
-            # Said outright, for an apt configuration may have them otherwise.
+            # Set explicitly: an apt configuration may have other values.
             "Acquire::Check-Valid-Until": "true",
             "Acquire::Check-Date": "true",
             "Acquire::AllowInsecureRepositories": "false",
@@ -274,31 +288,42 @@ class _Archive:
         state = Bind(self.place / "apt", "/apt", writable=True)
         return self.toolchain.run(
             ["sh", "-c", script, "sh", argv[0], *options, *argv[1:]],
-            what=what, binds=(state, *binds), cwd=cwd, on_line=on_line, check=check, deadline=FETCH_SECONDS,
-        )  # fmt: skip
+            what=what,
+            binds=(state, *binds),
+            cwd=cwd,
+            on_line=on_line,
+            check=check,
+            deadline=FETCH_SECONDS,
+            network=True,
+        )
 
     # --- fetched sources ---------------------------------------------------------------------
 
-    def held(self) -> dict[Offer, str]:
-        """The sources that lie in the cache, newest first, with their keys."""
+    def cached(self) -> dict[Offer, str]:
+        """The sources in the cache, newest first, with their keys."""
         found = {}
         for file in (self.place / "held").glob("*.json"):
-            data = json.loads(file.read_text())
-            if self.cache.has("source", data["tree"]):
-                found[Offer(data["series"], data["version"])] = str(data["tree"])
-            else:
-                file.unlink()
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, UsageError
+            ):  # one that a power cut left incomplete
+                data = json.loads(file.read_text())
+                if self.cache.has("source", data["tree"]):
+                    found[Offer(data["series"], data["version"])] = str(data["tree"])
+                    continue
+            file.unlink()
         return dict(sorted(found.items(), key=lambda item: _numbers(item[0].version), reverse=True))
 
     def download(self, offer: Offer) -> str:
-        """Fetches and unpacks an offer; its cache key, the SHA-256 of the source tarball."""
+        """Fetch and unpack an offer; returns its cache key, the SHA-256 of the source tarball."""
         name = f"{offer.package} {offer.version}"
         with self.cache.scratch("debian", "state") as folder:
             with self.progress.phase(f"fetching {name} (about 165 MB)", "fetch source"):
                 self._apt(
-                    ["apt-get", "download", f"{offer.package}={offer.version}"], f"fetching {name}",
-                    binds=(Bind(folder, "/work", writable=True),), cwd="/work",
-                )  # fmt: skip
+                    ["apt-get", "download", f"{offer.package}={offer.version}"],
+                    f"fetching {name}",
+                    binds=(Bind(folder, "/work", writable=True),),
+                    cwd="/work",
+                )
             with self.progress.phase(f"unpacking {name}", "unpack source"):
                 key = self._unpack(folder, offer)
         record = {"series": offer.series, "version": offer.version, "tree": key}
@@ -313,21 +338,48 @@ class _Archive:
             "set -e; dpkg-deb --fsys-tarfile ./*.deb > deb.tar; rm ./*.deb; "
             'tar -xf deb.tar --no-same-owner --transform="s,.*/,," "./usr/src/$0"; rm deb.tar; sha256sum "$0"'
         )
-        done = self.toolchain.run(
-            ["sh", "-c", script, tar], what=f"opening {name}", binds=[work], cwd="/work"
-        )
+        done = self.toolchain.run(["sh", "-c", script, tar], what=f"opening {name}", binds=[work], cwd="/work")
         key = done.stdout.split()[0]
 
         def maker(staging: Path) -> None:
             inside = [work, Bind(staging, "/out", writable=True)]
             self.toolchain.run(
                 ["tar", "-xf", tar, "-C", "/out", "--strip-components=1", "--no-same-owner"],
-                what=f"unpacking {name}", binds=inside, cwd="/work",
-            )  # fmt: skip
+                what=f"unpacking {name}",
+                binds=inside,
+                cwd="/work",
+            )
             kernel_version(staging)
 
         self.cache.produce("source", key, maker, what=f"unpacking {name}", say=self.progress.say)
         return key
+
+
+def odd_dates(releases: Sequence[str], now: float) -> str:
+    """Which Release files have dates that do not fit the time `now`, with all the dates; empty where all fit."""
+    today = time.strftime("%Y-%m-%d", time.gmtime(now))
+    for text in releases:
+        fields = dict(re.findall(r"^(Suite|Date|Valid-Until): *(.+)$", text, re.MULTILINE))
+        made, until = _seconds(fields.get("Date", "")), _seconds(fields.get("Valid-Until", ""))
+        day = time.strftime("%Y-%m-%d", time.gmtime(made))
+        name = f"the Release file of Debian's {fields.get('Suite', 'archive')}"
+        if until is not None and until < now:
+            end = time.strftime("%Y-%m-%d", time.gmtime(until))
+            return (
+                f"{name}, of {day}, is past its Valid-Until date, {end}, and this machine's clock says {today}: "
+                "an old copy, or the clock is wrong"
+            )
+        if made is not None and made > now:
+            return f"{name} is of {day}, and this machine's clock says {today}: the clock is wrong"
+    return ""
+
+
+def _seconds(date: str) -> float | None:
+    """A date of a Release file, in seconds since the epoch."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -335,7 +387,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _complaint(said: str) -> str:
-    """The line of apt's that tells most: why a signature or a download was refused, else its last word."""
+    """The line of apt's output that says why a signature or a download was refused, else its last line."""
     for start in ("W: GPG error", "E: ", "Err:", "W: "):
         for line in said.splitlines():
             if line.startswith(start):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns `kharness source import`: a git repository of releases, one commit each, from packages, tarballs and folders."""
+"""`kharness source import`: a git repository of releases, one commit each, from packages, tarballs and folders."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import hashlib
 import itertools
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.core.errors import HarnessError, UsageError
 from harness.host.cache import Cache, remove, write_atomically
+from harness.host.files import is_folder
 from harness.host.process import run
 from harness.host.progress import Progress
+from harness.host.scratch import private_folder
 from harness.host.toolchain import open_toolchain
-from harness.source import debian, local
+from harness.source import debian, local, repository
 from harness.source.local import PLAIN_BYTES
 from harness.source.repository import environment
 from harness.source.tree import kernel_version
 
 ARCHIVES = re.compile(r".*\.(tar(\.(gz|xz|bz2|zst))?|tgz|txz)")
 WHO = "kharness"
+PARTS = ("info", "info/attributes", "objects", "objects/pack", "refs", "refs/heads", "refs/tags", "HEAD", "config")
+"""The paths of a repository of releases that are written to, or lead to what is."""
+
 INDEX = "kharness-index"
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(?:-rc(\d+))?(.*)")
 _PACKAGE = re.compile(r"\d+\.\d+[A-Za-z0-9.+~-]*")
@@ -35,7 +39,7 @@ class Release:
     """A kernel tree to be imported: `origin` is where it came from, `when` its date, in seconds since the epoch.
 
     The date is the content's own, so that the same import gives the same commits anywhere. With `package`, origin and
-    version tell the content.
+    version identify the content.
     """
 
     version: str
@@ -74,14 +78,10 @@ def gather(
         repository = _Repository(into, progress)
         repository.check()
         versions = [item for item in items if _is_version(item)]
-        releases = [
-            stack.enter_context(_local(item, cache, progress)) for item in items if item not in versions
-        ]
+        releases = [stack.enter_context(_local(item, cache, progress)) for item in items if item not in versions]
         releases += _packages(versions, cache, progress, toolchain)
         releases.sort(key=lambda release: release.order)
-        twice = next(
-            (a for a, b in itertools.pairwise(releases) if a.version == b.version), None
-        )
+        twice = next((a for a, b in itertools.pairwise(releases) if a.version == b.version), None)
         if twice is not None:
             raise UsageError(f"two of these are {twice.version}", step="name one of them")
         return repository.add(releases)
@@ -92,8 +92,7 @@ def _is_version(item: str) -> bool:
         return False
     if ARCHIVES.fullmatch(item) or "/" in item or not _PACKAGE.fullmatch(item):
         raise UsageError(
-            f"{item}: no such file or folder, and no version",
-            step="as 7.2.13, linux-7.2.9.tar.xz, or a folder",
+            f"{item}: no such file or folder, and no version", step="as 7.2.13, linux-7.2.9.tar.xz, or a folder"
         )
     return True
 
@@ -110,11 +109,15 @@ def _packages(versions: Sequence[str], cache: Cache, progress: Progress, kind: s
             step=f"there is: {', '.join(there) or 'none'}; for others give a tarball or a folder",
         )
     trees = [debian.fetch(version, toolchain, cache, progress) for version in versions]
-    return [Release(tree.version, tree.path, tree.origin, _modified(tree.path), package=True) for tree in trees]
+    return [
+        # Without a remark on the archive: the same package is the same commit.
+        Release(tree.version, tree.path, tree.origin.partition(" (")[0], _modified(tree.path), package=True)
+        for tree in trees
+    ]
 
 
 def _modified(folder: Path) -> int:
-    """When a tree's Makefile was written, which tar and cp -a keep."""
+    """When a tree's Makefile was written, a date that tar and cp -a preserve."""
     return int((folder / "Makefile").stat().st_mtime)
 
 
@@ -128,29 +131,33 @@ def _local(item: str, cache: Cache, progress: Progress) -> Iterator[Release]:
         when = _committed(path, tree.commit) if tree.commit else _modified(path)
         yield Release(tree.version, tree.path, path.name, when)
         return
-    with tempfile.TemporaryDirectory(prefix="kharness-") as folder:
+    with private_folder() as folder:
         with progress.phase(f"unpacking {path.name}", "unpack source"):
             done = run(
-                ["tar", "-xf", str(path.resolve()), "-C", folder, "--no-same-owner"],
+                ["tar", "-xf", str(path.resolve()), "-C", str(folder), "--no-same-owner"],
                 what=f"unpacking {path}",
                 check=False,
             )
         if done.status:
             said = next(iter(done.stderr.splitlines()), f"status {done.status}")
-            raise UsageError(
-                f"{path} is no tarball that tar can read: {said}", step="give linux-X.Y.Z.tar.xz"
-            )
-        top = Path(folder)
+            raise UsageError(f"{path} is no tarball that tar can read: {said}", step="give linux-X.Y.Z.tar.xz")
+        top = folder
         inside = list(top.iterdir())
-        if not (top / "Makefile").exists() and len(inside) == 1 and inside[0].is_dir():
+        if not (top / "Makefile").exists() and len(inside) == 1 and is_folder(inside[0]):
             top = inside[0]
         yield Release(kernel_version(top, path), top, path.name, _modified(top))
 
 
 def _committed(folder: Path, commit: str) -> int:
-    """When a commit was made, which every clone knows."""
-    argv = ["git", "-C", str(folder), "show", "-s", "--format=%ct", commit]
-    return int(run(argv, what=f"git show of {folder}", env=environment()).stdout)
+    """When a commit was made, which is the same in every clone."""
+    user = repository.find(folder)
+    if user is None:
+        raise UsageError(f"{folder} is no git tree any more", step="import it again")
+    what = f"the date of {commit[:12]} in {folder}"
+    shown = repository.Objects(user).git("show", "-s", "--format=%ct", commit, what=what)
+    if shown.status:
+        raise HarnessError(f"git cannot find {what}", step="see 'git fsck' there", detail=shown.stderr[-2000:])
+    return int(shown.stdout)
 
 
 class _Repository:
@@ -161,8 +168,11 @@ class _Repository:
         self._progress = progress
 
     def check(self) -> None:
-        """Raises UsageError where something else lies: nothing is written there."""
+        """Raise UsageError for a folder that is anything else, before anything is written to it."""
         step = "name a new folder with --into"
+        for name in PARTS:  # what is written there would be written elsewhere
+            if (self._place / name).is_symlink():
+                raise UsageError(f"{self._place / name} is a symbolic link", step=step)
         if (self._place / "HEAD").is_file():
             if not self._ours():
                 raise UsageError(f"{self._place} is a repository that 'source import' did not make", step=step)
@@ -170,7 +180,7 @@ class _Repository:
             raise UsageError(f"{self._place} is no bare repository", step=step)
 
     def _ours(self) -> bool:
-        """Whether we made it, or it is bare and nobody has put anything in it."""
+        """Whether 'source import' made it, or it is bare and empty."""
         attributes = self._place / "info/attributes"
         if attributes.is_file() and attributes.read_text(errors="replace") == PLAIN_BYTES:
             return True
@@ -178,19 +188,16 @@ class _Repository:
         return bare and not self._git("for-each-ref", "--count=1", check=False)
 
     def _git(self, *argv: str, tree: Path | None = None, when: str = "", check: bool = True) -> str:
-        more = {
-            "GIT_DIR": str(self._place),
-            "GIT_INDEX_FILE": str(self._place / INDEX),
-        }
+        more = {"GIT_DIR": str(self._place), "GIT_INDEX_FILE": str(self._place / INDEX)}
         if tree is not None:
             more["GIT_WORK_TREE"] = str(tree)
         for who in ("AUTHOR", "COMMITTER"):
             more |= {f"GIT_{who}_NAME": WHO, f"GIT_{who}_EMAIL": f"{WHO}@localhost", f"GIT_{who}_DATE": when}
         env = environment(**{name: value for name, value in more.items() if value})
-        quiet = ["-c", "gc.auto=0", "-c", "core.autocrlf=false", "-c", "core.looseCompression=1"]
-        quiet += ["-c", "core.bigFileThreshold=1m", "-c", "advice.addEmbeddedRepo=false"]
+        settings = ["-c", "gc.auto=0", "-c", "core.autocrlf=false", "-c", "core.looseCompression=1"]
+        settings += ["-c", "core.bigFileThreshold=1m", "-c", "advice.addEmbeddedRepo=false"]
         what = f"git {argv[0]} in {self._place}"
-        return run(["git", *quiet, *argv], what=what, cwd=tree, env=env, check=check).stdout.strip()
+        return run(["git", *settings, *argv], what=what, cwd=tree, env=env, check=check).stdout.strip()
 
     def add(self, releases: Sequence[Release]) -> list[tuple[str, str]]:
         """Commits the releases, each on the one before it."""
@@ -240,8 +247,8 @@ class _Repository:
 
     def _compare(self, release: Release, commit: str) -> None:
         """Raises UsageError where a release is there with another content."""
-        said = self._git("show", "-s", "--format=%b", commit)
-        if release.package and said == _told(release):
+        said = self._date_and_message(commit)[1]
+        if release.package and said == _message(release):
             return
         with self._progress.phase(f"comparing {release.version}", "import release"):
             if self._tree(release) == self._git("rev-parse", f"{commit}^{{tree}}"):
@@ -250,6 +257,12 @@ class _Repository:
             f"{self._place} has {release.version} already, with another content than {release.origin}: {said}",
             step="import it --into a new folder",
         )
+
+    def _date_and_message(self, commit: str) -> tuple[int, str]:
+        """The date of a commit, and its message without the subject, whatever log.* settings there are."""
+        head, _, message = self._git("cat-file", "commit", commit).partition("\n\n")
+        date = re.search(r"^committer .* (\d+) [+-]\d{4}$", head, re.MULTILINE)
+        return int(date[1]) if date else 0, message.partition("\n\n")[2].strip()
 
     def _tree(self, release: Release) -> str:
         """The content hash of a release, whose files are in the repository afterwards."""
@@ -260,15 +273,15 @@ class _Repository:
     def _commit(self, release: Release, parent: str) -> str:
         with self._progress.phase(f"importing {release.version}", "import release"):
             tree = self._tree(release)
-            message = f"Linux {release.version}\n\n{_told(release)}"
+            message = f"Linux {release.version}\n\n{_message(release)}"
             on = ["-p", parent] if parent else []
-            # Git walks histories by date: none may be older than its parent, as a package that was made later is.
-            before = int(self._git("show", "-s", "--format=%ct", parent)) if parent else 0
+            # Git walks histories by date: no commit may be older than its parent, but the sources of packages may be.
+            before = self._date_and_message(parent)[0] if parent else 0
             when = f"{max(release.when, before)} +0000"
             commit = self._git("commit-tree", tree, *on, "-m", message, when=when)
             self._git("update-ref", f"refs/tags/v{release.version}", commit)
         return commit
 
 
-def _told(release: Release) -> str:
+def _message(release: Release) -> str:
     return f"Imported from {release.origin}."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what a kernel tree is: the snapshot type, the check that it is one, its version."""
+"""What a kernel tree is: the snapshot type, the check that it is one, its version."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
+from harness.host import below
 from harness.host.process import run
 
 MARKS = ("Kconfig", "Kbuild", "kernel/sched", "scripts")
-"""What lies in every kernel tree besides the Makefile."""
+"""What every kernel tree has besides the Makefile."""
+
+
+PATH_MOST = 1024
+"""Bytes of a path in the tree; the longest of Linux has some 100. Other tools have folders before it to add."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ def kernel_version(path: Path, shown: Path | None = None) -> str:
     step = "point --tree at the top folder of a Linux source tree"
     if not path.is_dir():
         raise UsageError(f"{name}: no such folder", step=step)
-    missing = [name for name in ("Makefile", *MARKS) if not (path / name).exists()]
+    missing = [mark for mark in ("Makefile", *MARKS) if not _there(path, mark)]
     if missing:
         raise UsageError(f"{name} is not a kernel tree: it has no {', '.join(missing)}", step=step)
     try:
-        text = (path / "Makefile").read_text(errors="replace")
+        text = below.read_text(path, "Makefile", links=True)
+    except below.Unsafe as error:
+        raise UsageError(f"{name} is not a kernel tree: its Makefile {error.why}", step=step) from error
     except OSError as error:
         raise UsageError(f"{name}/Makefile cannot be read: {error.strerror}", step=step) from error
     found = dict.fromkeys(("VERSION", "PATCHLEVEL", "SUBLEVEL", "EXTRAVERSION"), "")
@@ -53,13 +60,28 @@ def kernel_version(path: Path, shown: Path | None = None) -> str:
         if found.get(match[1]) == "":
             found[match[1]] = match[2].strip()
     if not (found["VERSION"].isdigit() and found["PATCHLEVEL"].isdigit()):
-        raise UsageError(
-            f"{name} is not a kernel tree: its Makefile has no VERSION and PATCHLEVEL", step=step
-        )
+        raise UsageError(f"{name} is not a kernel tree: its Makefile has no VERSION and PATCHLEVEL", step=step)
     return f"{found['VERSION']}.{found['PATCHLEVEL']}.{found['SUBLEVEL'] or 0}{found['EXTRAVERSION']}"
 
 
+def _there(tree: Path, mark: str) -> bool:
+    """Whether a tree has this file or folder, of its own or by a link within the tree."""
+    try:
+        return below.inspect(tree, mark, links=True) is not None
+    except below.Unsafe:
+        # The Makefile is read next, which says what is wrong with it.
+        return mark == "Makefile"
+
+
+def unfit(path: str) -> str:
+    """Why a file of this name, relative to a tree, can be in no snapshot; empty where it can."""
+    name = path.encode("utf-8", "surrogateescape")
+    parts = name.split(b"/")
+    if len(parts) > below.DEEPEST or len(name) > PATH_MOST or max(map(len, parts)) > 255:
+        return "is a path that is too long or too deep"
+    return ""
+
+
 def linked(source: Path, target: Path) -> None:
-    """The files of a snapshot once more in `target`, as hard links: snapshots are only read, and who changes one of its
-    files makes a new one."""
+    """Hard-link the files of a snapshot into `target`: snapshots are only read, and a changed file is a new one."""
     run(["cp", "-a", "--link", f"{source}/.", str(target)], what="copying a snapshot")

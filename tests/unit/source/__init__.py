@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of the source room; a package so that they can share kernel_trees."""
+"""The tests of the source room; a package so that they can share kernel_trees."""

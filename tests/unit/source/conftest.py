@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the fixtures of the source room's tests."""
+"""The fixtures of the source room's tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns tiny kernel trees for tests, and the proof that one was not touched."""
+"""Tiny kernel trees for tests, and the proof that one was not touched."""
 
 from __future__ import annotations
 

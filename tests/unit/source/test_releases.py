@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.source import debian, local, releases
@@ -41,7 +41,9 @@ def test_one_commit_a_release_in_their_order(tmp_path: Path, cache: Cache, progr
     into = tmp_path / "releases.git"
     made = gather(items, into, cache, progress)
     assert [version for version, _ in made] == ["7.2.6", "7.2.9", "7.2.11", "7.2.13"]
-    assert git(into, "log", "--reverse", "--format=%s", "main").splitlines() == [f"Linux {version}" for version, _ in made]
+    assert git(into, "log", "--reverse", "--format=%s", "main").splitlines() == [
+        f"Linux {version}" for version, _ in made
+    ]
     assert git(into, "show", "v7.2.9:kernel/sched/core.c") == "int v9;"
     assert git(into, "show", "v7.2.9:.gitignore") == FILES[".gitignore"].strip(), "what git would ignore is there too"
     assert git(into, "diff", "--stat", "v7.2.9", "v7.2.11").count("|") == 2
@@ -62,7 +64,9 @@ def test_what_is_there_stays_and_newer_ones_are_added(tmp_path: Path, cache: Cac
 
 def test_the_same_import_gives_the_same_commits(tmp_path: Path, cache: Cache, progress: Progress) -> None:
     items = [tarball(tmp_path, point, f"int v{point};\n") for point in (6, 9)]
-    assert gather(items, tmp_path / "one.git", cache, progress) == gather(items[::-1], tmp_path / "two.git", cache, progress)
+    assert gather(items, tmp_path / "one.git", cache, progress) == gather(
+        items[::-1], tmp_path / "two.git", cache, progress
+    )
 
 
 def test_dates_are_those_of_the_content(tmp_path: Path, cache: Cache, progress: Progress) -> None:
@@ -199,14 +203,14 @@ def test_versions_that_debian_has_no_more(
     tmp_path: Path, cache: Cache, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Archive:
-        told_from_memory = False
+        from_memory = False
 
         def __init__(self, *args: object) -> None: ...
 
-        def held(self) -> dict[Offer, str]:
+        def cached(self) -> dict[Offer, str]:
             return {Offer("7.2", "7.2.13-1"): "key"}
 
-        def offers(self, anew: bool = False) -> tuple[list[Offer], None]:
+        def offers(self, refresh: bool = False) -> tuple[list[Offer], None]:
             return [Offer("7.2", "7.2.14-1"), Offer("6.12", "6.12.107-1")], None
 
     monkeypatch.setattr(debian, "_Archive", Archive)

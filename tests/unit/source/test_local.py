@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import Exit, HarnessError, UsageError
+from harness.core.errors import Exit, HarnessError, UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.source import local
@@ -38,9 +38,7 @@ def test_clean_git_tree(tree: Path, cache: Cache, progress: Progress) -> None:
     assert not (taken.path / ".git").exists()
 
 
-def test_uncommitted_and_untracked_are_tested_ignored_not(
-    tree: Path, cache: Cache, progress: Progress
-) -> None:
+def test_uncommitted_and_untracked_are_tested_ignored_not(tree: Path, cache: Cache, progress: Progress) -> None:
     (tree / "kernel/sched/core.c").write_text("int edited;\n")
     (tree / "kernel/sched/new.c").write_text("int new;\n")
     (tree / "kernel/sched/staged.c").write_text("int staged;\n")
@@ -281,9 +279,7 @@ def test_no_folder_and_some_other_makefile(tmp_path: Path, cache: Cache, progres
         snapshot(folder, cache, progress)
 
 
-def test_broken_repository_is_not_taken_for_a_plain_folder(
-    tree: Path, cache: Cache, progress: Progress
-) -> None:
+def test_broken_repository_is_not_taken_for_a_plain_folder(tree: Path, cache: Cache, progress: Progress) -> None:
     (tree / ".git/HEAD").write_text("garbage")
     with pytest.raises(UsageError, match="git cannot read the repository"):
         snapshot(tree, cache, progress)
@@ -355,10 +351,13 @@ def test_two_runs_at_once(tree: Path, cache: Cache, progress: Progress) -> None:
     assert said == {snapshot(tree, cache, progress).tree}
 
 
-@pytest.mark.parametrize(("text", "version"), [
-    ("VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 0\nEXTRAVERSION = -rc2\n", "7.3.0-rc2"),
-    ("VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 107\nEXTRAVERSION =\n\nVERSION = 1\n", "6.12.107"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 0\nEXTRAVERSION = -rc2\n", "7.3.0-rc2"),
+        ("VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 107\nEXTRAVERSION =\n\nVERSION = 1\n", "6.12.107"),
+    ],
+)
 def test_kernel_version(tmp_path: Path, text: str, version: str) -> None:
     assert kernel_version(trees.write_tree(tmp_path, {**trees.FILES, "Makefile": text})) == version
 
@@ -389,7 +388,11 @@ def test_a_near_snapshot_is_made_of_links(tmp_path: Path, cache: Cache, progress
         assert (tree.tree, trees.contents(tree.path)) == (fresh.tree, trees.contents(fresh.path))
         shapes = [
             {
-                str(path.relative_to(it.path)): (path.is_dir() and not path.is_symlink(), path.lstat().st_mode & 0o111, path.is_symlink())
+                str(path.relative_to(it.path)): (
+                    path.is_dir() and not path.is_symlink(),
+                    path.lstat().st_mode & 0o111,
+                    path.is_symlink(),
+                )
                 for path in it.path.rglob("*")
             }
             for it in (tree, fresh)
@@ -397,3 +400,19 @@ def test_a_near_snapshot_is_made_of_links(tmp_path: Path, cache: Cache, progress
         assert shapes[0] == shapes[1]
     assert (taken[0].path / "Makefile").samefile(taken[1].path / "Makefile")
     assert not (taken[0].path / "kernel/sched/core.c").samefile(taken[1].path / "kernel/sched/core.c")
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 50, b"\xff\xfe", b"../../etc x\n", b"abc"])
+def test_the_list_of_what_was_taken_may_be_torn(tree: Path, cache: Cache, progress: Progress, left: bytes) -> None:
+    snapshot(tree, cache, progress)
+    (file,) = cache.folder("git").glob(f"*/{local.TAKEN}")
+    file.write_bytes(left)
+    (tree / "kernel/sched/core.c").write_text("int edited;\n")
+    assert (snapshot(tree, cache, progress).path / "kernel/sched/core.c").read_text() == "int edited;\n"
+
+
+def test_a_snapshot_that_a_power_cut_tore_is_taken_again(tree: Path, cache: Cache, progress: Progress) -> None:
+    first = snapshot(tree, cache, progress)
+    (first.path / "kernel/sched/core.c").write_text("")
+    assert snapshot(tree, cache, progress) == first
+    assert trees.contents(first.path) == dict(trees.FILES)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import Exit, UsageError
+from harness.core.errors import Exit, UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.source.local import snapshot
@@ -23,9 +23,14 @@ IGNORED = ".*\n*.o\n*.cmd\nvmlinux\n/include/config/\n/include/generated/\n/arch
 """As the kernel's own: what a build makes, where it makes it."""
 
 PRODUCTS = (
-    ".config", "vmlinux", "kernel/sched/core.o", "kernel/sched/.core.o.cmd", "include/config/auto.conf",
-    "include/generated/autoconf.h", "arch/x86/include/generated/asm/unistd.h",
-)  # fmt: skip
+    ".config",
+    "vmlinux",
+    "kernel/sched/core.o",
+    "kernel/sched/.core.o.cmd",
+    "include/config/auto.conf",
+    "include/generated/autoconf.h",
+    "arch/x86/include/generated/asm/unistd.h",
+)
 """What an in-tree build leaves; kbuild refuses to build elsewhere from a tree with the likes of these."""
 
 
@@ -98,9 +103,7 @@ def test_the_git_folder_of_a_tree_is_no_bare_clone(tree: Path, cache: Cache, pro
 
 
 @pytest.mark.parametrize("kind", ["git", "plain", "without-gitignore", "debian"])
-def test_what_a_build_in_the_tree_made_stays_out(
-    tmp_path: Path, cache: Cache, progress: Progress, kind: str
-) -> None:
+def test_what_a_build_in_the_tree_made_stays_out(tmp_path: Path, cache: Cache, progress: Progress, kind: str) -> None:
     ignored = {"debian": IGNORED + "/*\n!/debian/\n"}.get(kind, IGNORED)
     files = {**trees.FILES, ".gitignore": ignored}
     if kind == "without-gitignore":
@@ -133,9 +136,7 @@ def test_a_config_that_was_committed_does_not_make_the_source_unclean(
 
 
 @pytest.mark.parametrize("cone", ["--cone", "--no-cone", "--sparse-index"])
-def test_a_sparse_checkout_names_what_is_not_there(
-    tree: Path, cache: Cache, progress: Progress, cone: str
-) -> None:
+def test_a_sparse_checkout_names_what_is_not_there(tree: Path, cache: Cache, progress: Progress, cone: str) -> None:
     (tree / "drivers/net").mkdir(parents=True)
     (tree / "drivers/net/a.c").write_text("int a;\n")
     trees.git(tree, "add", "-A")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import Exit, UsageError
+from harness.core.errors import Exit, UsageError
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.source import series
@@ -167,7 +167,10 @@ def test_mails_mailboxes_and_cover_letters(tree: Path, tmp_path: Path, cache: Ca
 def test_a_quoted_printable_mail_with_dos_lines(tree: Path, tmp_path: Path, cache: Cache, progress: Progress) -> None:
     patch = patch_of(tree, tmp_path / "p", ("line_20;", "x = 1;"))
     head, _, body = patch.read_text().partition("\n\n")
-    head = head.partition("\n")[2] + "\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable"
+    head = (
+        head.partition("\n")[2]
+        + "\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable"
+    )
     patch.write_bytes(f"{head}\n\n{body.replace('=', '=3D')}".replace("\n", "\r\n").encode())
     assert "int x = 1;" in (applied(tree, cache, progress, patch) / "kernel/sched/core.c").read_text()
 
@@ -180,16 +183,16 @@ def test_a_quilt_series_has_its_own_order(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "shown"),
     [
         ("Dear all,\nthis is no patch.\n", "no diff in it"),
-        ("--- a/kernel/fork.c\n+++ b/kernel/fork.c\n@@ -1,3 +1,3 @@\n int a;\nlost its blank\n-b\n+c\n", "is damaged"),
+        ("--- a/kernel/fork.c\n+++ b/kernel/fork.c\n@@ -1,9 +1,9 @@\n int a;\nlost its blank\n-b\n+c\n", "is damaged"),
         ("", "no diff in it"),
     ],
 )
-def test_what_is_no_patch(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_no_patch(tmp_path: Path, text: str, shown: str) -> None:
     (tmp_path / "x.patch").write_text(text)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=shown):
         series.read([str(tmp_path / "x.patch")])
 
 
@@ -209,9 +212,7 @@ def test_a_patch_cannot_leave_the_tree(tree: Path, tmp_path: Path, cache: Cache,
     assert not list(tmp_path.rglob("escaped"))
 
 
-def test_changed_lines_are_those_of_the_new_file(
-    tree: Path, tmp_path: Path, cache: Cache, progress: Progress
-) -> None:
+def test_changed_lines_are_those_of_the_new_file(tree: Path, tmp_path: Path, cache: Cache, progress: Progress) -> None:
     patch = patch_of(tree, tmp_path / "p", ("int line_20;\n", ""), ("int line_30;\n", "int a;\nint b;\n"))
     base = snapshot(tree, cache, progress)
     patched = apply(base, series.read([str(patch)]), cache, progress)

@@ -17,13 +17,16 @@ from typing import Any
 
 import pytest
 
-from harness.errors import Exit, HarnessError, UsageError
+from harness.core.errors import Exit, HarnessError, UsageError
+from harness.core.records import Role
 from harness.host.cache import Cache
 from harness.host.process import Done
 from harness.host.progress import Progress
 from harness.host.toolchain import Bind, HostToolchain
+from harness.report.text import kernel_line
 from harness.source import debian
 from harness.source.debian import Offer, choose, fetch, parse_madison, parse_sources
+from harness.verdict import KernelRow
 
 from . import kernel_trees as trees
 
@@ -39,9 +42,7 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("gpg")
     home.chmod(0o700)
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet"]
-    subprocess.run(
-        [*gpg, "--passphrase", "", "--quick-gen-key", "t", "ed25519"], check=True, capture_output=True
-    )
+    subprocess.run([*gpg, "--passphrase", "", "--quick-gen-key", "t", "ed25519"], check=True, capture_output=True)
     subprocess.run([*gpg, "--export", "-o", str(home / "public.gpg")], check=True, capture_output=True)
     yield home
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
@@ -56,6 +57,7 @@ class Archive:
         self.key = shutil.copy(signer / "public.gpg", folder / "key.gpg")
         self.packages: dict[str, list[str]] = {suite: [] for suite in debian.SUITES}
         self.valid_until: float | None = None
+        self.date = time.time() - 9999
 
     def add(self, suite: str, version: str) -> str:
         """A package; returns the SHA-256 of its tarball."""
@@ -68,17 +70,13 @@ class Archive:
         with tarfile.open(inside / f"{name}.tar.xz", "w:xz") as tar:
             tar.add(top, name)
         digest = hashlib.sha256((inside / f"{name}.tar.xz").read_bytes()).hexdigest()
-        control = (
-            f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: t <t@t>\nDescription: x\n"
-        )
+        control = f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: t <t@t>\nDescription: x\n"
         (build / "deb" / "DEBIAN").mkdir()
         (build / "deb" / "DEBIAN" / "control").write_text(control)
         file = f"pool/{name}_{version}_all.deb"
         (self.folder / "pool").mkdir(exist_ok=True)
         subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "-b", build / "deb", self.folder / file],
-            check=True,
-            capture_output=True,
+            ["dpkg-deb", "--root-owner-group", "-b", build / "deb", self.folder / file], check=True, capture_output=True
         )
         data = (self.folder / file).read_bytes()
         self.packages[suite].append(
@@ -98,13 +96,11 @@ class Archive:
             packed = gzip.compress(plain)
             (lists / "Packages.gz").write_bytes(packed)
             until = (
-                f"Valid-Until: {email.utils.formatdate(self.valid_until, usegmt=True)}\n"
-                if self.valid_until
-                else ""
+                f"Valid-Until: {email.utils.formatdate(self.valid_until, usegmt=True)}\n" if self.valid_until else ""
             )
             (self.folder / "dists" / suite / "Release").write_text(
                 f"Origin: t\nSuite: {suite}\nCodename: {suite}\nArchitectures: {arch}\nComponents: main\n"
-                f"Date: {email.utils.formatdate(time.time() - 9999, usegmt=True)}\n{until}"
+                f"Date: {email.utils.formatdate(self.date, usegmt=True)}\n{until}"
                 f"SHA256:\n {hashlib.sha256(packed).hexdigest()} {len(packed)} main/binary-{arch}/Packages.gz\n"
                 # apt takes an index only for one whose uncompressed form is listed too
                 f" {hashlib.sha256(plain).hexdigest()} {len(plain)} main/binary-{arch}/Packages\n"
@@ -123,7 +119,7 @@ class Tools(HostToolchain):
     def __init__(self, place: Path, folder: Path) -> None:
         self.folder = folder
         self.calls: list[str] = []
-        super().__init__(place)
+        super().__init__(Cache(place, 0))
 
     def run(self, argv: Sequence[str], **options: Any) -> Done:
         text = " ".join(argv)
@@ -151,9 +147,7 @@ def tools(tmp_path: Path, archive: Archive) -> Tools:
 
 
 @needs_apt
-def test_newest_of_a_series_over_the_suites(
-    archive: Archive, tools: Tools, cache: Cache, progress: Progress
-) -> None:
+def test_newest_of_a_series_over_the_suites(archive: Archive, tools: Tools, cache: Cache, progress: Progress) -> None:
     archive.add("trixie-backports", "7.2.9-1~bpo13+1")
     digest = archive.add("sid", "7.2.13-1")
     archive.add("sid", "7.3.1-1")
@@ -178,9 +172,7 @@ def test_second_time_asks_nobody(archive: Archive, tools: Tools, cache: Cache, p
 
 
 @needs_apt
-def test_exact_and_upstream_versions(
-    archive: Archive, tools: Tools, cache: Cache, progress: Progress
-) -> None:
+def test_exact_and_upstream_versions(archive: Archive, tools: Tools, cache: Cache, progress: Progress) -> None:
     archive.add("trixie-backports", "7.2.9-1~bpo13+1")
     archive.add("sid", "7.2.13-1")
     archive.publish()
@@ -190,9 +182,7 @@ def test_exact_and_upstream_versions(
 
 
 @needs_apt
-def test_unknown_version_lists_what_there_is(
-    archive: Archive, tools: Tools, cache: Cache, progress: Progress
-) -> None:
+def test_unknown_version_lists_what_there_is(archive: Archive, tools: Tools, cache: Cache, progress: Progress) -> None:
     archive.add("sid", "7.2.13-1")
     archive.add("trixie", "6.12.107-1")
     archive.publish()
@@ -205,9 +195,7 @@ def test_unknown_version_lists_what_there_is(
 
 
 @needs_apt
-def test_version_that_appeared_since_is_found(
-    archive: Archive, tools: Tools, cache: Cache, progress: Progress
-) -> None:
+def test_version_that_appeared_since_is_found(archive: Archive, tools: Tools, cache: Cache, progress: Progress) -> None:
     archive.add("sid", "7.2.13-1")
     archive.publish()
     fetch("7.2", tools, cache, progress)
@@ -223,9 +211,48 @@ def test_expired_release_file_is_taken_and_said(
     archive.add("sid", "7.2.13-1")
     archive.valid_until = time.time() - 3600
     archive.publish()
-    assert fetch("7.2", tools, cache, progress).version == "7.2.13"
+    taken = fetch("7.2", tools, cache, progress)
+    assert taken.version == "7.2.13"
     assert "past its Valid-Until date" in said.getvalue()
     assert tools.calls == ["update", "update", "download"]
+    # In the report of this run, and of those that rest on the same answer.
+    assert taken.origin.startswith("linux-source-7.2 7.2.13-1 (") and "past its Valid-Until date" in taken.origin
+    assert fetch("7.2", tools, cache, progress).origin == taken.origin
+    kernel = KernelRow(
+        "k", Role.TREE, "x86_64", "7.2.13", "", taken.tree, False, (), "", "", 1.0, True, source=taken.origin
+    )
+    assert kernel_line(kernel).endswith(taken.origin.partition(" (")[2].removesuffix(")"))
+    assert fetch("7.2.13-1", tools, cache, progress).origin == "linux-source-7.2 7.2.13-1", "it was asked for by name"
+
+
+@needs_apt
+def test_a_clock_that_is_wrong_is_told_with_both_dates(
+    archive: Archive, tools: Tools, cache: Cache, progress: Progress, said: io.StringIO
+) -> None:
+    archive.add("sid", "7.2.13-1")
+    before = time.time()
+    archive.date = before + 365 * 24 * 3600
+    archive.valid_until = archive.date + 7 * 24 * 3600
+    archive.publish()
+    taken = fetch("7.2", tools, cache, progress)
+    days = [time.strftime("%Y-%m-%d", time.gmtime(when)) for when in (archive.date, before, time.time())]
+    assert days[0] in taken.origin
+    assert days[1] in taken.origin or days[2] in taken.origin, "it may be midnight"
+    assert "the clock is wrong" in taken.origin
+
+
+def test_dates_of_release_files() -> None:
+    now = 1_800_000_000.0
+
+    def release(made: float, until: float | None) -> str:
+        end = f"Valid-Until: {email.utils.formatdate(until, usegmt=True)}\n" if until else ""
+        return f"Suite: unstable\nDate: {email.utils.formatdate(made, usegmt=True)}\n{end}"
+
+    fine = release(now - 1000, now + 1000)
+    assert debian.odd_dates([fine, release(now - 1000, None)], now) == ""
+    assert "past its Valid-Until date" in debian.odd_dates([fine, release(now - 1000, now - 1)], now)
+    assert "clock is wrong" in debian.odd_dates([fine, release(now + 1000, now + 2000)], now)
+    assert debian.odd_dates(["Date: nonsense\nValid-Until: 99999999999\n"], now) == ""
 
 
 @needs_apt
@@ -241,9 +268,8 @@ def test_valid_release_file_is_not_spoken_of(
 
 @needs_apt
 def test_archive_out_of_reach(
-    archive: Archive, tools: Tools, cache: Cache, progress: Progress, said: io.StringIO,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    archive: Archive, tools: Tools, cache: Cache, progress: Progress, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(HarnessError) as caught:
         fetch("7.2", tools, cache, progress)
     assert "cannot be reached" in caught.value.what
@@ -290,9 +316,7 @@ def test_damaged_package_is_refused(archive: Archive, tools: Tools, cache: Cache
 
 
 @needs_apt
-def test_archive_signed_by_another_is_refused(
-    archive: Archive, tools: Tools, cache: Cache, progress: Progress
-) -> None:
+def test_archive_signed_by_another_is_refused(archive: Archive, tools: Tools, cache: Cache, progress: Progress) -> None:
     archive.add("sid", "7.2.13-1")
     archive.publish()
     file = archive.folder / "dists/sid/InRelease"
@@ -303,9 +327,7 @@ def test_archive_signed_by_another_is_refused(
 
 
 @needs_apt
-def test_pruned_source_is_fetched_again(
-    archive: Archive, tools: Tools, cache: Cache, progress: Progress
-) -> None:
+def test_pruned_source_is_fetched_again(archive: Archive, tools: Tools, cache: Cache, progress: Progress) -> None:
     archive.add("sid", "7.2.13-1")
     archive.publish()
     first = fetch("7.2", tools, cache, progress)
@@ -313,6 +335,33 @@ def test_pruned_source_is_fetched_again(
     assert len(cache.prune(None, 0)) == 1
     assert fetch("7.2", tools, cache, progress) == first
     assert tools.calls == ["update", "download", "download"]
+
+
+@needs_apt
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"tree": 5}', "\0" * 200])
+def test_cached_sources_are_named_by_files_that_a_power_cut_may_tear(
+    archive: Archive, tools: Tools, cache: Cache, progress: Progress, left: str
+) -> None:
+    archive.add("sid", "7.2.13-1")
+    archive.publish()
+    first = fetch("7.2", tools, cache, progress)
+    (file,) = (cache.folder("debian") / "held").glob("*.json")
+    file.write_text(left)
+    assert fetch("7.2", tools, cache, progress) == first
+    assert file.read_text().startswith('{"series": "7.2"')
+
+
+@needs_apt
+def test_a_source_that_a_power_cut_tore_is_fetched_again(
+    archive: Archive, tools: Tools, cache: Cache, progress: Progress
+) -> None:
+    archive.add("sid", "7.2.13-1")
+    archive.publish()
+    first = fetch("7.2", tools, cache, progress)
+    text = (first.path / "Makefile").read_text()
+    (first.path / "Makefile").write_text("")
+    assert fetch("7.2", tools, cache, progress) == first
+    assert (first.path / "Makefile").read_text() == text
 
 
 def test_parse_madison() -> None:
@@ -339,10 +388,7 @@ def test_parse_sources_of_both_styles() -> None:
         "# deb http://old/debian trixie main\ndeb [signed-by=/k.gpg] http://other/debian trixie main contrib\n"
         "deb-src http://src/debian trixie main\n"
     )
-    assert parse_sources(lines, "trixie") == [
-        "http://mirror/debian",
-        "[signed-by=/k.gpg] http://other/debian",
-    ]
+    assert parse_sources(lines, "trixie") == ["http://mirror/debian", "[signed-by=/k.gpg] http://other/debian"]
     stanza = "Types: deb\nURIs: http://mirror/debian\nSuites: trixie trixie-updates\nSigned-By: /k.gpg\n"
     assert parse_sources(stanza, "trixie") == ["[signed-by=/k.gpg] http://mirror/debian"]
     assert parse_sources(stanza, "sid") == []
