@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels, the guest image, BPF programs, symbols."""
