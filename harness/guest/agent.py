@@ -1,24 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the protocol with the guest's agent (vm/agent): one operation out, one JSON line back."""
+"""The protocol with the guest's agent (vm/agent): one operation out, one JSON line back."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.errors import GuestError
+from harness.core.errors import GuestError
+from harness.core.records import Operation, OpResult
+from harness.core.wire import ByteOrder
+from harness.guest import answers
+from harness.guest.answers import Answer
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import Operation, OpResult
 
 CALL_SECONDS = 15.0
 """Nominal deadline of one operation; the machine's scale multiplies it."""
 
 OOPS = re.compile(r"\] (?:Oops: |Internal error: |Oops \[#|BUG: unable to handle )")
 GRACE_SECONDS = 5.0
-"""A kernel that oopsed may have taken with it what an operation waits for: so long (nominal) it has to answer."""
+"""Nominal seconds for an answer after an oops, which may have killed what an operation waits for."""
+
+MAX_ANSWER = 64 << 20
+"""Bytes that may come until an operation is answered: those of a file of 16 MiB, the most that the agent reads, if half
+of its bytes are escaped."""
+
+MAX_KMSG = 64 << 20
+"""Bytes of memory for the kernel log of one guest: characters, and the overhead of its records."""
+
+RECORD = 100
+"""Overhead of a record in bytes."""
 
 _PROGRAM = re.compile(r"libbpf: prog '([^']+)': -- BEGIN PROG LOAD LOG --\n")
 _VERDICT_END = re.compile(r"\n(?:processed \d+ insns|-- END PROG LOAD LOG --)")
@@ -48,84 +60,112 @@ class AgentError(GuestError):
 
 
 def encode_value(value: object) -> str:
-    """A value as the agent's percent-encoding wants it: tab, newline and percent escaped."""
+    """A value in the agent's percent-encoding: tab, newline and percent escaped."""
     text = ("1" if value else "0") if isinstance(value, bool) else str(value)
     return text.replace("%", "%25").replace("\t", "%09").replace("\n", "%0A")
 
 
 def encode_fields(verb: str, args: Mapping[str, object]) -> str:
-    """A verb and its arguments as the agent reads them, tab between fields."""
+    """A verb and its arguments in the agent's form: tabs between fields."""
     return "\t".join((verb, *(f"{key}={encode_value(value)}" for key, value in args.items())))
 
 
 def encode_steps(operations: Iterable[Operation]) -> str:
-    """Operations for the agent to do by itself: one a line, the value of one argument."""
+    """Operations for the agent to do by itself, one a line, as the value of one argument."""
     return "\n".join(encode_fields(operation.verb, operation.args) for operation in operations)
 
 
 class Agent:
     """A connection to the agent of a running machine. `scale` stretches every deadline.
 
-    `kmsg` holds every record of the kernel log that came over this connection, raw and in order, whoever asked
-    for it: reading takes them from the guest, and the log is judged whole. `overruns` counts how often its buffer
-    was written over before it was read. `patience` is the least nominal deadline of any operation, in seconds: a
-    test raises it whose scheduler may keep the agent itself from running.
+    `kmsg` has every record of the kernel log that came over this connection, raw and in order, whichever code
+    requested it: reading removes them from the guest, and the log is judged whole. `overruns` counts how often its
+    buffer was overwritten before it was read, and the records that did not fit into `kmsg`. `patience` is the least
+    nominal deadline of any operation, in seconds: a test raises it if its scheduler may keep the agent itself from
+    running.
     """
 
     def __init__(self, vm: Vm, scale: float) -> None:
         self._vm = vm
         self.scale = scale
         self._next = 1
-        self._pending = b""
+        self._pending = bytearray()
+        self._searched = 0
+        self._logged = 0
+        self._broken = ""
         self.history: list[OpResult] = []
         self.kmsg: list[str] = []
         self.overruns = 0
-        self.told = 0
-        """Where in the guest's memory it stands what a sweep is at (struct told, vm/agent/agent.h); 0: nowhere."""
+        self.last_words = 0
+        """The guest's physical address of what a sweep is doing (struct last_words, vm/agent/agent.h); 0: nowhere."""
         self.patience = 0.0
 
+    @property
+    def order(self) -> ByteOrder:
+        """How numbers lie in what the guest takes and gives as bytes."""
+        return self._vm.launch.definition.byte_order
+
     def call(
-        self,
-        verb: str,
-        /,
-        *,
-        seconds: float = CALL_SECONDS,
-        check: bool = True,
-        record: bool = True,
-        **args: object,
+        self, verb: str, /, *, seconds: float = CALL_SECONDS, check: bool = True, record: bool = True, **args: object
     ) -> dict[str, Any]:
         """One operation and its answer; `seconds` is the nominal deadline.
 
-        Raises AgentError when the agent says that it failed (unless `check` is off), MachineEnded when no answer comes.
-        `record` tells whether the operation belongs to the scenario, or only observes it.
+        Raises AgentError when the agent says that it failed (unless `check` is off), MachineEnded when no answer comes,
+        GuestError for an invalid answer. `record`: the operation belongs to the scenario, and does not only observe it.
         """
+        if self._broken:
+            raise GuestError(self._broken)
         number, self._next = self._next, self._next + 1
         self._vm.send(f"{number}\t{encode_fields(verb, args)}\n".encode("latin-1"))
         deadline = Deadline(max(seconds, self.patience) * self.scale, f"the guest to answer '{verb}'")
-        answer = self._answer(number, deadline)
+        answer = self._answer(number, verb, deadline)
         if record:
             operation = Operation(verb, {key: str(value) for key, value in args.items()})
-            self.history.append(OpResult(operation, answer, float(answer.get("us", 0)) / 1e6))
+            self.history.append(OpResult(operation, answer, answer.get("us", 0) / 1e6))
         if check and not answer["ok"]:
             raise AgentError(verb, answer)
         return answer
 
-    def _answer(self, number: int, deadline: Deadline) -> dict[str, Any]:
+    def _answer(self, number: int, verb: str, deadline: Deadline) -> Answer:
+        came = 0
         while True:
-            line, newline, rest = self._pending.partition(b"\n")
-            if not newline:
-                self._pending += self._vm.receive(deadline, OOPS, GRACE_SECONDS * self.scale)
+            end = self._pending.find(b"\n", self._searched)
+            if end < 0:
+                self._searched = len(self._pending)
+                self._within_bounds(came, deadline)
+                data = self._vm.receive(deadline, OOPS, GRACE_SECONDS * self.scale)
+                self._pending += data
+                came += len(data)
                 continue
-            self._pending = rest
-            try:
-                answer = json.loads(line.decode("latin-1"))
-            except ValueError as error:
-                raise GuestError(f"the guest's agent answered garbage: {line[:80]!r}") from error
-            if "told" in answer:
-                self.told = int(answer["told"])
-            if "overruns" in answer:  # of kmsg, and of one that was given up on: its records come only once
-                self.kmsg += answer["records"]
-                self.overruns += int(answer["overruns"])
-            if answer.get("id") == number:
-                return dict(answer)
-            # An answer to an operation that we gave up on: stale, and said so by its number.
+            line = bytes(self._pending[:end])
+            del self._pending[: end + 1]
+            self._searched = 0
+            answer = answers.read(line)
+            ours = answer["id"] == number
+            answer.check(verb if ours else "")
+            self._keep(answer)
+            if ours:
+                return answer
+            # The answer to an earlier operation, whose deadline was over: its number shows that.
+
+    def _within_bounds(self, came: int, deadline: Deadline) -> None:
+        """Raise GuestError for an agent that sends data, but no answer: at the deadline, and beyond MAX_ANSWER."""
+        if came > MAX_ANSWER:
+            self._broken = f"the guest's agent sent {came >> 20} MiB without an answer, and is not used any more"
+            self._pending.clear()
+            raise GuestError(self._broken)
+        if came and deadline.expired:
+            raise GuestError(f"{deadline}: it still sends data, {came} bytes came without an answer")
+
+    def _keep(self, answer: Answer) -> None:
+        """Keep the fields that an answer has in addition to its verb's."""
+        if "last_words" in answer:
+            self.last_words = answer["last_words"]
+        if "overruns" in answer:  # of kmsg, also of one whose deadline was over: its records come only once
+            self.overruns += answer["overruns"]
+            for record in answer["records"]:
+                self._logged += RECORD + len(record)
+                if self._logged <= MAX_KMSG:
+                    self.kmsg.append(record)
+                else:
+                    self.overruns += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a guest booted under a debugger, which may stop it anywhere: nothing in it has a deadline."""
+"""A guest booted under a debugger, which may stop it anywhere: nothing in it has a deadline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from types import TracebackType
 
-from harness.errors import GuestError
+from harness.core.errors import GuestError
 from harness.guest.agent import Agent
 from harness.guest.pristine import BROKEN, READY
 from harness.host.toolchain import Toolchain
@@ -16,11 +16,11 @@ from harness.machine.qemu import Launch
 from harness.machine.vm import Vm
 
 FOR_EVER = 30 * 86400.0
-"""Seconds; as long as somebody may sit before a debugger."""
+"""Seconds; as long as a session with a debugger may take."""
 
 
 class Booted:
-    """A machine that stands at its first instruction until gdb lets it go on. Leaving it ends QEMU."""
+    """A machine that is stopped at its first instruction until gdb continues it. Leaving it ends QEMU."""
 
     def __init__(self, launch: Launch, toolchain: Toolchain) -> None:
         self.vm = Vm(launch, toolchain, debug=True)
@@ -36,7 +36,7 @@ class Booted:
         self.vm.close()
 
     def up(self, on_line: Callable[[str], None]) -> None:
-        """Returns when the agent is there; `on_line` sees the console until then.
+        """Return when the agent is there; `on_line` sees the console until then.
 
         Raises MachineEnded when QEMU ends, GuestError when our own userspace does not come up.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns files into a guest and out of it; what is wrong with a wish is said before a guest is there."""
+"""Files into a guest and out of it; a wrong option is reported before a guest is started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
 from harness.guest.remote import Remote
 from harness.host.process import NO_SPACE, DiskFull
 
@@ -51,7 +51,7 @@ def put_of(text: str) -> Put:
 def get_of(text: str, force: bool) -> Get:
     """``GUESTPATH:HOSTFILE``, where HOSTFILE may be a folder. Raises UsageError for anything else.
 
-    Also for a HOSTFILE that is there already, unless `force`, and for one that no file can be made at.
+    Also for a HOSTFILE that exists, unless `force`, and for a place where no file can be made.
     """
     guest, colon, name = text.partition(":")
     if not colon or not name or not guest.startswith("/") or guest.endswith("/"):
@@ -69,7 +69,7 @@ def get_of(text: str, force: bool) -> Get:
 
 
 def put(remote: Remote, wish: Put) -> None:
-    """Brings a file into the guest with its permissions; folders on the way are made. Raises UsageError."""
+    """Copy a file into the guest with its permissions; missing folders are made. Raises UsageError."""
     try:
         data, mode = wish.host.read_bytes(), stat.S_IMODE(wish.host.stat().st_mode)
     except OSError as error:
@@ -86,7 +86,7 @@ def put(remote: Remote, wish: Put) -> None:
 
 
 def get(remote: Remote, wish: Get, force: bool) -> None:
-    """Brings a file out of the guest, whole or not at all. Raises UsageError, DiskFull."""
+    """Copy a file out of the guest, whole or not at all. Raises UsageError, DiskFull."""
     status, data, said = remote.run(f"exec cat {shlex.quote(wish.guest)}")
     if status:
         raise UsageError(f"--get {wish.guest}: the guest says {said or status}", step="check the path before the colon")
@@ -101,7 +101,7 @@ def get(remote: Remote, wish: Get, force: bool) -> None:
 
 
 def store(path: Path, data: bytes, force: bool) -> None:
-    """Writes a file in one step. Raises FileExistsError for one that is there, unless `force`, and OSError."""
+    """Write a file atomically. Raises FileExistsError for one that exists, unless `force`, and OSError."""
     mask = os.umask(0)
     os.umask(mask)
     descriptor, name = tempfile.mkstemp(prefix=".kharness-", dir=path.parent)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns kmemleak's protocol: a clean baseline before, two scans after what is to be judged.
+"""Kmemleak's protocol: a clean baseline before, two scans after what is to be judged.
 
 mm/kmemleak.c: an object is reported only once it is older than MSECS_MIN_AGE (5 s) and two scans found no
 pointer to it; "clear" makes everything reported so far no longer reported.
@@ -7,7 +7,7 @@ pointer to it; "clear" makes everything reported so far no longer reported.
 
 from __future__ import annotations
 
-from harness.errors import GuestError
+from harness.core.errors import GuestError
 from harness.guest.agent import Agent
 
 KNOB = "/sys/kernel/debug/kmemleak"
@@ -18,15 +18,15 @@ SCAN_SECONDS = 60.0
 
 
 class Refused(GuestError):
-    """kmemleak does not look any more; `reason` is what it answers."""
+    """kmemleak has stopped; `reason` is its answer."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"kmemleak refused to scan: {reason}", step="look for its own words in the kernel's log")
+        super().__init__(f"kmemleak refused to scan: {reason}", step="look for its messages in the kernel log")
         self.reason = reason
 
 
 def refusal(agent: Agent) -> str:
-    """What kmemleak answers once it has disabled itself, or was (EPERM of kmemleak_write()); empty while it is on."""
+    """kmemleak's answer once it is disabled (EPERM of kmemleak_write()); empty while it is on."""
     answer = agent.call("write", check=False, record=False, path=KNOB, data="scan=off")
     return "" if answer["ok"] else str(answer.get("error", "refused"))
 
@@ -39,9 +39,9 @@ def scan(agent: Agent) -> None:
 
 
 def baseline(agent: Agent) -> None:
-    """What boot left unreferenced is no finding of a test: scan twice, then clear."""
+    """Scan twice, then clear: objects that boot left unreferenced are no findings of a test."""
     age(agent)
-    # Stacks of kthreads that live on (scx_enable_helper) keep stale pointers, which would hide leaks.
+    # Stacks of long-lived kthreads keep stale pointers, which would hide leaks.
     agent.call("write", record=False, path=KNOB, data="stack=off")
     scan(agent)
     scan(agent)
@@ -49,17 +49,17 @@ def baseline(agent: Agent) -> None:
 
 
 def age(agent: Agent) -> None:
-    """Waits until everything allocated so far is old enough to be reported."""
+    """Wait until everything allocated so far is old enough to be reported."""
     agent.call("idle", seconds=30.0, record=False, ms=MIN_AGE_MS + 200)
 
 
 def report(agent: Agent) -> str:
     """The report after the protocol: empty and turn over the slab's sheaves, age, scan twice, read.
 
-    The sheaves of SLUB (mm/slub.c, since 6.18) hold stale pointers to objects they handed out, and hide the
-    first hundred leaked objects of a size. Shrinking a cache frees the sheaves that lie in its nodes' barns, our
-    module's churn overwrites those that each CPU keeps. Raises Refused where kmemleak did not look to the end: a scan
-    during which it disables itself breaks off and answers as any other.
+    The sheaves of SLUB (mm/slub.c, since 6.18) keep stale pointers to objects they handed out, and hide the
+    first hundred leaked objects of a size. Shrinking a cache frees the sheaves in its nodes' barns, our module's churn
+    overwrites those of each CPU. Raises Refused where kmemleak did not complete its scan: one during which it disables
+    itself breaks off and answers as any other.
     """
     agent.call("write", seconds=SCAN_SECONDS, record=False, path=SHRINK, data="1", each=1)
     agent.call("write", seconds=SCAN_SECONDS, record=False, path=CHURN, data="1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the pristine guest: booted once, checked, quietened, saved; restored for every test."""
+"""The pristine guest: booted once, checked, quiesced, saved; restored for every test."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.build.symbols import Symbols
-from harness.errors import GuestError, HarnessError, KernelFailure, MachineEnded, UsageError
+from harness.core.errors import GuestError, HarnessError, KernelFailure, MachineEnded, UsageError
 from harness.guest import kmemleak, resident
 from harness.guest.agent import Agent
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
+from harness.kbuild.symbols import Symbols
 from harness.machine.deadline import Deadline, scale_of
 from harness.machine.examine import look_into
 from harness.machine.qemu import Launch, command_line, hardware
 from harness.machine.vm import Vm
-from harness.plan import PROFILE
 
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
 FORMAT = 9
-"""Version of what a snapshot holds and how it was prepared."""
+"""Version of a snapshot's content and preparation."""
 
 BPF_FOLDER = "/bpf"
 KEEP_SECONDS = 60.0
@@ -41,7 +40,7 @@ WATCHDOGS = (
 """The guest's own deadlines: knob, default and most seconds (kernel/watchdog.c, hung_task.c, rcu/tree_stall.h)."""
 
 NEAR = 1 << 16
-"""Functions of one object that are so many bytes apart have nothing but its text between them."""
+"""Functions of one object that are at most so many bytes apart have only its text between them."""
 
 BARRIER = "/sys/kernel/debug/kharness/barrier"
 PERCPU_STATS = "/sys/kernel/debug/percpu_stats"
@@ -55,9 +54,9 @@ BROKEN = (r"kharness: module refused", r"kharness: agent on no port", r"kharness
 @dataclass(frozen=True)
 class Pristine:
     """A saved guest. `state` is QEMU's migration file; `log` the raw /dev/kmsg records of boot,
-    `percpu` what percpu_stats held, quiescent, when it was saved; `own` where our module's functions lie, as
-    harness.build.addresses reads it. `missed` is how often each program of the resident ledger had missed an event by
-    then, `blind` why there is no such ledger, if there is none."""
+    `percpu` the percpu_stats when it was saved, quiescent; `own` the addresses of our module's functions, as
+    harness.kbuild.addresses reads them. `missed` is how often each program of the resident ledger had missed an event
+    by then, `blind` why there is no such ledger, if there is none."""
 
     launch: Launch
     state: Path
@@ -72,20 +71,27 @@ class Pristine:
     blind: str = ""
 
 
-def key(launch: Launch, kernel: str, toolchain: Toolchain) -> str:
+def key(launch: Launch, kernel: str, toolchain: Toolchain, functions: Sequence[str] = ()) -> str:
     """Content key: kernel, initramfs, whole argv and command line, QEMU binary, accelerator, functions under test."""
     digest = hashlib.sha256()
     digest.update(launch.initramfs.read_bytes())
-    parts = (kernel, toolchain.id, command_line(launch), str(FORMAT), *hardware(launch), *PROFILE.functions)
+    parts = (kernel, toolchain.id, command_line(launch), str(FORMAT), *hardware(launch), *functions)
     for part in parts:
         digest.update(b"\0" + part.encode())
     return digest.hexdigest()[:24]
 
 
 def ensure(
-    launch: Launch, kernel: str, symbols: Symbols, toolchain: Toolchain, cache: Cache, progress: Progress
+    launch: Launch,
+    kernel: str,
+    symbols: Symbols,
+    toolchain: Toolchain,
+    cache: Cache,
+    progress: Progress,
+    functions: Sequence[str] = (),
 ) -> Pristine:
-    """The pristine guest, from the cache or booted now. `symbols` are those of its kernel.
+    """The pristine guest, from the cache or booted now. `symbols` are those of its kernel, `functions` the code under
+    test.
 
     Raises MachineEnded (for the crash oracle) when the kernel dies or hangs at boot, KernelFailure when it is not the
     machine that was asked for, GuestError when our own userspace does not come up, MachineLost when QEMU fails.
@@ -94,10 +100,10 @@ def ensure(
 
     def maker(folder: Path) -> None:
         with progress.phase(name, f"boot-{launch.definition.arch}-{launch.spec.name}") as phase:
-            _boot(launch, symbols, toolchain, folder, lambda note: phase.step(note=note))
+            _boot(launch, symbols, functions, toolchain, folder, lambda note: phase.step(note=note))
 
     folder, cached = cache.produce(
-        "snapshot", key(launch, kernel, toolchain), maker, what=name, say=progress.say
+        "snapshot", key(launch, kernel, toolchain, functions), maker, what=name, say=progress.say
     )
     return load(launch, folder, cached)
 
@@ -106,9 +112,18 @@ def load(launch: Launch, folder: Path, cached: bool) -> Pristine:
     """The pristine guest saved in `folder`, a cache entry of kind ``snapshot``."""
     meta = json.loads((folder / "meta.json").read_text())
     return Pristine(
-        launch, folder / "state", meta["boot_seconds"], meta["scale"], meta["next_seq"], tuple(meta["log"]),
-        meta["percpu"], cached, meta["own"], meta["missed"], meta["blind"],
-    )  # fmt: skip
+        launch,
+        folder / "state",
+        meta["boot_seconds"],
+        meta["scale"],
+        meta["next_seq"],
+        tuple(meta["log"]),
+        meta["percpu"],
+        cached,
+        meta["own"],
+        meta["missed"],
+        meta["blind"],
+    )
 
 
 def boot_seconds() -> float:
@@ -124,38 +139,46 @@ def boot_seconds() -> float:
 
 
 def _boot(
-    launch: Launch, symbols: Symbols, toolchain: Toolchain, folder: Path, note: Callable[[str], None]
+    launch: Launch,
+    symbols: Symbols,
+    functions: Sequence[str],
+    toolchain: Toolchain,
+    folder: Path,
+    note: Callable[[str], None],
 ) -> None:
     start = time.monotonic()
     with Vm(launch, toolchain) as vm:
         try:
-            _prepare(vm, symbols, folder, note, start)
+            _prepare(vm, symbols, functions, folder, note, start)
         except MachineEnded as error:
             raise look_into(vm, error, 1.0) from error
 
 
-def _prepare(vm: Vm, symbols: Symbols, folder: Path, note: Callable[[str], None], start: float) -> None:
-    """From power-on, at the time `start`, to the file with its state."""
+def _prepare(
+    vm: Vm, symbols: Symbols, functions: Sequence[str], folder: Path, note: Callable[[str], None], start: float
+) -> None:
+    """Boot, check and save the guest, which was powered on at the time `start`."""
     vm.resume()
     patterns = [READY, *BROKEN]
     found = vm.expect(patterns, Deadline(boot_seconds(), "the kernel to boot"))
     if found:
-        raise GuestError(f"the guest's userspace did not come up: {patterns[found]}", detail=_tail(vm))
+        tail = "\n".join(vm.console_lines[-20:])
+        raise GuestError(f"the guest's userspace did not come up: {patterns[found]}", detail=tail)
     took = time.monotonic() - start
     agent = Agent(vm, scale_of(took))
     agent.call("ping", record=False)
     check_shape(agent, vm.launch)
     _stretch_watchdogs(agent)
-    # What does not load is left: the test that wants it will say why.
+    # An object that does not load is left out: the test that needs it reports why.
     note("loading BPF objects")
     agent.call("keep", seconds=KEEP_SECONDS, record=False, path=BPF_FOLDER)
     own = str(agent.call("read", record=False, path=OWN_SYMBOLS)["data"])
-    under_test = (*symbols.spans(PROFILE.functions, NEAR), *resident.planting(own))
+    under_test = (*symbols.spans(functions, NEAR), *resident.planting(own))
     blind = resident.attach(agent, BPF_FOLDER, under_test)
     note("kmemleak baseline")
     kmemleak.baseline(agent)
     agent.call("write", record=False, path="/sys/kernel/debug/clear_warn_once", data="1")
-    percpu, missed = (quiet(agent), {}) if blind else resident.begin(agent, lambda: quiet(agent))
+    percpu, missed = (quiesce(agent), {}) if blind else resident.begin(agent, lambda: quiesce(agent))
     records = agent.call("kmsg", record=False)
     if records["overruns"]:
         raise HarnessError("the kernel log overflowed during boot", step="raise CONFIG_LOG_BUF_SHIFT")
@@ -175,47 +198,55 @@ def _prepare(vm: Vm, symbols: Symbols, folder: Path, note: Callable[[str], None]
 
 
 def _stretch_watchdogs(agent: Agent) -> None:
-    """The guest's deadlines are for real hardware: what holds a CPU for a second there takes half a minute here.
+    """Stretch the guest's own deadlines: what takes a second on real hardware may take half a minute here.
 
-    A kernel built without one of them has no such knob, and its write is refused.
+    A kernel built without one of them lacks the knob, and its write is refused.
     """
     for path, seconds, most in WATCHDOGS:
         stretched = min(most, round(seconds * agent.scale))
         agent.call("write", check=False, record=False, path=path, data=str(stretched))
 
 
-def quiet(agent: Agent, budget: float = SETTLE_SECONDS) -> str:
-    """Waits for quiescence; returns what percpu_stats then holds. `budget` is nominal seconds.
+def quiesce(agent: Agent, budget: float = SETTLE_SECONDS) -> str:
+    """Wait for quiescence; returns percpu_stats. `budget` is nominal seconds.
 
-    Quiescent is when the number of percpu objects stood still over three rounds of our module's barriers.
+    The guest is quiescent when the number of percpu objects was constant over three rounds of our module's barriers.
     """
     agent.call(
-        "settle", seconds=budget + 10, record=False, barrier=BARRIER, watch=PERCPU_STATS, key="  nr_cur_alloc",
-        rounds=3, timeout_ms=int(budget * agent.scale * 1000),
-    )  # fmt: skip
+        "settle",
+        seconds=budget + 10,
+        record=False,
+        barrier=BARRIER,
+        watch=PERCPU_STATS,
+        key="  nr_cur_alloc",
+        rounds=3,
+        timeout_ms=int(budget * agent.scale * 1000),
+    )
     return str(agent.call("read", record=False, path=PERCPU_STATS)["data"])
 
 
-def _tail(vm: Vm) -> str:
-    return "\n".join(vm.console_lines[-20:])
-
-
 def next_seq(records: list[str]) -> int:
-    """The sequence number that the next kernel log record must carry (Documentation/ABI/testing/dev-kmsg)."""
-    return int(records[-1].split(",", 2)[1]) + 1 if records else 0
+    """The sequence number that the next kernel log record must have (Documentation/ABI/testing/dev-kmsg)."""
+    try:
+        return int(records[-1].split(",", 2)[1]) + 1 if records else 0
+    except (ValueError, IndexError) as error:
+        raise GuestError(f"the kernel log holds what is no record: {records[-1][:80]!r}") from error
 
 
 def _cpus(text: str) -> int:
     """How many CPUs a list such as ``0-1,4`` names."""
     count = 0
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        count += int(last or first) - int(first) + 1
+    try:
+        for part in text.strip().split(","):
+            first, _, last = part.partition("-")
+            count += int(last or first) - int(first) + 1
+    except ValueError as error:
+        raise GuestError(f"the guest names its CPUs {text[:80]!r}, which is no list of them") from error
     return count
 
 
 def check_shape(agent: Agent, launch: Launch) -> None:
-    """The guest has the shape that was asked for, or nothing that it shows is worth anything."""
+    """Raise GuestError unless the guest has the requested shape."""
     spec = launch.spec
     for what, path, wanted in (
         ("possible CPUs", "/sys/devices/system/cpu/possible", spec.possible_cpus),
@@ -224,6 +255,4 @@ def check_shape(agent: Agent, launch: Launch) -> None:
     ):
         got = _cpus(str(agent.call("read", record=False, path=path)["data"]))
         if got != wanted:
-            raise KernelFailure(
-                "boot", f"the guest has {got} {what}, {wanted} were asked for", step="see its console"
-            )
+            raise KernelFailure("boot", f"the guest has {got} {what}, {wanted} were asked for", step="see its console")

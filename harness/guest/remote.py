@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a session in a guest for a person: SSH with a watch beside it that notices when the guest dies or hangs."""
+"""An interactive session in a guest: SSH with a watch that notices when the guest dies or hangs."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from collections.abc import Callable, Iterator, Sequence
 
 import paramiko
 
-from harness.errors import GuestError
+from harness.core.errors import GuestError
 from harness.guest import ssh
 from harness.guest.ssh import Reachable
 
 PING_SECONDS = 3.0
 """Between two questions to the agent."""
 
+MOST = 2 << 30
+"""Most bytes of a command's output: a file comes as a whole, and a guest has files without an end."""
+
+ERRORS = 1 << 20
+"""Most bytes of its standard error."""
+
 PATIENCE = 45.0
 """Nominal seconds without an answer that make a hang.
 
-The kernel's watchdogs speak after 20 (watchdog_thresh), and sched_ext's ends a scheduler that starves all after 30.
+The kernel's watchdogs speak after 20 (watchdog_thresh), and one of a BPF scheduler, which ends it if it starves all,
+after 30.
 """
 
 Look = Callable[[Sequence[str]], None]
-"""Is shown the console from time to time; what it raises ends the session."""
+"""Is called with the console from time to time; an exception of it ends the session."""
 
 
 class Watch:
     """Asks the agent for a sign of life in a thread of its own, the agent's only caller meanwhile.
 
-    When none comes, QEMU ends or `look` raises, it keeps the exception and calls `hang_up`, which is to break whatever
-    the session waits for. Without `patience` (nominal seconds) a guest may stand still, as under a debugger.
+    When none comes, QEMU ends or `look` raises, it keeps the exception and calls `hang_up`, which must end any wait of
+    the session. Without `patience` (nominal seconds) a guest may be stopped, as under a debugger.
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class Watch:
         self._wake, self._waker = os.pipe()
         self._over = False
         self._error: Exception | None = None
-        # A daemon: whoever leaves for good does not wait for the answer of a guest that may be hung.
+        # A daemon: the exit of the process does not wait for the answer of a guest that may be hung.
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
@@ -60,14 +67,14 @@ class Watch:
                     self._hang_up()
                     return
                 self._look(self._machine.vm.console_lines)
-        except Exception as error:  # brought to the session's own thread by check()
+        except Exception as error:  # check() raises it in the session's own thread
             self._error = error
             self._hang_up()
 
     def _deserted(self, patience: float) -> bool:
-        """Asks the agent after the SSH server: whether it ended, though we never said goodbye to it.
+        """Ask the agent whether the SSH server ended although we did not close the connection.
 
-        QEMU keeps its side of the port open, so the connection itself does not show it.
+        QEMU keeps its side of the port open, so the connection itself does not show that.
         """
         answer = self._machine.agent.call(
             "reap", seconds=patience, check=False, record=False, name=ssh.SERVER, timeout_ms=0
@@ -75,13 +82,13 @@ class Watch:
         return bool(answer["ok"])
 
     def stop(self) -> None:
-        """Ends the watch. Raises what it found, or what a last question to the guest finds."""
+        """End the watch. Raises what it found, or what a last request to the guest finds."""
         self._over = True
         os.write(self._waker, b".")
         self._thread.join()
         if self._error is not None:
             raise self._error
-        self._machine.vm.qmp("query-status")  # QEMU gone is the simplest reason of all
+        self._machine.vm.qmp("query-status")  # the simplest reason: QEMU is gone
         if self._patience is not None:
             self._machine.agent.call("ping", seconds=self._patience, record=False)
 
@@ -97,7 +104,7 @@ class Remote:
     def channel(self, command: str | None, size: tuple[int, int] | None = None) -> Iterator[paramiko.Channel]:
         """A channel on which `command` runs (None: a login shell), on a terminal of `size` (columns, lines) if given.
 
-        Raises what became of the guest when the connection breaks within the block, GuestError if it still stands.
+        Raises the guest's end when the connection breaks within the block, GuestError if the guest still runs.
         """
         try:
             transport = self._client.get_transport()
@@ -116,46 +123,48 @@ class Remote:
             raise GuestError(f"the connection to the guest broke: {error or type(error).__name__}") from error
 
     def run(self, command: str, given: bytes = b"") -> tuple[int, bytes, str]:
-        """A command to its end with `given` as its input: status, output, and the last line of its errors.
+        """Run a command to its end with `given` as its input: status, output, and the last line of its errors.
 
         Raises what :meth:`channel` does.
         """
         with self.channel(command) as channel:
-            with contextlib.suppress(OSError):  # it may have ended unread: its status tells
+            with contextlib.suppress(OSError):  # it may have ended without reading all: its status says so
                 channel.sendall(given)
                 channel.shutdown_write()
-            out, err = channel.makefile("rb").read(), channel.makefile_stderr("rb").read()
+            out, err = channel.makefile("rb").read(MOST + 1), channel.makefile_stderr("rb").read(ERRORS)
+            if len(out) > MOST or len(err) == ERRORS:
+                raise GuestError(f"{command[:40]}: the guest sends without an end")
             status = channel.recv_exit_status()
             if status < 0:
                 raise EOFError(f"no status of {command[:40]}")
         return status, out, err.decode(errors="replace").strip().rpartition("\n")[2]
 
     def settle(self) -> None:
-        """Ends the watch. Raises what became of the guest if it no longer stands."""
+        """End the watch. Raises the guest's end if it no longer runs."""
         self._watch.stop()
 
 
 @contextlib.contextmanager
 def session(machine: Reachable, look: Look, patience: float | None = PATIENCE) -> Iterator[Remote]:
-    """SSH into a running guest, watched. The guest is not tidied up afterwards: it is to be thrown away.
+    """SSH into a running guest, watched. The guest is not cleaned up afterwards: it must not be used again.
 
-    Raises GuestError when its SSH server does not answer; in the block, what became of the guest.
+    Raises GuestError when its SSH server does not answer; in the block, the guest's end.
     """
     with ssh.connect(machine, tidy=False) as client:
         transport = client.get_transport()
         assert transport is not None
 
         def hang_up() -> None:
-            with contextlib.suppress(OSError):  # broken already, which is what is wanted
+            with contextlib.suppress(OSError):  # broken already, as intended
                 transport.sock.shutdown(socket.SHUT_RDWR)
 
         yield Remote(client, Watch(machine, look, hang_up, patience))
 
 
 def shell_line(words: Sequence[str]) -> str:
-    """A command for the guest's shell: one word is a line of shell, several are handed over as they are.
+    """A command for the guest's shell: one word is a line of shell, several are passed as they are.
 
-    The outer shell stays, so that a command that a signal ended has the status 128 + signal.
+    The outer shell stays, so that a command killed by a signal has the status 128 + signal.
     """
     line = words[0] if len(words) == 1 else shlex.join(words)
     return f"/bin/sh -c {shlex.quote(line)}; exit $?"

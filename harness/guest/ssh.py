@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns SSH into a guest: for files and a shell, never for what is measured. Keys are made for each connection."""
+"""SSH into a guest: for files and a shell, never for measurements. Keys are made for each connection."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from harness.errors import GuestError
+from harness.core.errors import GuestError
 from harness.guest.agent import Agent
+from harness.machine import written
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import SSH_PORT
 from harness.machine.vm import Vm
@@ -23,7 +24,7 @@ from harness.machine.vm import Vm
 CONNECT_SECONDS = 20.0
 LOG = "/tmp/dropbear.log"
 SERVER = "sshd"
-"""The agent's name for what serves us."""
+"""The agent's name of the SSH server's process."""
 
 
 def _key() -> tuple[paramiko.Ed25519Key, str]:
@@ -47,17 +48,19 @@ class Reachable(Protocol):
 def connect(guest: Reachable, *, tidy: bool = True) -> Iterator[paramiko.SSHClient]:
     """A connection as root, over a virtio-serial port: the guest has no network.
 
-    With `tidy` the guest's side is ended after the block. Raises GuestError when the guest's SSH server does not answer
+    With `tidy` the server is ended after the block. Raises GuestError when the guest's SSH server does not answer
     within its deadline.
     """
     key, line = _key()
     guest.agent.call("write", path="/root/authorized_keys", data=line + "\n", mode="600", record=False)
-    channel = socket.socket(socket.AF_UNIX)
     client = paramiko.SSHClient()
-    # The host key was made a moment ago in a guest that only we can reach.
+    try:
+        channel = written.connect(guest.vm.sockets.ssh)  # before the server opens it, or it would see a closed port
+    except (ConnectionError, FileNotFoundError) as error:
+        raise guest.vm.gone("connecting to the SSH server") from error
+    # The host key was just made, in a guest that only we can reach.
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     try:
-        channel.connect(str(guest.vm.sockets.ssh))  # before the server looks at it, or it sees a port hung up
         server = ["/sbin/dropbear", "-i", "-E", "-R", "-s", "-D", "/root"]
         argv = ["/bin/agent", "relay", f"/dev/{SSH_PORT}", *server]
         arguments = {f"a{i}": word for i, word in enumerate(argv)}
@@ -76,9 +79,16 @@ def _open(
 ) -> None:
     try:
         client.connect(
-            "guest", username="root", pkey=key, sock=channel, allow_agent=False, look_for_keys=False,
-            timeout=deadline.left, banner_timeout=deadline.left, auth_timeout=deadline.left,
-        )  # fmt: skip
+            "guest",
+            username="root",
+            pkey=key,
+            sock=channel,
+            allow_agent=False,
+            look_for_keys=False,
+            timeout=deadline.left,
+            banner_timeout=deadline.left,
+            auth_timeout=deadline.left,
+        )
     except (paramiko.SSHException, OSError, EOFError) as error:
         log = guest.agent.call("read", check=False, record=False, path=LOG).get("data", "")
         raise GuestError(f"{deadline}: {error}", detail=str(log)) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns carrying bytes between our standard streams and a channel of the guest; on a terminal, raw, with a way out."""
+"""Carrying bytes between our standard streams and a channel of the guest; on a terminal, raw, with a way out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from collections.abc import Iterator
 
 import paramiko
 
+from harness.core.errors import HarnessError
+from harness.host import streams
+
 CHUNK = 1 << 15
+USUAL_SIZE = 80, 24
 RETRY_SECONDS = 0.05
-"""paramiko has no descriptor that tells when the guest will take more."""
+"""paramiko has no descriptor that shows when the guest will take more."""
 
 
 class OutputClosed(Exception):
-    """Nobody takes our output any more, as with ``| head``."""
+    """The reader of our output has closed it, as with ``| head``."""
 
 
 class Escape:
@@ -32,7 +36,7 @@ class Escape:
         self._tilde = False
 
     def feed(self, typed: bytes) -> bytes:
-        """What of `typed` is for the guest; nothing any more once `left` is set."""
+        """The part of `typed` that is for the guest; nothing once `left` is set."""
         out = bytearray()
         for byte in typed:
             if self._tilde:
@@ -51,25 +55,29 @@ class Escape:
 
 
 def interactive() -> bool:
-    """Whether a person sits before us: input and output are a terminal."""
+    """Whether input and output are a terminal."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def size() -> tuple[int, int]:
-    """Columns and lines of our terminal."""
-    now = os.get_terminal_size(1)
+    """Columns and lines of our terminal; the usual ones for one that is gone."""
+    try:
+        now = os.get_terminal_size(1)
+    except OSError:
+        return USUAL_SIZE
     return now.columns, now.lines
 
 
 @contextlib.contextmanager
 def raw() -> Iterator[None]:
-    """Our terminal without any meaning of its own: each key, Ctrl-C too, goes to the guest."""
+    """Put our terminal in raw mode: each key, Ctrl-C too, goes to the guest."""
     before = termios.tcgetattr(0)
     tty.setraw(0)
     try:
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager
@@ -87,12 +95,12 @@ def resized() -> Iterator[int]:
 
 
 def _poke(writer: int) -> None:
-    with contextlib.suppress(BlockingIOError):  # full of what nobody read yet: it can be read
+    with contextlib.suppress(BlockingIOError):  # the pipe is full, and so readable
         os.write(writer, b"w")
 
 
 class Carrier:
-    """One channel joined to our standard streams until it ends, or until the person leaves."""
+    """One channel joined to our standard streams until it ends, or until the user leaves."""
 
     def __init__(self, channel: paramiko.Channel, escape: Escape | None = None, resize: int | None = None) -> None:
         self._channel = channel
@@ -102,14 +110,15 @@ class Carrier:
         self._input_ended = False
 
     def run(self) -> bool:
-        """Carries on; False when the person left by ``~.``. Raises OutputClosed when nobody takes our output."""
+        """Carry bytes until the end; False when the user left by ``~.``. Raises OutputClosed without a reader."""
         while not self._ended():
             for ready in select.select(self._sources(), [], [], RETRY_SECONDS if self._pending else None)[0]:
                 if ready == 0:
                     self._read()
                 elif ready == self._resize:
                     os.read(ready, CHUNK)
-                    self._channel.resize_pty(*size())
+                    with contextlib.suppress(paramiko.SSHException):  # it has ended meanwhile
+                        self._channel.resize_pty(*size())
             if self._escape is not None and self._escape.left:
                 return False
             self._send()
@@ -123,13 +132,16 @@ class Carrier:
 
     def _sources(self) -> list[int]:
         sources = [self._channel.fileno()]
-        # At a terminal also what cannot be sent is read, lest ~. go unseen.
+        # At a terminal input is read even if it cannot be sent, so that ~. is seen.
         if not self._input_ended and (self._escape is not None or not self._pending):
             sources.append(0)
         return sources if self._resize is None else [*sources, self._resize]
 
     def _read(self) -> None:
-        data = os.read(0, CHUNK)
+        try:
+            data = os.read(0, CHUNK)
+        except OSError:  # EIO: the terminal is gone
+            data = b""
         self._input_ended = not data
         self._pending += self._escape.feed(data) if self._escape is not None else data
         if self._input_ended and not self._pending:
@@ -141,7 +153,7 @@ class Carrier:
                 self._pending = self._pending[self._channel.send(self._pending[:CHUNK]) :]
                 if not self._pending and self._input_ended:
                     self._channel.shutdown_write()
-        except OSError:  # what runs there has ended without reading all: its right
+        except OSError:  # the command has ended without reading all, which is no error
             self._pending, self._input_ended = b"", True
 
     def _show(self) -> None:
@@ -153,9 +165,12 @@ class Carrier:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[os.write(descriptor, left) :]
-        except BrokenPipeError as error:
+    """Pass on the output of the guest's program as it is."""
+    try:
+        streams.send(descriptor, data)
+    except OSError as error:
+        if descriptor == 2:  # a lost stderr ends nothing
+            return
+        if streams.is_reader_gone(error):
             raise OutputClosed from error
+        raise HarnessError(f"the command's output is lost: {error.strerror}", step="look where stdout leads") from error

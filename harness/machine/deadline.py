@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns waiting: every wait has a deadline that scales with the machine's measured speed and says what for."""
+"""Waiting: every wait has a deadline that scales with the machine's measured speed and says what for."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+
+from harness.host.interrupts import paused
 
 NOMINAL_BOOT_SECONDS = 3.0
 """Boot to agent on the machine the nominal waits were written for (TCG, 2 idle cores)."""
@@ -13,8 +15,12 @@ MIN_SCALE = 1.0
 MAX_SCALE = 20.0
 
 
+def _now() -> float:
+    return time.monotonic() - paused()
+
+
 def scale_of(boot_seconds: float) -> float:
-    """How much slower this machine is than the nominal one, from its own boot; never below 1."""
+    """How many times slower this machine is than the nominal one, from its own boot; never below 1."""
     return min(MAX_SCALE, max(MIN_SCALE, boot_seconds / NOMINAL_BOOT_SECONDS))
 
 
@@ -24,12 +30,12 @@ class Deadline:
 
     seconds: float
     what: str
-    start: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=_now)
 
     @property
     def left(self) -> float:
         """Seconds left, never below zero."""
-        return max(0.0, self.start + self.seconds - time.monotonic())
+        return max(0.0, self.start + self.seconds - _now())
 
     @property
     def expired(self) -> bool:

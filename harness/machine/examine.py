@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns looking at a guest that answers no more, from outside: what its CPUs do, and what its kernel says when asked.
+"""Looking at a guest that answers no more, from outside: what its CPUs do, and what its kernel says when asked.
 
 Registers come from QEMU and cost the guest nothing. The kernel is asked by a break on the serial console and a letter
 (CONFIG_MAGIC_SYSRQ_SERIAL, Documentation/admin-guide/sysrq.rst): that works as long as the CPU that gets the console's
@@ -12,26 +12,27 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
-from harness.errors import Ended, How, MachineEnded, MachineLost
-from harness.machine import local_dsqs, registers
+from harness.core.errors import Ended, How, MachineEnded, MachineLost
+from harness.machine import registers
 from harness.machine.deadline import Deadline
-from harness.machine.local_dsqs import Layout, LocalDsq
-from harness.machine.registers import Cpu
-from harness.machine.vm import Vm
+from harness.machine.registers import Cpu, Peek
+from harness.machine.vm import Status, Vm, ask
+from harness.machine.vm import cpus as indices_of
 
 EXAMINE_SECONDS = 60.0
-"""Nominal, for all of it together."""
+"""Nominal, for the whole examination; a single command of QEMU's monitor may take longer (vm.STARTUP_SECONDS)."""
 
 REACT_SECONDS = 3.0
 """Nominal, for the kernel to begin its answer to the first letter; it begins within 20 ms."""
 
-TELL_SECONDS = 20.0
+ANSWER_SECONDS = 20.0
 """Nominal, for one answer to end: all tasks take 2 s, and the backtraces of CPUs of which one does not react 10
 (nmi_trigger_cpumask_backtrace() in lib/nmi_backtrace.c)."""
 
-QUIET_SECONDS = 0.3
-"""Nominal: a console that was silent for so long has printed what it had; it prints a line in 1 ms."""
+SILENT_SECONDS = 0.3
+"""Nominal: a console that was silent for so long has printed everything; it prints a line in 1 ms."""
 
 NOTHING = re.compile(r"(?!)")
 
@@ -39,28 +40,59 @@ MUTE_SECONDS = 12.0
 """Nominal: an arm64 that waits for a CPU prints only afterwards (nbcon), and would wait again for each letter."""
 
 END = ("h", "HELP : ")
-"""A letter whose answer is one line: when it comes, what was asked before has been answered."""
+"""A letter whose answer is one line: when it comes, the request before has been answered."""
 
 LETTERS = (
-    ("w", "Show Blocked State", QUIET_SECONDS),
-    ("t", "Show State", QUIET_SECONDS),
+    ("w", "Show Blocked State", SILENT_SECONDS),
+    ("t", "Show State", SILENT_SECONDS),
     ("l", "Show backtrace of all active CPUs", MUTE_SECONDS),
 )
 """What the kernel is asked (drivers/tty/sysrq.c): blocked tasks, all tasks, all CPUs. After so much silence (nominal
 seconds) it is asked again."""
 
 
+class Reader(Protocol):
+    """Reads one structure of a kernel from the memory of a guest that may be dead and may contain anything.
+
+    `what` names the structure in the plural ("the local queues"), `culprit` the function to blame where it is wrong.
+    """
+
+    what: str
+    culprit: str
+
+    def look(self, vm: Vm, deadline: Deadline | None = None) -> Sequence[Any]:
+        """Its present content; what is not reached by the deadline is left out. Raises what Vm.qmp does."""
+
+    def unseen(self, seen: Sequence[Any]) -> str:
+        """The part that was not seen ("1 of 8 local queues"), empty where all was."""
+
+    def wrong(self, first: Sequence[Any], later: Sequence[Any]) -> list[str]:
+        """What is certainly wrong, as it was so in both of two readings, a line each."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader saw before the kernel was asked by sysrq, and after."""
+
+    reader: Reader
+    first: tuple[Any, ...]
+    later: tuple[Any, ...]
+
+    @property
+    def wrong(self) -> list[str]:
+        return self.reader.wrong(self.first, self.later)
+
+
 @dataclass(frozen=True)
 class Examination:
-    """What was seen. `cpus` and `queues` as they stood before the kernel was asked, `later` and `queues_later` after;
-    `said` are the console's lines of its answers. `why` tells what could not be had."""
+    """What was seen. `cpus` are their states before the kernel was asked, `later` after; `said` are the console's lines
+    of its answers, `readings` what a suite's readers saw. `why` says what could not be read."""
 
     cpus: tuple[Cpu, ...] = ()
     later: tuple[Cpu, ...] = ()
     said: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
-    queues: tuple[LocalDsq, ...] = ()
-    queues_later: tuple[LocalDsq, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
 
 class Hung(MachineEnded):
@@ -71,18 +103,16 @@ class Hung(MachineEnded):
         self.examined = examined
 
 
-def look_into(vm: Vm, error: MachineEnded, scale: float, layout: Layout | None = None) -> MachineEnded:
-    """The same end, examined if it is a hang: a :class:`Hung`. `scale` stretches every deadline.
+def look_into(vm: Vm, error: MachineEnded, scale: float, readers: Sequence[Reader] = ()) -> MachineEnded:
+    """Examine a hang: returns a :class:`Hung`. `scale` stretches every deadline; `readers` read the guest's memory.
 
-    With `layout` the local DSQs of all CPUs are read, too.
-
-    Any other end comes back as it is. A QEMU that turns out to be gone, or to have stopped the guest by itself, is no
-    hang: then its end is what comes back.
+    Any other end is returned as it is. If QEMU turns out to be gone, or to have stopped the guest by itself, that is
+    no hang: then its end is returned.
     """
     if isinstance(error, Hung) or not error.expired or error.ended.how is not How.RUNNING:
         return error
     try:
-        status = vm.qmp("query-status")["status"]
+        status = ask(vm, Status, "query-status")["status"]
     except MachineEnded as gone:
         return gone
     except MachineLost as refused:
@@ -90,46 +120,57 @@ def look_into(vm: Vm, error: MachineEnded, scale: float, layout: Layout | None =
     if status != "running":
         what = f"QEMU stopped the guest: {status}"
         return MachineEnded(what, Ended(How.SILENT), error.lines, expired=False)
-    return Hung(error, examine(vm, scale, layout))
+    return Hung(error, examine(vm, scale, readers))
 
 
-def examine(vm: Vm, scale: float, layout: Layout | None = None) -> Examination:
-    """Looks at every CPU, asks the kernel, and looks again. What fails is told in the answer's `why`, never raised."""
+def examine(vm: Vm, scale: float, readers: Sequence[Reader] = ()) -> Examination:
+    """Look at every CPU, ask the kernel, and look again. Failures are reported in the answer's `why`, never raised."""
     whole = Deadline(EXAMINE_SECONDS * scale, "the guest to be examined")
     why: list[str] = []
-    before = len(vm.console_lines)
+    vm.console.drain()
+    before = vm.console.shown
     with vm.console.listening():
-        cpus, queues = _cpus(vm, whole, why), _queues(vm, layout, why)
+        cpus, first = _cpus(vm, whole, why), [_read(vm, reader, whole, why) for reader in readers]
         _ask(vm, scale, whole, why)
         later = _cpus(vm, whole, why) if cpus else ()
-        queues_later = _queues(vm, layout, why) if queues else ()
-    said, told = tuple(vm.console_lines[before:]), tuple(dict.fromkeys(why))
-    return Examination(cpus, later, said, told, queues, queues_later)
+        readings = tuple(
+            Reading(reader, seen, _read(vm, reader, whole, why))
+            for reader, seen in zip(readers, first, strict=True)
+            if seen
+        )
+    said = tuple(vm.console.since(before).splitlines())
+    return Examination(cpus, later, said, tuple(dict.fromkeys(why)), readings)
 
 
-def _queues(vm: Vm, layout: Layout | None, why: list[str]) -> tuple[LocalDsq, ...]:
-    """The local DSQs, where it is known where they lie."""
-    if layout is None:
-        return ()
+def _within(whole: Deadline, peek: Peek) -> Peek:
+    """The same memory, which reads as unmapped after the deadline."""
+    return lambda address, size: b"" if whole.expired else peek(address, size)
+
+
+def _read(vm: Vm, reader: Reader, whole: Deadline, why: list[str]) -> tuple[Any, ...]:
+    """What a reader sees now."""
     try:
-        return local_dsqs.look(vm, layout)
+        found = tuple(reader.look(vm, whole))
+        if unseen := reader.unseen(found):
+            why.append(f"{unseen} were not seen")
+        return found
     except MachineEnded:
-        why.append("QEMU went away while the local DSQs were looked at")
+        why.append(f"QEMU went away while {reader.what} were looked at")
     except MachineLost as error:
-        why.append(f"the local DSQs could not be looked at: {error.what}")
+        why.append(f"{reader.what} could not be looked at: {error.what}")
     return ()
 
 
 def _ask(vm: Vm, scale: float, whole: Deadline, why: list[str]) -> None:
-    """Has the kernel tell of its tasks and CPUs on the console."""
-    quiet = QUIET_SECONDS * scale
+    """Let the kernel print its tasks and CPUs on the console, by sysrq."""
+    pause = SILENT_SECONDS * scale
     for number, (letter, header, silence) in enumerate(LETTERS):
-        seconds = (TELL_SECONDS if number else REACT_SECONDS) * scale
+        seconds = (ANSWER_SECONDS if number else REACT_SECONDS) * scale
         try:
             _letter(vm, letter, header, Deadline(min(seconds, whole.left), "the kernel to answer"), silence * scale)
-            ending = Deadline(min(TELL_SECONDS * scale, whole.left), "the kernel to end its answer")
-            vm.console.until(NOTHING, 0, quiet, ending)  # until it is silent: it would miss the break
-            _letter(vm, *END, ending, quiet)
+            ending = Deadline(min(ANSWER_SECONDS * scale, whole.left), "the kernel to end its answer")
+            vm.console.until(NOTHING, vm.console.shown, pause, ending)  # before that it would miss the break
+            _letter(vm, *END, ending, pause)
         except MachineEnded as error:
             if error.expired:
                 why.append(f"sysrq-{letter} on the console: {error.what.partition(';')[0]}")
@@ -141,13 +182,13 @@ def _ask(vm: Vm, scale: float, whole: Deadline, why: list[str]) -> None:
             return
 
 
-def _letter(vm: Vm, letter: str, header: str, deadline: Deadline, quiet: float) -> None:
-    """A break, a letter, and the answer's first line: again and again, each time after the console was silent.
+def _letter(vm: Vm, letter: str, header: str, deadline: Deadline, silence: float) -> None:
+    """Send a break and a letter until the answer's first line comes, each time after the console was silent.
 
-    A guest that prints may miss a break or what follows it, and a second break takes back the first
+    A guest that prints may miss a break or what follows it, and a second break cancels the first
     (uart_handle_break() in include/linux/serial_core.h). Raises MachineEnded at the deadline.
     """
-    seen = len(vm.console.text)
+    seen = vm.console.shown
     answer = re.compile(rf"sysrq: {re.escape(header)}[^\n]*\n")
     while True:
         vm.qmp("chardev-send-break", id="console")
@@ -155,7 +196,7 @@ def _letter(vm: Vm, letter: str, header: str, deadline: Deadline, quiet: float) 
             vm.console.type(letter.encode())
         except OSError as error:
             raise vm.gone(deadline.what) from error
-        found = vm.console.until(answer, seen, quiet, deadline)
+        found = vm.console.until(answer, seen, silence, deadline)
         if found:
             return
         if found is None:
@@ -165,17 +206,17 @@ def _letter(vm: Vm, letter: str, header: str, deadline: Deadline, quiet: float) 
 
 
 def _cpus(vm: Vm, whole: Deadline, why: list[str]) -> tuple[Cpu, ...]:
-    """Registers and stacks, one CPU after the other, of a guest that stands still meanwhile."""
+    """Registers and stacks, one CPU after the other, while the guest is stopped."""
     out: list[Cpu] = []
     try:
         vm.qmp("stop")
         try:
-            indices: Sequence[int] = [int(cpu["cpu-index"]) for cpu in vm.qmp("query-cpus-fast")]
+            indices = indices_of(vm)
             for index in indices:
                 if whole.expired:
                     why.append(f"{whole}: {len(indices) - len(out)} of {len(indices)} CPUs were not looked at")
                     break
-                out.append(registers.read(index, vm.registers(index), partial(vm.peek, cpu=index)))
+                out.append(registers.read(index, vm.registers(index), _within(whole, partial(vm.peek, cpu=index))))
         finally:
             vm.resume()
     except MachineEnded:

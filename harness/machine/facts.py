@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what a command line needs to know of the host: the frequency of its time stamp counter.
+"""What a command line needs to know of the host: the frequency of its time stamp counter.
 
 QEMU's microvm has neither HPET nor PM timer, and under TCG the kernel cannot calibrate the TSC against the PIT; it
 then falls back to jiffies, without high-resolution timers. TCG hands the host's TSC through, so the host's frequency
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.definition import VM_FOLDER
-from harness.errors import HarnessError
+from harness.core.definition import VM_FOLDER
+from harness.core.errors import HarnessError
 from harness.host.cache import Cache, write_atomically
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
@@ -37,16 +37,13 @@ def _recall(memory: Path, key: str) -> int | None:
         data = json.loads(memory.read_text())
         return int(data["tsc_khz"]) if data["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not there, or torn: measure again
+        return None  # not there, or damaged: measure again
 
 
 def _measure(toolchain: Toolchain) -> int:
     script = "gcc -O2 -o /tmp/tsc_khz /source.c && /tmp/tsc_khz"
     done = toolchain.run(
-        ["sh", "-c", script],
-        binds=[Bind(SOURCE, "/source.c")],
-        what="measuring the time stamp counter",
-        deadline=30,
+        ["sh", "-c", script], binds=[Bind(SOURCE, "/source.c")], what="measuring the time stamp counter", deadline=30
     )
     try:
         return int(done.stdout)

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a debugger on a machine: QEMU's stub on a Unix socket, and the line that connects gdb with it."""
+"""A debugger on a machine: QEMU's stub on a Unix socket, and the line that connects gdb with it."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-from harness.definition import Definition
+from harness.core.definition import Definition
 from harness.machine.qemu import Sockets
 
 BUILT_IN = "/src"
-"""Where the source lay for the compiler (harness.build.kbuild)."""
+"""The folder of the source during compilation (harness.kbuild.kbuild)."""
 
 
 def stub(sockets: Sockets) -> list[str]:
-    """More of the argv: gdb's remote protocol on a socket that only this user can reach, no TCP port."""
+    """Further arguments: gdb's remote protocol on a socket that only this user can reach, no TCP port."""
     return ["-chardev", f"socket,id=gdb,path={sockets.gdb},server=on,wait=off", "-gdb", "chardev:gdb"]
 
 
 def command(definition: Definition, vmlinux: Path, source: Path, socket: Path) -> str:
-    """The line that attaches gdb, which then stands at the machine's first instruction.
+    """The command that attaches gdb at the machine's first instruction.
 
-    The kernel is not unpacked and no page table is set up then: only a hardware breakpoint holds until start_kernel().
+    The kernel is not unpacked and no page table is set up then: until start_kernel() only a hardware breakpoint works.
     """
     steps = [
         f"set architecture {definition.gdb.architecture}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the QEMU argv: a pure function of definition, shape, accelerator and paths."""
+"""The QEMU argv: a pure function of definition, shape, accelerator and paths."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definition import Definition
-from harness.records import MachineSpec
+from harness.core.definition import Definition
+from harness.core.records import MachineSpec
 
 AGENT_PORT = "kharness.agent"
 """Name of the virtio-serial port that the guest's agent serves (vm/init links it into /dev)."""
 
 SSH_PORT = "kharness.ssh"
-"""Name of the port for SSH. There is no network: a guest can reach nothing, and its kernel needs no TCP/IP."""
+"""Name of the port for SSH. A guest has no network: it can reach nothing, and its kernel needs no TCP/IP."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What one machine is made of. Paths are host paths; `facts` fills the command line's placeholders."""
+    """The parts of one machine. Paths are host paths; `facts` fills the command line's placeholders."""
 
     definition: Definition
     spec: MachineSpec
@@ -39,10 +39,6 @@ class Sockets:
     @property
     def console(self) -> Path:
         return self.folder / "console.sock"
-
-    @property
-    def console_log(self) -> Path:
-        return self.folder / "console.log"
 
     @property
     def agent(self) -> Path:
@@ -75,7 +71,7 @@ def command_line(launch: Launch) -> str:
 
 
 def _nodes(spec: MachineSpec) -> list[str]:
-    """CPUs and memory shared out evenly over the nodes; nothing for a machine of one."""
+    """CPUs and memory distributed evenly over the nodes; nothing for a machine of one."""
     if spec.nodes == 1:
         return []
     cpus, memory = spec.possible_cpus // spec.nodes, spec.memory_mib // spec.nodes
@@ -91,40 +87,56 @@ def hardware(launch: Launch) -> list[str]:
     qemu, spec = launch.definition.qemu, launch.spec
     return [
         qemu.binary,
-        "-M", qemu.machine,
-        "-accel", launch.accelerator,
-        "-cpu", qemu.cpu[launch.accelerator],
-        "-smp", str(spec.possible_cpus),
-        "-m", str(spec.memory_mib),
+        "-M",
+        qemu.machine,
+        "-accel",
+        launch.accelerator,
+        "-cpu",
+        qemu.cpu[launch.accelerator],
+        "-smp",
+        str(spec.possible_cpus),
+        "-m",
+        str(spec.memory_mib),
         *([] if qemu.nodes else _nodes(spec)),
-        "-nodefaults", "-no-user-config",
-        "-display", "none",
-        # A guest that reboots ends QEMU: a panic (panic=-1) becomes an exit that can be waited for.
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        # A guest that reboots ends QEMU: so a panic (panic=-1) becomes an exit to wait for.
         "-no-reboot",
-        "-device", f"virtio-serial-{qemu.virtio}",
-        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
-        "-device", f"virtserialport,chardev=ssh,name={SSH_PORT}",
-        "-device", f"virtio-rng-{qemu.virtio}",
-        "-serial", "chardev:console",
-    ]  # fmt: skip
+        "-device",
+        f"virtio-serial-{qemu.virtio}",
+        "-device",
+        f"virtserialport,chardev=agent,name={AGENT_PORT}",
+        "-device",
+        f"virtserialport,chardev=ssh,name={SSH_PORT}",
+        "-device",
+        f"virtio-rng-{qemu.virtio}",
+        "-serial",
+        "chardev:console",
+    ]
 
 
 def argv(launch: Launch, sockets: Sockets, incoming: Path | None = None) -> list[str]:
     """The whole argv. The machine starts paused (-S), so that nothing is lost before we listen."""
 
-    def socket(name: str, path: Path, more: str = "") -> list[str]:
-        return ["-chardev", f"socket,id={name},path={path},server=on,wait=off{more}"]
+    def socket(name: str, path: Path) -> list[str]:
+        return ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
 
     return [
         *hardware(launch),
-        *socket("console", sockets.console, f",logfile={sockets.console_log}"),
+        *socket("console", sockets.console),
         *socket("agent", sockets.agent),
         *socket("ssh", sockets.ssh),
         *socket("qmp", sockets.qmp),
-        "-mon", "chardev=qmp,mode=control",
-        "-kernel", str(launch.image),
-        "-initrd", str(launch.initramfs),
-        "-append", command_line(launch),
+        "-mon",
+        "chardev=qmp,mode=control",
+        "-kernel",
+        str(launch.image),
+        "-initrd",
+        str(launch.initramfs),
+        "-append",
+        command_line(launch),
         "-S",
         *(["-incoming", f"file:{incoming}"] if incoming else []),
-    ]  # fmt: skip
+    ]

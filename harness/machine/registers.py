@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns reading a CPU's registers as QEMU prints them, and the stack that they point to.
+"""Reading a CPU's registers as QEMU prints them, and the stack that they point to.
 
 Formats read from QEMU 10's target/i386/cpu-dump.c (x86_cpu_dump_state) and target/arm/cpu.c (aarch64_cpu_dump_state);
 which of them it is shows in the text. Bits of flags: IF is 0x200 of RFLAGS, I is 0x80 of PSTATE.
@@ -18,12 +18,15 @@ Peek = Callable[[int, int], bytes]
 STACK_BYTES = 16 << 10
 """THREAD_SIZE of a kernel without KASAN (arch/{x86,arm64}/include): a stack ends at the latest at such a boundary."""
 
+MOST_TEXT = 1 << 16
+"""Characters of what QEMU prints of one CPU; with all its vector registers it is a sixth of that."""
+
 MOST_FRAMES = 48
 MOST_WORDS = 96
 NEAR = 1 << 31
 """Bytes from the program counter within which the kernel's and its modules' text lies (x86's code model)."""
 
-_X86 = re.compile(r"\bRIP=([0-9a-f]{16}) RFL=([0-9a-f]{8}) .*?CPL=(\d) .*?HLT=(\d)")
+_X86 = re.compile(r"\bRIP=([0-9a-f]{16}) RFL=([0-9a-f]{8}) \[\S{1,20}\] CPL=(\d) (?:\S{1,20} ){0,8}HLT=(\d)")
 _X86_SP = re.compile(r"\bRSP=([0-9a-f]{16})")
 _ARM = re.compile(r"\bPC=([0-9a-f]{16})\b")
 _ARM_NAMED = r"\b{}=([0-9a-f]{{16}})"
@@ -62,8 +65,8 @@ class Return:
 
 @dataclass(frozen=True)
 class Cpu:
-    """One CPU as it stood: `pc` an address; `user` tells that it ran user space, `masked` that interrupts were off,
-    `halted` that it waited for one. `stack` is innermost first. `text` is what QEMU printed; a CPU whose text is not
+    """The state of one CPU: `pc` is an address; `user` means that it ran user space, `masked` that interrupts were off,
+    `halted` that it waited for one. `stack` is innermost first. `text` is QEMU's output; a CPU whose text is not
     understood has no `pc`."""
 
     index: int
@@ -77,6 +80,7 @@ class Cpu:
 
 def read(index: int, text: str, peek: Peek) -> Cpu:
     """One CPU from the answer to ``info registers``; its stack is read only where it runs the kernel."""
+    text = text[:MOST_TEXT]
     lines = "\n".join(line for line in text.splitlines() if not re.match(r"\s*(?:FPR|[XYQ]MM\d|Q\d\d|FCW|P\d\d)", line))
     if (x86 := _X86.search(text)) is not None:
         return _x86(index, lines.strip(), x86, peek)
@@ -94,7 +98,7 @@ def _x86(index: int, text: str, found: re.Match[str], peek: Peek) -> Cpu:
 
 
 def _arm64(index: int, text: str, pc: int, state: re.Match[str], peek: Peek) -> Cpu:
-    """Whether it waits for an interrupt QEMU does not print: its frames show the idle loop."""
+    """One CPU of arm64. QEMU does not print whether it waits for an interrupt: its frames show the idle loop."""
     user = state[2] == "0"
 
     def named(name: str) -> int:
@@ -106,16 +110,16 @@ def _arm64(index: int, text: str, pc: int, state: re.Match[str], peek: Peek) -> 
 
 
 def _plain(address: int) -> int:
-    """A kernel address without what pointer authentication wrote into its upper bits."""
+    """A kernel address without the pointer authentication code in its upper bits."""
     return address | 0xFFFF << 48
 
 
 def _chained(frame: int, link: int, peek: Peek) -> tuple[Return, ...]:
     """The stack by its frame records: each holds the caller's record and the return address (AAPCS64).
 
-    The link register comes first: a leaf function's return address is nowhere else. That of a function that has called
-    is stale, or is what its own record holds too; it is then left out. Across an interrupt the interrupted function is
-    read from the registers that were saved then.
+    The link register comes first: a leaf function's return address is nowhere else. In other functions it is stale, or
+    equal to the one in their own record; it is then left out. Across an interrupt the interrupted function is read from
+    the saved registers.
     """
     out: list[Return] = []
     seen: set[int] = set()
@@ -141,7 +145,7 @@ def _chained(frame: int, link: int, peek: Peek) -> tuple[Return, ...]:
 
 
 def _branch(link: int, peek: Peek) -> Return:
-    """A link register: whom the instruction before the address calls tells whether it is still of use."""
+    """A link register, with the function that the instruction before the address calls, which shows if it is stale."""
     address = _plain(link)
     word = peek(address - 4, 4)
     if len(word) < 4 or word[3] & 0xFC != _BL:
@@ -152,10 +156,10 @@ def _branch(link: int, peek: Peek) -> Return:
 
 
 def _scanned(pc: int, pointer: int, peek: Peek) -> tuple[Return, ...]:
-    """Every word of the stack that could be a return address: there are no frame records (ORC, not in the memory).
+    """Every word of the stack that could be a return address, as there are no frame records (ORC is not in the stack).
 
-    Registers that were saved by an interrupt are known by their segments. An interrupt's stack holds the task's stack
-    pointer in its last word (call_on_stack() in arch/x86/include/asm/irq_stack.h), with which it goes on.
+    Registers that an interrupt saved are recognised by their segments. An interrupt's stack has the task's stack
+    pointer in its last word (call_on_stack() in arch/x86/include/asm/irq_stack.h), where the scan continues.
     """
     out: list[Return] = []
     for _ in range(2):
@@ -176,7 +180,7 @@ def _scanned(pc: int, pointer: int, peek: Peek) -> tuple[Return, ...]:
 
 
 def _called(address: int, peek: Peek) -> int | None:
-    """Whom the instruction before `address` calls, if it is a direct call."""
+    """The function that the instruction before `address` calls, if it is a direct call."""
     before = peek(address - _CALL_BYTES, _CALL_BYTES)
     if len(before) < _CALL_BYTES or before[0] != _CALL:
         return None

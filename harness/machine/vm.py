@@ -1,47 +1,93 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns one running QEMU: its console, its agent channel, its monitor, and how it ended."""
+"""One running QEMU: its console, its agent channel, its monitor, and how it ended."""
 
 from __future__ import annotations
 
 import os
 import re
 import select
-import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
+import msgspec
 import pexpect
 from qemu.qmp import ExecInterruptedError, QMPError, StateError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
-from harness.errors import Ended, How, MachineEnded, MachineLost
-from harness.host.process import end, spawn
+from harness.core.errors import Ended, How, MachineEnded, MachineLost
+from harness.host import confine
+from harness.host.process import Child, end, spawn
 from harness.host.sandbox import Bind
+from harness.host.scratch import FALLBACK, Scratch
 from harness.host.toolchain import Toolchain
-from harness.machine import gdb
+from harness.machine import gdb, written
 from harness.machine.console import Console
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch, Sockets, argv
+from harness.machine.stopped import is_stopped
 
 STARTUP_SECONDS = 20.0
-"""For QEMU to open its sockets; it needs a tenth of a second unless the host is drowning."""
+"""For QEMU to open its sockets; it needs a tenth of a second unless the host is overloaded."""
 
+
+GOODBYE_SECONDS = 5.0
+"""For a QEMU that closed its side to end."""
+
+LOOK_SECONDS = 0.5
+"""Between two looks at the events of a QEMU that lingers: the library may have read one, of which no socket tells."""
+
+SAVE_SECONDS = 60.0
+
+STATE_SPARE = 1 << 30
+"""Bytes that a guest's state may have in addition to its memory."""
+
+Form = TypeVar("Form")
+
+
+class Status(TypedDict):
+    """query-status and query-dump (QEMU's docs/interop/qmp-ref)."""
+
+    status: str
+
+
+class Migration(TypedDict, total=False):
+    """query-migrate."""
+
+    status: str
+
+
+Index = TypedDict("Index", {"cpu-index": int})
+"""An element of query-cpus-fast."""
+
+MAX_SAID = 1 << 16
+"""Bytes of what QEMU says on its standard error: what a pipe holds (pipe(7))."""
+
+_TERMINATED = re.compile(r"terminating on signal (\d{1,2})\b")
+"""What QEMU says when a signal ends it in order, with status 0 (qemu_kill_report() in system/runstate.c)."""
+
+LAST_WORDS = 500
+"""Characters of a last line, QEMU's or the console's, that an error quotes."""
+
+LAST_CHARS = 1 << 16
+"""Characters of the console within which its last line is sought."""
 
 MAX_TMPDIR = 70
-"""Bytes of a TMPDIR that leave room for /kharness-vm-XXXXXXXX/console.sock."""
+"""Bytes of a TMPDIR that leave room for /kharness-XXXXXXXX/t/console.sock."""
 
 
 class Vm:
     """A QEMU process, started paused. Use as a context manager: leaving it ends QEMU. With `debug` gdb can attach.
 
-    Everything raised says whose fault it is: MachineLost when QEMU does not start, MachineEnded (for the crash
-    oracle) when it stops answering later.
+    Errors say whose fault they are: MachineLost when QEMU does not start, MachineEnded (for the crash oracle) when it
+    stops answering later.
     """
 
     def __init__(
@@ -49,16 +95,19 @@ class Vm:
     ) -> None:
         self.launch = launch
         self._debug = debug
-        self.sockets = Sockets(Path(tempfile.mkdtemp(prefix="kharness-vm-", dir=_short_folder())))
+        self._scratch = Scratch(_short_folder())
+        self.sockets = Sockets(self._scratch.path)
         self._toolchain = toolchain
         self._incoming = incoming
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._qmp: QEMUMonitorProtocol | None = None
         self._console: Console | None = None
         self._agent: socket.socket | None = None
         self._monitor: socket.socket | None = None
+        self._unsent = bytearray()
         self._lingers, self._reset = False, False
-        self._stderr = self.sockets.folder / "qemu.stderr"
+        self._said = b""
+        self._stderr = -1
 
     # --- life -------------------------------------------------------------------------
 
@@ -76,15 +125,20 @@ class Vm:
         self.close()
 
     def _start(self) -> None:
-        binds = [
-            Bind(self.launch.image), Bind(self.launch.initramfs), Bind(self.sockets.folder, writable=True)
-        ]  # fmt: skip
+        binds = [Bind(self.launch.image), Bind(self.launch.initramfs), Bind(self.sockets.folder, writable=True)]
         if self._incoming:
             binds.append(Bind(self._incoming))
-        more = gdb.stub(self.sockets) if self._debug else []
-        command = self._toolchain.argv([*argv(self.launch, self.sockets, self._incoming), *more], binds=binds)
-        with open(self._stderr, "wb") as stderr:
+        more = [*confine.options(self._toolchain, self.launch.definition.qemu.binary)]
+        more += gdb.stub(self.sockets) if self._debug else []
+        command = self._toolchain.argv(
+            [*argv(self.launch, self.sockets, self._incoming), *more], binds=binds, kvm=self.launch.accelerator == "kvm"
+        )
+        # A pipe: when it is full QEMU drops further output, so that it never waits for us, and fills no disk.
+        self._stderr, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
             self._process = spawn(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        finally:
+            os.close(stderr)
         deadline = Deadline(STARTUP_SECONDS, "QEMU to open its sockets")
         console = self._connect(self.sockets.console, deadline)
         self._console = Console(console)
@@ -94,7 +148,8 @@ class Vm:
         self._qmp.settimeout(STARTUP_SECONDS)
         self._greeted(monitor, deadline)
         try:
-            self._qmp.connect()
+            with _cut_off(monitor, deadline.left):
+                self._qmp.connect()
         except (QMPError, EOFError, ConnectionError) as error:
             self._qmp = None
             raise self._not_started() from error
@@ -105,21 +160,18 @@ class Vm:
         """A connection to a socket that QEMU is about to open."""
         assert self._process is not None
         while True:
-            sock = socket.socket(socket.AF_UNIX)
             try:
-                sock.connect(str(path))
-                return sock
+                return written.connect(path)
             except OSError:
-                sock.close()
-            if self._process.poll() is not None:
+                # The socket has no event of its own to wait for until it exists.
+                time.sleep(0.003)
+            if self._process.over(0):
                 raise self._not_started()
             if deadline.expired:
                 raise MachineLost(f"{deadline}: {path.name}", step="run 'kharness doctor'")
-            # The socket has no event of its own to wait for until it exists.
-            time.sleep(0.003)
 
     def _greeted(self, monitor: socket.socket, deadline: Deadline) -> None:
-        """Waits for QMP's greeting to begin: the library's own connect() has no deadline."""
+        """Wait for QMP's greeting to begin: the library's own connect() has no deadline."""
         if not select.select([monitor], [], [], deadline.left)[0]:
             self._qmp = None
             raise MachineLost(f"{deadline}: QMP said nothing", step="run 'kharness doctor'")
@@ -129,22 +181,30 @@ class Vm:
         return MachineLost(f"{binary} did not start: {self._last_words()}", step="run 'kharness doctor'")
 
     def _last_words(self) -> str:
-        text = self._stderr.read_text(errors="replace").strip() if self._stderr.exists() else ""
-        return text.splitlines()[-1] if text else "it said nothing"
+        while self._stderr >= 0 and len(self._said) < MAX_SAID and select.select([self._stderr], [], [], 0)[0]:
+            data = os.read(self._stderr, MAX_SAID)
+            if not data:
+                break
+            self._said += data
+        text = self._said.decode(errors="replace").strip()
+        return text.splitlines()[-1][:LAST_WORDS] if text else "it said nothing"
 
     def close(self) -> None:
         """Ends QEMU and removes its folder; may be called twice."""
+        if self._process is not None:
+            end(self._process)  # first: closing a connection to a live QEMU may wait for it
         if self._qmp is not None:
             try:
                 self._qmp.close()
-            except (TimeoutError, QMPError, OSError, EOFError):
-                self._qmp = None  # it was gone before we said goodbye
+            except (TimeoutError, QMPError, OSError, EOFError, ValueError):
+                self._qmp = None  # it was gone before we said goodbye, or its last line had no end (ValueError)
         for channel in (self._agent, self._console):
             if channel is not None:
                 channel.close()
-        if self._process is not None:
-            end(self._process)
-        shutil.rmtree(self.sockets.folder, ignore_errors=True)
+        if self._stderr >= 0:
+            os.close(self._stderr)
+            self._stderr = -1
+        self._scratch.close()
 
     # --- monitor ----------------------------------------------------------------------
 
@@ -153,7 +213,10 @@ class Vm:
         if self._qmp is None:
             raise MachineLost(f"QMP {command}: QEMU is not running")
         try:
-            return self._qmp.cmd(command, **arguments)
+            answer = self._qmp.cmd(command, **arguments)
+            if not self._lingers:
+                self._qmp.clear_events()  # they are not used, and a guest can cause any number
+            return answer
         except (TimeoutError, EOFError, ConnectionError, ExecInterruptedError, StateError) as error:
             raise self.gone(f"QMP {command}") from error
         except QMPError as error:
@@ -164,7 +227,7 @@ class Vm:
         self.qmp("cont")
 
     def linger(self) -> None:
-        """From now on QEMU stays when the guest resets, for its memory is wanted. Raises what :meth:`qmp` does."""
+        """Let QEMU stay when the guest resets, as its memory is needed. Raises what :meth:`qmp` does."""
         self.qmp("set-action", reboot="shutdown", shutdown="pause")
         self._lingers = True
 
@@ -172,13 +235,13 @@ class Vm:
         """Whether the guest of a QEMU that lingers has ended by itself."""
         if self._lingers and not self._reset and self._qmp is not None:
             try:
-                self._reset = any(event["event"] == "SHUTDOWN" for event in self._qmp.get_events())
+                self._reset = any(_by_guest(event) for event in self._qmp.get_events())
             except (EOFError, ConnectionError, QMPError):
                 return False  # QEMU went away: its sockets say so, too
         return self._reset
 
     def pass_file(self, name: str, file: int) -> None:
-        """Gives QEMU an open file, as ``fd:NAME``. Raises what :meth:`qmp` does."""
+        """Pass QEMU an open file, as ``fd:NAME``. Raises what :meth:`qmp` does."""
         if self._qmp is None:
             raise MachineLost("QEMU is not running")
         try:
@@ -192,35 +255,38 @@ class Vm:
         self.qmp("stop")
         inside = self.sockets.folder / "state"
         self.qmp("migrate", uri=f"file:{inside}")
-        self._wait_migration("migrate", Deadline(60.0, "the snapshot to be written"))
-        shutil.move(inside, path)
+        self._wait_migration("migrate", Deadline(SAVE_SECONDS, "the snapshot to be written"))
+        written.take(inside, path, (self.launch.spec.memory_mib << 20) + STATE_SPARE)
 
     def memory(self, address: int, size: int) -> bytes:
-        """What lies in the guest's physical memory, also when nothing in it answers. Raises what :meth:`qmp` does."""
+        """The content of the guest's physical memory, even of a dead guest. Raises what :meth:`qmp` does."""
+        return self._written("pmemsave", address, size)
+
+    def _written(self, command: str, address: int, size: int, **arguments: object) -> bytes:
+        """The memory that QEMU writes to a file by this command."""
         inside = self.sockets.folder / "memory"
-        self.qmp("pmemsave", val=address, size=size, filename=str(inside))
-        return inside.read_bytes()
+        written.clear(inside)
+        self.qmp(command, val=address, size=size, filename=str(inside), **arguments)
+        return written.read(inside, size)
 
     def registers(self, cpu: int) -> str:
         """One CPU's registers as QEMU prints them. Raises what :meth:`qmp` does."""
         return str(self.qmp("human-monitor-command", **{"command-line": "info registers", "cpu-index": cpu}))
 
     def peek(self, address: int, size: int, cpu: int) -> bytes:
-        """What lies at a virtual address of this CPU; nothing where it is not mapped. Raises MachineEnded as qmp()."""
-        inside = self.sockets.folder / "memory"
+        """The memory at a virtual address of this CPU; empty where it is not mapped. Raises MachineEnded as qmp()."""
         try:
-            self.qmp("memsave", val=address, size=size, filename=str(inside), **{"cpu-index": cpu})
+            return self._written("memsave", address, size, **{"cpu-index": cpu})
         except MachineLost:
             return b""
-        return inside.read_bytes()
 
     def _wait_migration(self, direction: str, deadline: Deadline) -> None:
-        """QMP has no blocking wait for a migration: asks until it is done."""
+        """Poll until the migration is done: QMP has no blocking wait."""
         while True:
             if direction == "inmigrate":
-                done, failed = self.qmp("query-status")["status"] != "inmigrate", False
+                done, failed = ask(self, Status, "query-status")["status"] != "inmigrate", False
             else:
-                status = self.qmp("query-migrate").get("status")
+                status = ask(self, Migration, "query-migrate").get("status")
                 done, failed = status == "completed", status in ("failed", "cancelled")
             if failed:
                 raise MachineLost(
@@ -237,9 +303,9 @@ class Vm:
 
     @property
     def console_lines(self) -> list[str]:
-        """The console since the machine started."""
+        """The console since the machine started; a line says so where some is missing (:attr:`Console.lost`)."""
         self.console.drain()
-        return self.console.text.splitlines()
+        return self.console.lines
 
     @property
     def console(self) -> Console:
@@ -252,43 +318,65 @@ class Vm:
 
         Raises MachineEnded at the deadline and when QEMU is gone.
         """
-        try:
+        with self._reading(deadline):
             return self.console.expect(patterns, deadline.left)
+
+    def line(self, deadline: Deadline) -> str:
+        """The console's next whole line. Raises what :meth:`expect` does."""
+        with self._reading(deadline):
+            return self.console.line(deadline.left)
+
+    @contextmanager
+    def _reading(self, deadline: Deadline) -> Iterator[None]:
+        """Turn pexpect's exceptions into the end of a wait for a machine."""
+        try:
+            yield
         except pexpect.TIMEOUT as error:
             raise self.expired(deadline) from error
         except pexpect.EOF as error:
             raise self.gone(deadline.what) from error
 
-    def line(self, deadline: Deadline) -> str:
-        """The console's next whole line. Raises what :meth:`expect` does."""
-        self.expect([r"[^\n]*\n"], deadline)
-        return self.console.matched().rstrip("\r\n")
-
     def send(self, data: bytes) -> None:
-        """To the agent."""
+        """Send data to the agent; what it does not take at once is sent while :meth:`receive` waits.
+
+        Raises MachineEnded.
+        """
+        self._unsent += data
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Send the agent as much as it takes."""
         assert self._agent is not None
         try:
-            self._agent.sendall(data)
+            while self._unsent:
+                sent = self._agent.send(self._unsent, socket.MSG_DONTWAIT)
+                del self._unsent[:sent]
+        except BlockingIOError:
+            return
         except OSError as error:
             raise self.gone("writing to the agent") from error
 
     def receive(self, deadline: Deadline, fatal: re.Pattern[str] | None = None, grace: float = 0.0) -> bytes:
-        """What the agent sent, at least one byte; the console is drained meanwhile, lest the guest block on it.
+        """The agent's data, at least one byte; drains the console meanwhile, so that the guest does not block on it.
 
-        Once the console has shown `fatal`, no more than `grace` seconds are waited. Raises MachineEnded at the deadline
+        Once the console has shown `fatal`, it waits at most `grace` seconds. Raises MachineEnded at the deadline
         and when QEMU is gone.
         """
         assert self._agent is not None
         hurried = False
         assert self._monitor is not None
         agent, console = self._agent.fileno(), self.console.fileno()
-        channels = [agent, console, *([self._monitor.fileno()] if self._lingers else [])]
         while True:
             if fatal and not hurried and self.console.ever(fatal):
                 hurried, deadline = True, Deadline(min(deadline.left, grace), deadline.what)
             if self._has_reset():
                 raise self.gone(deadline.what)
-            ready, _, _ = select.select(channels, [], [], deadline.left)
+            monitor = self._monitor.fileno() if self._lingers else -1  # -1 also once the library has found its end
+            channels = [agent, console] if monitor < 0 else [agent, console, monitor]
+            seconds = min(deadline.left, LOOK_SECONDS) if self._lingers else deadline.left
+            ready, takes, _ = select.select(channels, [agent] if self._unsent else [], [], seconds)
+            if takes:
+                self._pass_on()
             if agent in ready:
                 try:
                     data = self._agent.recv(1 << 20)
@@ -299,11 +387,11 @@ class Vm:
                 raise self.gone(deadline.what)
             if console in ready and not self.console.drain():
                 raise self.gone(deadline.what)
-            if not ready and deadline.expired:
+            if deadline.expired:
                 raise self.expired(deadline)
 
     def attend(self, seconds: float, wake: int) -> None:
-        """Drains the console for so long, or until the descriptor `wake` can be read.
+        """Drain the console until the deadline, or until the descriptor `wake` can be read.
 
         Raises MachineEnded as soon as QEMU is gone.
         """
@@ -316,43 +404,81 @@ class Vm:
                 return
 
     def expired(self, deadline: Deadline) -> MachineEnded:
-        """The end of a wait for a machine whose QEMU runs."""
+        """The end of a wait for a machine whose QEMU runs, or was stopped from outside, which says nothing about it."""
+        if self._process is not None and is_stopped(self._process.pid):
+            what = f"QEMU was stopped during: {deadline.what}"
+            return MachineEnded(what, Ended(How.STOPPED), self.console_lines, expired=False)
         return MachineEnded(
             f"{deadline}; last console line: {self._last_line()}",
-            Ended(How.RUNNING), self.console_lines, expired=True, waiting=f"{deadline.what}, {deadline.seconds:.0f} s",
-        )  # fmt: skip
+            Ended(How.RUNNING),
+            self.console_lines,
+            expired=True,
+            waiting=f"{deadline.what}, {deadline.seconds:.0f} s",
+        )
 
     def _last_line(self) -> str:
-        lines = [line for line in self.console_lines if line.strip()]
-        return lines[-1] if lines else "(none)"
+        self.console.drain()
+        lines = self.console.since(max(0, self.console.shown - LAST_CHARS)).splitlines()
+        return next((line[:LAST_WORDS] for line in reversed(lines) if line.strip()), "(none)")
 
     def gone(self, what: str) -> MachineEnded:
-        """QEMU closed its side: waits for its exit status and says how it ended."""
+        """The end of a machine whose QEMU closed its side: wait for its exit status and say how it ended."""
         ended = Ended(How.SILENT)
         if self._has_reset():
             ended = Ended(How.EXITED, status=0)  # what it does where it need not linger
         elif self._process is not None:
             try:
-                status = self._process.wait(timeout=5.0)
-                ended = _ended(status)
+                ended = _ended(self._process.wait(timeout=GOODBYE_SECONDS))
+                if ended.status == 0 and (signalled := _TERMINATED.search(self._last_words())):
+                    ended = Ended(How.KILLED, signal=int(signalled[1]))
             except subprocess.TimeoutExpired:
-                ended = Ended(How.SILENT)
+                ended = Ended(How.STOPPED if is_stopped(self._process.pid) else How.SILENT)
         lines = self.console_lines
-        return MachineEnded(
-            f"QEMU ended during: {what}; last console line: {self._last_line()}", ended, lines, False
-        )
+        return MachineEnded(f"QEMU ended during: {what}; last console line: {self._last_line()}", ended, lines, False)
 
     @property
     def pid(self) -> int:
-        """Of the process that we started (the sandbox around QEMU)."""
+        """The pid of the process that we started (the sandbox around QEMU)."""
         assert self._process is not None
         return self._process.pid
 
 
+def cpus(vm: Vm) -> list[int]:
+    """The indices of a machine's CPUs. Raises what :func:`ask` does."""
+    return [cpu["cpu-index"] for cpu in ask(vm, list[Index], "query-cpus-fast")]
+
+
+def ask(vm: Vm, form: type[Form], command: str, **arguments: object) -> Form:
+    """One QMP command whose answer has this form. Raises what :meth:`Vm.qmp` does, MachineLost for another form."""
+    try:
+        return msgspec.convert(vm.qmp(command, **arguments), form)
+    except msgspec.ValidationError as error:
+        raise MachineLost(f"QMP {command}: QEMU answered garbage: {error}") from error
+
+
+@contextmanager
+def _cut_off(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """Shut the connection down if the block takes longer than the deadline: then its reader sees the end of it."""
+    own = sock.dup()
+    timer = threading.Timer(seconds, own.shutdown, [socket.SHUT_RDWR])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        own.close()
+
+
 def _short_folder() -> str:
-    """Where sockets go: TMPDIR, unless a socket's path there would pass the 107 bytes of sun_path (unix(7))."""
+    """The folder for sockets: TMPDIR, unless a socket's path there would exceed the 107 bytes of sun_path (unix(7))."""
     folder = tempfile.gettempdir()
-    return folder if len(os.fsencode(folder)) < MAX_TMPDIR else "/tmp"
+    return folder if len(os.fsencode(folder)) < MAX_TMPDIR else FALLBACK
+
+
+def _by_guest(event: Mapping[str, Any]) -> bool:
+    """Whether an event tells that the guest has ended by itself, and not by a signal to QEMU."""
+    return event["event"] == "SHUTDOWN" and bool(event.get("data", {}).get("guest", True))
 
 
 def _ended(status: int) -> Ended:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the agent's side of its protocol as tests have it: parse_steps() of vm/agent/sweep.c and parse_op() of json.c."""
+"""The agent's side of its protocol as tests have it: parse_steps() of vm/agent/sweep.c and parse_op() of json.c."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from harness.records import Operation
+from harness.core.records import Operation
 
 VM = Path(__file__).resolve().parents[3] / "vm"
 
@@ -23,9 +23,9 @@ MAX_ARGS = constant("agent/agent.h", "MAX_ARGS")
 
 
 def verbs() -> set[str]:
-    """What the agent can do (vm/agent/main.c)."""
-    text = (VM / "agent/main.c").read_text()
-    return set(re.findall(r'\{ "([\w-]+)",\s*do_\w+ \}', text[text.index("verbs[] = {") :]))
+    """What the agent can do (VERB of vm/agent/agent.h)."""
+    texts = [path.read_text() for path in (VM / "agent").glob("*.c")]
+    return {name for text in texts for name in re.findall(r'^VERB\("([\w-]+)", do_\w+\);', text, re.MULTILINE)}
 
 
 def decoded(value: str) -> str:

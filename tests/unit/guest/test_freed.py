@@ -7,14 +7,14 @@ from typing import cast
 
 import pytest
 
-from harness.errors import GuestError
+from harness.core.errors import GuestError
 from harness.guest import freed
 from harness.guest.agent import Agent
-from harness.guest.freed import FLUSH, HELD, POISON, Counts, Freed, Held, Quarantine, parse_counts, parse_held
-from tests.unit.suite.fakes import FakeAgent
+from harness.guest.freed import FLUSH, POISON, WATCHED, Counts, Freed, Quarantine, Watched, parse_counts, parse_watched
+from tests.unit.fakes.context import FakeAgent
 
 COUNTS = "tracked 14\npoisoned 10\nchecked 9\nbad 2\ntwice 1\nlost 3\nmissed 5\nlive 4\nkept 1\n"
-HELD_TEXT = "grace 0\nffff8880041d6c00 live\n6080c0de freed ffffffffa0000100 ffffffff81440d30\n"
+WATCHED_TEXT = "grace 0\nffff8880041d6c00 live\n6080c0de freed ffffffffa0000100 ffffffff81440d30\n"
 
 
 def fake(data: str = COUNTS) -> tuple[Agent, FakeAgent]:
@@ -38,11 +38,11 @@ def test_a_count_is_a_number() -> None:
 
 
 def test_the_quarantine_is_armed_drained_and_disarmed() -> None:
-    agent, told = fake()
+    agent, shown = fake()
     quarantine = Quarantine(agent)
     quarantine.arm([(0x1000, 0x1001), (0xFFFFFFFF81440D30, 0xFFFFFFFF81440D31)])
     assert quarantine.drain() == quarantine.disarm() == parse_counts(COUNTS)
-    assert told.asked("write") == [
+    assert shown.asked("write") == [
         {"path": POISON, "data": "arm 1000-1001 ffffffff81440d30-ffffffff81440d31"},
         {"path": POISON, "data": "drain"},
         {"path": POISON, "data": "disarm"},
@@ -50,32 +50,30 @@ def test_the_quarantine_is_armed_drained_and_disarmed() -> None:
 
 
 def test_held() -> None:
-    found = parse_held(HELD_TEXT)
-    assert found == Held(
-        False,
-        (
-            Freed(0xFFFF8880041D6C00, False),
-            Freed(0x6080C0DE, True, (0xFFFFFFFFA0000100, 0xFFFFFFFF81440D30)),
-        ),
+    found = parse_watched(WATCHED_TEXT)
+    assert found == Watched(
+        False, (Freed(0xFFFF8880041D6C00, False), Freed(0x6080C0DE, True, (0xFFFFFFFFA0000100, 0xFFFFFFFF81440D30)))
     )
-    assert parse_held(HELD_TEXT.replace("grace 0", "grace 1")).grace
-    assert parse_held("grace 0\n").objects == ()
+    assert parse_watched(WATCHED_TEXT.replace("grace 0", "grace 1")).grace
+    assert parse_watched("grace 0\n").objects == ()
 
 
-@pytest.mark.parametrize("text", ["", "grace\n", "ffff live\n", "grace 0\nffff\n", "grace 0\nxyz live\n", "grace 0\n1 freed q\n"])
+@pytest.mark.parametrize(
+    "text", ["", "grace\n", "ffff live\n", "grace 0\nffff\n", "grace 0\nxyz live\n", "grace 0\n1 freed q\n"]
+)
 def test_held_that_cannot_be_read(text: str) -> None:
     with pytest.raises(GuestError, match="cannot be read"):
-        parse_held(text)
+        parse_watched(text)
 
 
 def test_what_is_held_is_named_and_let_go() -> None:
-    agent, told = fake(HELD_TEXT)
-    freed.hold(agent, [0xFFFF8880041D6C00, 0x6080C0DE])
-    assert freed.held(agent).objects[1].freed
+    agent, shown = fake(WATCHED_TEXT)
+    freed.watch(agent, [0xFFFF8880041D6C00, 0x6080C0DE])
+    assert freed.watched(agent).objects[1].freed
     freed.flush(agent, 0)
-    freed.hold(agent, [])
-    assert told.asked("write") == [
-        {"path": HELD, "data": "ffff8880041d6c00 6080c0de\n"},
+    freed.watch(agent, [])
+    assert shown.asked("write") == [
+        {"path": WATCHED, "data": "ffff8880041d6c00 6080c0de\n"},
         {"path": FLUSH, "data": "0"},
-        {"path": HELD, "data": "\n"},
+        {"path": WATCHED, "data": "\n"},
     ]

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import cast
@@ -12,8 +14,9 @@ from typing import cast
 import paramiko
 import pytest
 
+from harness.core.errors import HarnessError
 from harness.guest import terminal
-from harness.guest.terminal import Carrier, Escape, OutputClosed
+from harness.guest.terminal import Carrier, Escape, OutputClosed, resized
 
 
 @pytest.mark.parametrize(
@@ -39,14 +42,14 @@ def test_tilde_dot_leaves_only_at_the_beginning_of_a_line(typed: bytes, sent: by
 
 
 class Far:
-    """Stands for a channel: says what it is told to, and takes at most `room` bytes at a time, `limit` in all."""
+    """Stands for a channel: says what it is given, and takes at most `room` bytes at a time, `limit` in all."""
 
     def __init__(self, says: bytes = b"", complains: bytes = b"", room: int = 1 << 20, limit: int = 1 << 30) -> None:
         self.out, self.err, self.room, self.limit = says, complains, room, limit
         self.got = b""
         self.closed = False
         self._reader, self._writer = os.pipe()
-        self._ended = threading.Event()
+        self._ended, self.refused = threading.Event(), threading.Event()
         if says or complains:
             os.write(self._writer, b"x")
 
@@ -80,6 +83,7 @@ class Far:
 
     def send(self, data: bytes) -> int:
         if len(self.got) >= self.limit:
+            self.refused.set()
             raise OSError("Socket is closed")
         taken = data[: self.room]
         self.got += taken
@@ -147,7 +151,12 @@ def test_who_does_not_read_to_the_end_is_not_minded() -> None:
         os.write(streams[0], b"more than it takes")
         os.close(streams[0])
         far.room = 4
-        threading.Timer(0.2, far.end).start()
+
+        def end() -> None:
+            far.refused.wait(60)
+            far.end()
+
+        threading.Thread(target=end).start()
         assert carried(far)
         assert far.got == b"more"
 
@@ -161,6 +170,17 @@ def test_leaving_is_seen_although_nothing_can_be_sent() -> None:
         assert far.got == b""
 
 
+def test_a_channel_that_ends_while_the_terminal_is_resized_has_ended() -> None:
+    class Ending(Far):
+        def resize_pty(self, columns: int, lines: int) -> None:
+            self.end()
+            raise paramiko.SSHException("Channel is not open")
+
+    with piped(), resized() as resize:
+        os.kill(os.getpid(), signal.SIGWINCH)
+        assert Carrier(cast(paramiko.Channel, Ending()), Escape(), resize).run()
+
+
 def test_output_that_nobody_takes_ends_it() -> None:
     with piped() as streams:
         os.close(streams[1])
@@ -171,3 +191,55 @@ def test_output_that_nobody_takes_ends_it() -> None:
 def test_a_pipe_is_no_person() -> None:
     with piped():
         assert not terminal.interactive()
+
+
+@contextlib.contextmanager
+def leading_to(descriptor: int, path: str) -> Iterator[None]:
+    saved, other = os.dup(descriptor), os.open(path, os.O_RDWR)
+    os.dup2(other, descriptor)
+    os.close(other)
+    try:
+        yield
+    finally:
+        os.dup2(saved, descriptor)
+        os.close(saved)
+
+
+def test_output_that_finds_no_room_is_no_status_of_the_command() -> None:
+    with leading_to(1, "/dev/full"), pytest.raises(HarnessError, match="output is lost: No space left on device"):
+        carried(Far(says=b"hello"))
+
+
+def test_stderr_that_finds_no_room_ends_nothing() -> None:
+    with piped() as streams, leading_to(2, "/dev/full"):
+        far = Far(says=b"hello", complains=b"oh")
+        far.end()
+        assert carried(far)
+        assert os.read(streams[1], 100) == b"hello"
+
+
+def test_a_terminal_that_is_gone_is_the_end_of_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """read(2) says EIO to who is left in the background of one."""
+    read = os.read
+
+    def gone(descriptor: int, most: int) -> bytes:
+        if descriptor == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, most)
+
+    with piped() as streams:
+        os.write(streams[0], b"x")  # select(2) says that it can be read
+        monkeypatch.setattr(os, "read", gone)
+        far = Far()
+        assert carried(far)
+        assert far.eof_received and far.got == b""
+
+
+def test_a_terminal_that_is_gone_needs_no_restoring() -> None:
+    with piped():
+        master, slave = os.openpty()
+        os.dup2(slave, 0)
+        os.close(slave)
+        with terminal.raw():
+            os.close(master)
+        assert terminal.size() == terminal.USUAL_SIZE

@@ -36,9 +36,14 @@ def test_the_whole_protocol() -> None:
     assert kmemleak.report(cast(Agent, knob)) == "unreferenced object"
     own = f"write {kmemleak.KNOB}"
     assert knob.asked == [
-        f"write {kmemleak.SHRINK} 1", f"write {kmemleak.CHURN} 1", "idle",
-        f"{own} scan", f"{own} scan", f"read {kmemleak.KNOB}", f"{own} scan=off",
-    ]  # fmt: skip
+        f"write {kmemleak.SHRINK} 1",
+        f"write {kmemleak.CHURN} 1",
+        "idle",
+        f"{own} scan",
+        f"{own} scan",
+        f"read {kmemleak.KNOB}",
+        f"{own} scan=off",
+    ]
 
 
 @pytest.mark.parametrize("takes", [0, 1, 2])

@@ -61,11 +61,7 @@ def branch(memory: Memory, back: int, callee: int) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "cpl", "halted", "wanted"),
-    [
-        (0x46, 0, 0, (False, True, False)),
-        (0x246, 0, 1, (False, False, True)),
-        (0x246, 3, 0, (True, False, False)),
-    ],
+    [(0x46, 0, 0, (False, True, False)), (0x246, 0, 1, (False, False, True)), (0x246, 3, 0, (True, False, False))],
 )
 def test_x86_tells_mode_interrupts_and_halt(flags: int, cpl: int, halted: int, wanted: tuple[bool, bool, bool]) -> None:
     cpu = read(1, X86.format(sp=STACK, pc=TEXT, flags=flags, cpl=cpl, halted=halted), Memory().peek)
@@ -82,9 +78,10 @@ def test_x86_words_of_the_stack_are_guesses_that_say_whom_they_called() -> None:
     memory.put(TEXT + 0x200 - 5, b"\x90" * 5)
     cpu = read(0, X86.format(sp=pointer, pc=TEXT, flags=0x46, cpl=0, halted=0), memory.peek)
     assert cpu.stack == (
-        Return(TEXT + 0x105, sure=False, callee=TEXT + 0x10), Return(TEXT + 0x200, sure=False),
+        Return(TEXT + 0x105, sure=False, callee=TEXT + 0x10),
+        Return(TEXT + 0x200, sure=False),
         Return(TEXT + 0x305, sure=False, callee=TEXT - 0x100),
-    )  # fmt: skip
+    )
 
 
 def test_x86_goes_on_behind_an_interrupt() -> None:
@@ -106,9 +103,10 @@ def test_arm64_frames_are_chained() -> None:
     cpu = read(0, text, memory.peek)
     assert (cpu.pc, cpu.user, cpu.masked, cpu.halted) == (ARM_TEXT, False, True, False)
     assert cpu.stack == (
-        Return(ARM_TEXT + 0x300, sure=False, callee=ARM_TEXT - 0x1000), Return(ARM_TEXT + 0x100, sure=True),
+        Return(ARM_TEXT + 0x300, sure=False, callee=ARM_TEXT - 0x1000),
+        Return(ARM_TEXT + 0x100, sure=True),
         Return(ARM_TEXT + 0x200, sure=True),
-    )  # fmt: skip
+    )
     assert "Q00" not in cpu.text
 
 
@@ -121,9 +119,11 @@ def test_arm64_goes_on_behind_an_interrupt() -> None:
     text = ARM.format(pc=ARM_TEXT, fp=ARM_STACK, link=ARM_TEXT + 0x10, state=0x61402045, level=1)
     cpu = read(0, text, memory.peek)
     assert cpu.stack == (
-        Return(ARM_TEXT + 0x10, sure=True), Return(ARM_TEXT + 0x44, sure=True), Return(ARM_TEXT + 0x50, sure=False),
+        Return(ARM_TEXT + 0x10, sure=True),
+        Return(ARM_TEXT + 0x44, sure=True),
+        Return(ARM_TEXT + 0x50, sure=False),
         Return(ARM_TEXT + 0x60, sure=True),
-    )  # fmt: skip
+    )
     assert not cpu.masked
 
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.errors import Ended, HarnessError, How, MachineEnded, MachineLost
+from harness.core.errors import Ended, HarnessError, How, MachineEnded, MachineLost
 from harness.machine import examine
 from harness.machine.deadline import Deadline
 from harness.machine.dump import dump
 from harness.machine.examine import Hung, look_into
-from tests.unit.machine.test_machine_vm import machine
+from tests.unit.machine.test_vm import machine
 
 EXPIRED = MachineEnded("waited", Ended(How.RUNNING), ("a line",), expired=True, waiting="an answer, 3 s")
 
@@ -22,7 +22,7 @@ EXPIRED = MachineEnded("waited", Ended(How.RUNNING), ("a line",), expired=True, 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examine, "REACT_SECONDS", 2.0)
-    monkeypatch.setattr(examine, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(examine, "SILENT_SECONDS", 0.1)
     monkeypatch.setattr(examine, "LETTERS", tuple((letter, header, 0.1) for letter, header, _ in examine.LETTERS))
 
 
@@ -37,8 +37,10 @@ def test_cpus_are_read_twice_and_the_kernel_is_asked_until_it_hears(mode: str) -
     assert seen.later == seen.cpus
     asked = [line.partition("sysrq: ")[2] for line in seen.said if "sysrq: " in line]
     assert [line for line in asked if not line.startswith("HELP")] == [
-        "Show Blocked State", "Show State", "Show backtrace of all active CPUs"
-    ]  # fmt: skip
+        "Show Blocked State",
+        "Show State",
+        "Show backtrace of all active CPUs",
+    ]
     assert seen.why == ()
 
 
@@ -64,9 +66,9 @@ def test_qemu_that_is_gone_is_no_hang() -> None:
         fake.send(b"ping\n")
         with pytest.raises(MachineEnded):
             fake.receive(Deadline(10, "an answer"))
-        told = look_into(fake, EXPIRED, 1.0)
-    assert not isinstance(told, Hung)
-    assert told.ended == Ended(How.KILLED, signal=9)
+        shown = look_into(fake, EXPIRED, 1.0)
+    assert not isinstance(shown, Hung)
+    assert shown.ended == Ended(How.KILLED, signal=9)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_a_machine_that_resets_lingers_when_it_is_told_to() -> None:
     with machine("reset") as fake:
         fake.linger()
         fake.resume()
+        fake.expect(["Linux version"], Deadline(10, "its line"))  # then no socket but the monitor's tells of anything
         fake.send(b"ping\n")
         with pytest.raises(MachineEnded) as raised:
             fake.receive(Deadline(10, "an answer"))

@@ -10,14 +10,13 @@ from typing import cast
 
 import pytest
 
-from harness import definition
-from harness.errors import KernelFailure
+from harness.core import definition
+from harness.core.errors import KernelFailure
 from harness.guest import pristine
 from harness.guest.agent import Agent
 from harness.guest.pristine import _cpus, check_shape, key, next_seq
 from harness.host.toolchain import Toolchain
 from harness.machine.qemu import Launch
-from harness.plan import PROFILE
 
 
 class Tools:
@@ -27,8 +26,8 @@ class Tools:
         self.id = name
 
 
-def keyed(launch: Launch, kernel: str = "kernel-1", tools: str = "tools-1") -> str:
-    return key(launch, kernel, cast(Toolchain, Tools(tools)))
+def keyed(launch: Launch, kernel: str = "kernel-1", tools: str = "tools-1", functions: tuple[str, ...] = ()) -> str:
+    return key(launch, kernel, cast(Toolchain, Tools(tools)), functions)
 
 
 @pytest.fixture
@@ -70,8 +69,7 @@ def test_kernel_toolchain_initramfs_format_and_functions_under_test_change_the_k
     keys.append(keyed(launch))
     monkeypatch.setattr(pristine, "FORMAT", pristine.FORMAT + 1)
     keys.append(keyed(launch))
-    monkeypatch.setattr(pristine, "PROFILE", replace(PROFILE, functions=("create_dsq",)))
-    keys.append(keyed(launch))
+    keys.append(keyed(launch, functions=("create_dsq",)))
     assert len(set(keys)) == len(keys)
 
 
@@ -80,8 +78,7 @@ def test_parts_cannot_run_into_each_other(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"),
-    [("0\n", 1), ("0-1\n", 2), ("0-1,4\n", 3), ("0,2,4-7\n", 6), ("0-511\n", 512)],
+    ("text", "count"), [("0\n", 1), ("0-1\n", 2), ("0-1,4\n", 3), ("0,2,4-7\n", 6), ("0-511\n", 512)]
 )
 def test_cpu_lists(text: str, count: int) -> None:
     assert _cpus(text) == count

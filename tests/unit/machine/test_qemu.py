@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import definition
+from harness.core import definition
 from harness.machine.qemu import AGENT_PORT, Launch, Sockets, argv, command_line, hardware
 
 
@@ -27,6 +27,7 @@ def test_command_line_is_one_line_with_its_facts(launch: Launch) -> None:
     assert "tsc_early_khz=2450000" in line.split()
     assert "\n" not in line and "  " not in line and "{" not in line
     assert "console=ttyS0" in line.split()
+    assert any(word.startswith("earlycon") for word in line.split()), "a kernel that dies before its console says why"
     assert "kmemleak=on" in line.split()
 
 

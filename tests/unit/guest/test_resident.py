@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.guest import resident
 from harness.guest.agent import Agent, AgentError
 
@@ -26,7 +26,9 @@ class Calls:
         self.refuses = refuses
         self.missed = missed
 
-    def call(self, verb: str, /, *, record: bool, check: bool = True, seconds: float = 0.0, **args: Any) -> dict[str, Any]:
+    def call(
+        self, verb: str, /, *, record: bool, check: bool = True, seconds: float = 0.0, **args: Any
+    ) -> dict[str, Any]:
         assert not record, "it is no part of what a test did"
         self.asked.append((verb, args))
         if verb == self.refuses and check:
@@ -46,11 +48,14 @@ def test_the_code_under_test_and_what_leaks_on_purpose_are_watched() -> None:
     assert (verb, loaded) == ("load", {"name": "alive", "path": "/bpf/alive.bpf.o", "resident": True})
     variables = [(args["var"], args.get("index"), args["value"]) for verb, args in rest if verb == "set"]
     assert variables == [
-        ("starts", 0, 0x100), ("ends", 0, 0x900),
-        ("starts", 1, 0xFFFFFFFFC0000F00), ("ends", 1, 0xFFFFFFFFC0000F7C),
-        ("starts", 2, 0xFFFFFFFFC0001000), ("ends", 2, 0xFFFFFFFFC0001040),
+        ("starts", 0, 0x100),
+        ("ends", 0, 0x900),
+        ("starts", 1, 0xFFFFFFFFC0000F00),
+        ("ends", 1, 0xFFFFFFFFC0000F7C),
+        ("starts", 2, 0xFFFFFFFFC0001000),
+        ("ends", 2, 0xFFFFFFFFC0001040),
         ("nr_ranges", None, 3),
-    ]  # fmt: skip
+    ]
     attached = [args["what"] for verb, args in rest if verb == "attach"]
     assert attached == list(resident.PROGRAMS), "and only once they know what to look at"
     assert rest[-len(attached) :] == [("attach", {"name": "alive", "what": what}) for what in attached]
@@ -64,7 +69,7 @@ def test_a_kernel_that_cannot_have_it_is_told_why(verb: str) -> None:
 
 
 def test_more_places_than_there_is_room_for_are_ours() -> None:
-    with pytest.raises(HarnessError, match="lies in 17 places"):
+    with pytest.raises(HarnessError, match="has 17 text ranges"):
         resident.attach(cast(Agent, Calls()), "/bpf", [(n, n + 1) for n in range(17)])
 
 

@@ -9,8 +9,7 @@ from harness.machine.deadline import MAX_SCALE, NOMINAL_BOOT_SECONDS, Deadline, 
 
 
 @pytest.mark.parametrize(
-    ("boot", "scale"),
-    [(0.1, 1.0), (NOMINAL_BOOT_SECONDS, 1.0), (NOMINAL_BOOT_SECONDS * 4, 4.0), (1e6, MAX_SCALE)],
+    ("boot", "scale"), [(0.1, 1.0), (NOMINAL_BOOT_SECONDS, 1.0), (NOMINAL_BOOT_SECONDS * 4, 4.0), (1e6, MAX_SCALE)]
 )
 def test_a_slow_machine_waits_longer_a_fast_one_not_shorter(boot: float, scale: float) -> None:
     assert scale_of(boot) == pytest.approx(scale)

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from harness import definition
-from harness.errors import Ended, How, MachineEnded, MachineLost
+from harness.core import definition
+from harness.core.errors import Ended, How, MachineEnded, MachineLost
 from harness.host.cache import Cache
 from harness.host.toolchain import Toolchain
 from harness.machine import accel
-from harness.machine.accel import Accelerator
+from harness.machine.accel import Accelerator, Trust
 from harness.machine.qemu import Launch
 
 
@@ -35,6 +35,7 @@ class Host:
         self.boot_id.write_text("boot-1\n")
         self.answer = Accelerator("kvm", "it spoke")
         self.probes = 0
+        self.trust = Trust.SURE
         self.openable = True
         vm = definition.load("x86_64")
         here = replace(vm, host_arch=platform.machine())
@@ -43,9 +44,9 @@ class Host:
         monkeypatch.setattr(accel, "_probe", self.probe)
         monkeypatch.setattr("harness.machine.accel.os.access", lambda path, mode: self.openable)
 
-    def probe(self, launch: Launch, toolchain: Toolchain) -> Accelerator:
+    def probe(self, launch: Launch, toolchain: Toolchain) -> tuple[Accelerator, Trust]:
         self.probes += 1
-        return self.answer
+        return self.answer, self.trust
 
     def choose(self, toolchain: str = "t1") -> Accelerator:
         return accel.choose(self.launch, cast(Toolchain, Tools(toolchain)), self.cache)
@@ -84,6 +85,13 @@ def test_a_new_boot_or_qemu_is_probed_again(host: Host, what: str) -> None:
     assert host.probes == 2
 
 
+@pytest.mark.parametrize(("trust", "probes"), [(Trust.SURE, 1), (Trust.TWICE, 2), (Trust.NEVER, 4)])
+def test_what_may_pass_is_not_remembered(host: Host, trust: Trust, probes: int) -> None:
+    host.answer, host.trust = Accelerator("tcg", "it broke"), trust
+    assert host.choose() == host.choose() == host.answer
+    assert host.probes == probes
+
+
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"key": "boot-1 t1"}'])
 def test_a_damaged_memory_is_no_memory(host: Host, text: str) -> None:
     host.choose()
@@ -97,7 +105,7 @@ PROBE = accel._probe  # before any fixture puts another in its place
 
 
 class Guest:
-    """A Vm whose console wait ends as told."""
+    """A Vm whose console wait ends as given."""
 
     end: BaseException | None = None
 
@@ -120,19 +128,22 @@ class Guest:
 
 
 @pytest.mark.parametrize(
-    ("end", "name", "says"),
+    ("end", "name", "says", "trust"),
     [
-        (None, "kvm", "printed its first line"),
-        (MachineEnded("x", Ended(How.RUNNING), [], True), "tcg", "printed nothing"),
-        (MachineEnded("x", Ended(How.KILLED, signal=6), [], False), "tcg", "ended"),
-        (MachineLost("kvm_buf_set_msrs: assertion failed"), "tcg", "kvm_buf_set_msrs"),
+        (None, "kvm", "printed its first line", Trust.SURE),
+        (MachineEnded("x", Ended(How.RUNNING), [], True), "tcg", "printed nothing", Trust.TWICE),
+        (MachineEnded("x", Ended(How.KILLED, signal=6), [], False), "tcg", "ended", Trust.SURE),
+        (MachineEnded("x", Ended(How.KILLED, signal=9), [], False), "tcg", "ended", Trust.NEVER),
+        (MachineEnded("x", Ended(How.GUEST_PANIC), [], False), "tcg", "ended", Trust.NEVER),
+        (MachineLost("kvm_buf_set_msrs: assertion failed"), "tcg", "kvm_buf_set_msrs", Trust.SURE),
     ],
-    ids=["works", "silent", "dies", "refuses"],
+    ids=["works", "silent", "dies", "killed", "panics", "refuses"],
 )
 def test_only_a_line_from_a_guest_proves_kvm(
-    host: Host, monkeypatch: pytest.MonkeyPatch, end: BaseException | None, name: str, says: str
+    host: Host, monkeypatch: pytest.MonkeyPatch, end: BaseException | None, name: str, says: str, trust: Trust
 ) -> None:
     monkeypatch.setattr(accel, "Vm", Guest)
     monkeypatch.setattr(Guest, "end", end)
-    chosen = PROBE(host.launch, cast(Toolchain, Tools("t")))
+    chosen, trusted = PROBE(host.launch, cast(Toolchain, Tools("t")))
     assert chosen.name == name and says in chosen.why
+    assert trusted is trust

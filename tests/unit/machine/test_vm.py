@@ -5,32 +5,38 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from harness import definition
-from harness.errors import Ended, How, MachineEnded, MachineLost
+from harness.core import definition
+from harness.core.errors import Ended, How, MachineEnded, MachineLost
 from harness.host.sandbox import Bind
 from harness.host.toolchain import Toolchain
 from harness.machine import vm
 from harness.machine.deadline import Deadline
 from harness.machine.qemu import Launch
+from harness.machine.stopped import is_stopped
 from harness.machine.vm import Vm, _ended
 
-FAKE = Path(__file__).with_name("fake_qemu.py")
+FAKE = Path(__file__).parents[1] / "fakes" / "qemu.py"
 
 
 class Fake:
-    """A toolchain whose QEMU is fake_qemu.py."""
+    """A toolchain whose QEMU is fakes/qemu.py."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
 
-    def argv(self, command: Sequence[str], *, binds: Sequence[Bind] = ()) -> list[str]:
+    kind = "root"
+
+    def argv(self, command: Sequence[str], *, binds: Sequence[Bind] = (), kvm: bool = False) -> list[str]:
         return [sys.executable, str(FAKE), self.mode, *command[1:]]
 
 
@@ -90,6 +96,30 @@ def test_qemu_that_ends_tells_how_and_what_it_printed(mode: str, ended: Ended) -
         assert "Linux version 0.0" in raised.value.what, "the last console line belongs in the line"
 
 
+def test_a_monitor_that_ends_before_the_other_channels_is_watched_no_more() -> None:
+    """The library closes its socket, whose number may then be another file's."""
+    with machine("unplugged") as fake:
+        fake.linger()
+        fake.resume()
+        fake.send(b"1 ping\n")
+        with pytest.raises(MachineEnded) as raised:
+            fake.receive(Deadline(1.5, "an answer"))
+        assert raised.value.expired and raised.value.ended == Ended(How.RUNNING)
+
+
+@pytest.mark.parametrize("lingers", [False, True])
+def test_qemu_that_a_signal_ends_in_order_was_killed(lingers: bool) -> None:
+    """Its status is 0, as that of a guest that resets."""
+    with machine("terminated") as fake:
+        if lingers:
+            fake.linger()
+        fake.resume()
+        fake.send(b"1 ping\n")
+        with pytest.raises(MachineEnded) as raised:
+            fake.receive(Deadline(10, "an answer"))
+    assert raised.value.ended == Ended(How.KILLED, signal=15)
+
+
 @pytest.mark.parametrize("channel", ["agent", "console"])
 def test_silence_expires_while_qemu_runs(channel: str) -> None:
     with machine("silent") as fake:
@@ -133,11 +163,30 @@ def test_qemu_that_opens_no_socket_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_qemu_whose_monitor_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vm, "STARTUP_SECONDS", 0.5)
+    monkeypatch.setattr(vm, "STARTUP_SECONDS", 3.0)  # its sockets are to be there by then
     fake = machine("mute")
     with pytest.raises(MachineLost, match="QMP said nothing"):
         fake.__enter__()
     assert not fake.sockets.folder.exists()
+
+
+def test_qemu_whose_monitor_greets_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm, "STARTUP_SECONDS", 3.0)
+    fake, start = machine("stammer"), time.monotonic()
+    with pytest.raises(MachineLost, match="did not start"):
+        fake.__enter__()
+    assert time.monotonic() - start < 15
+    assert not fake.sockets.folder.exists()
+
+
+def test_qemu_that_tells_of_events_for_ever_answers_all_the_same() -> None:
+    with machine("events") as fake:
+        fake.resume()
+        start = time.monotonic()
+        for _ in range(5):
+            assert fake.qmp("query-status") == {"status": "running"}
+        assert time.monotonic() - start < 15
+        assert fake._qmp is not None and len(fake._qmp.get_events()) < 1000, "they are not kept"
 
 
 def test_qemu_that_ends_during_a_monitor_command_tells_how() -> None:
@@ -147,6 +196,14 @@ def test_qemu_that_ends_during_a_monitor_command_tells_how() -> None:
             with pytest.raises(MachineEnded, match="QEMU ended during: QMP stop") as raised:
                 fake.qmp("stop")
             assert raised.value.ended == Ended(How.KILLED, signal=9)
+
+
+def test_qemu_whose_monitor_says_a_line_without_an_end_is_ended_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm, "GOODBYE_SECONDS", 0.1)
+    with machine("babble") as fake:
+        with pytest.raises(MachineEnded, match="QEMU ended during: QMP stop"):
+            fake.qmp("stop")
+    assert not fake.sockets.folder.exists()
 
 
 def test_qmp_that_refuses_is_not_the_guests_end() -> None:
@@ -169,3 +226,35 @@ def test_qmp_that_refuses_is_not_the_guests_end() -> None:
 def test_a_sandbox_passes_signals_on_as_128_and_more(status: int, ended: Ended) -> None:
     assert _ended(status) == ended
 
+
+def test_a_qemu_that_was_stopped_is_no_hang() -> None:
+    """Its guest did not run: whatever was waited for is not late."""
+    with machine("echo") as fake:
+        fake.resume()
+        os.kill(fake.pid, signal.SIGSTOP)
+        try:
+            while not is_stopped(fake.pid):
+                pass
+            with pytest.raises(MachineEnded) as caught:
+                fake.receive(Deadline(0.2, "an answer"))
+        finally:
+            os.kill(fake.pid, signal.SIGCONT)
+    assert (caught.value.ended.how, caught.value.expired) == (How.STOPPED, False)
+    assert "QEMU was stopped during: an answer" in caught.value.what
+
+
+def test_what_runs_below_us_may_be_stopped() -> None:
+    """The sandbox around QEMU runs on: the process that it waits for does not."""
+    script = "import os, signal, sys; sys.stdout.write('up'); sys.stdout.flush(); os.kill(os.getpid(), signal.SIGSTOP)"
+    above = subprocess.Popen(["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, script], stdout=subprocess.PIPE)
+    assert above.stdout and above.stdout.read(2) == b"up"
+    (task,) = Path(f"/proc/{above.pid}/task").iterdir()
+    child = int((task / "children").read_text())
+    while Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        pass
+    try:
+        assert is_stopped(above.pid) and is_stopped(child)
+    finally:
+        os.kill(child, signal.SIGCONT)
+    assert above.wait(10) == 0
+    assert not is_stopped(above.pid)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import Ended, How, MachineEnded
+from harness.core.errors import Ended, How, MachineEnded
 from harness.guest import remote
 from harness.guest.remote import Watch, shell_line
 
@@ -36,7 +36,7 @@ class FakeVm:
 
 
 class FakeAgent:
-    """Answers at once, unless it is told to be silent: then as a hung guest does."""
+    """Answers at once, unless it is to be silent: then as a hung guest does."""
 
     scale = 1.0
 

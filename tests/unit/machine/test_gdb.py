@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import definition
+from harness.core import definition
 from harness.machine import gdb
 from harness.machine.qemu import Sockets
 
@@ -23,8 +23,11 @@ def test_the_line_names_program_symbols_source_and_socket(arch: str, name: str, 
     assert words[:2] == ["gdb" if native else "gdb-multiarch", "/c/vm linux"]
     steps = [word for word in words[2:] if word != "-ex"]
     assert steps == [
-        f"set architecture {name}", "set substitute-path /src /s", "target remote /t/gdb.sock", "hbreak start_kernel",
-    ]  # fmt: skip
+        f"set architecture {name}",
+        "set substitute-path /src /s",
+        "target remote /t/gdb.sock",
+        "hbreak start_kernel",
+    ]
     assert words[2::2] == ["-ex"] * 4
 
 

@@ -13,25 +13,37 @@ import struct
 from pathlib import Path
 
 import pytest
+from sched_ext import dsq
+from sched_ext.dsq import dsq_context
 
-from harness.faults import cause, endings
+from harness.core.wire import ByteOrder
+from harness.faults import cause, endings, percpu, sweep, trials
+from harness.faults.account import Account, Swept
+from harness.faults.types import TYPES
 from harness.guest import resident
-from harness.guest.guest import dsq_context
-from harness.oracles import alive, ledger, rules
-from harness.suite import dsq, percpu, sweep, trials
-from harness.suite.account import Account, Swept
+from harness.oracles import ledger, live_objects
+from harness.oracles.splat import rules
+from tests.unit.fakes.context import FakeContext, observer
 from tests.unit.guest.lines import constant
-from tests.unit.suite.fakes import FakeBench, observer
 
 ROOT = Path(__file__).resolve().parents[3]
-AGENT, BPF, MODULE = ROOT / "vm" / "agent", ROOT / "bpf_progs", ROOT / "vm" / "module" / "told.c"
+AGENT, BPF, MODULE = ROOT / "vm" / "agent", ROOT / "bpf_progs" / "observers", ROOT / "vm" / "module" / "last_words.c"
+SUITE = ROOT / "bpf_progs" / "sched_ext"
 OBJECTS = BPF / "objects.bpf.h"
 SITES, LEDGER, ALIVE = BPF / "fault_sites.bpf.c", BPF / "ledger.bpf.c", BPF / "alive.bpf.c"
 
 CODES = {
-    "char": "s", "u32": "I", "uint32_t": "I", "s32": "i", "int": "i", "u64": "Q", "uint64_t": "Q", "s64": "q",
-    "int64_t": "q", "int32_t": "i",
-}  # fmt: skip
+    "char": "s",
+    "u32": "I",
+    "uint32_t": "I",
+    "s32": "i",
+    "int": "i",
+    "u64": "Q",
+    "uint64_t": "Q",
+    "s64": "q",
+    "int64_t": "q",
+    "int32_t": "i",
+}
 
 Field = tuple[str, str, int]
 """Name, code as of the struct module, how many."""
@@ -59,7 +71,9 @@ def layout(text: str, name: str) -> list[Field]:
             assert found and kind in CODES, f"{kind} {one}"
             size = found[2] or "1"
             fields.append((found[1], CODES[kind], int(size) if size.isdigit() else number(text, size)))
-    assert body[1].count(";") == len(re.findall(r"^\s*(\w+) ([\w ,\[\]]+);", body[1], re.MULTILINE)), "a field is not read"
+    assert body[1].count(";") == len(re.findall(r"^\s*(\w+) ([\w ,\[\]]+);", body[1], re.MULTILINE)), (
+        "a field is not read"
+    )
     return fields
 
 
@@ -70,12 +84,12 @@ def packed(fields: list[Field]) -> struct.Struct:
     return struct.Struct(f"<{codes}")
 
 
-TOLD = ((SITES, "told"), (AGENT / "agent.h", "told"), (MODULE, "told"))
+LAST_WORDS = ((SITES, "last_words"), (AGENT / "agent.h", "last_words"), (MODULE, "last_words"))
 OBJECT = ((LEDGER, "object"), (AGENT / "ledger.c", "entry"))
-LIVING = ((ALIVE, "object"), (AGENT / "alive.c", "entry"))
+LIVE = ((ALIVE, "object"), (AGENT / "alive.c", "entry"))
 
 
-@pytest.mark.parametrize("places", [TOLD, OBJECT, LIVING], ids=["told", "object", "living"])
+@pytest.mark.parametrize("places", [LAST_WORDS, OBJECT, LIVE], ids=["last_words", "object", "live"])
 def test_a_struct_that_is_declared_several_times_is_the_same(places: tuple[tuple[Path, str], ...]) -> None:
     first, *others = [layout(path.read_text(), name) for path, name in places]
     assert len(first) >= 3
@@ -86,11 +100,16 @@ def test_a_struct_that_is_declared_several_times_is_the_same(places: tuple[tuple
 @pytest.mark.parametrize(
     ("path", "name", "old", "new"),
     [
-        (SITES, "told", "u64 stack[TOLD_DEPTH];\n};\n\nstruct told told", "u64 stack[MAX_DEPTH];\n};\n\nstruct told told"),
-        (MODULE, "told", "#define TOLD_DEPTH 16", "#define TOLD_DEPTH 32"),
-        (MODULE, "told", "char what[64]", "char what[32]"),
-        (AGENT / "agent.h", "told", "uint64_t nth, site", "uint64_t site, nth"),
-        (AGENT / "agent.h", "told", "uint32_t type, depth", "uint64_t type, depth"),
+        (
+            SITES,
+            "last_words",
+            "u64 stack[LAST_WORDS_DEPTH];\n};\n\nstruct last_words last_words",
+            "u64 stack[MAX_DEPTH];\n};\n\nstruct last_words last_words",
+        ),
+        (MODULE, "last_words", "#define LAST_WORDS_DEPTH 16", "#define LAST_WORDS_DEPTH 32"),
+        (MODULE, "last_words", "char what[64]", "char what[32]"),
+        (AGENT / "agent.h", "last_words", "uint64_t nth, site", "uint64_t site, nth"),
+        (AGENT / "agent.h", "last_words", "uint32_t type, depth", "uint64_t type, depth"),
         (LEDGER, "object", "\tu32 unused;\n", ""),
         (LEDGER, "object", "#define MAX_DEPTH 28", "#define MAX_DEPTH 32"),
         (AGENT / "ledger.c", "entry", "kind, size, depth", "size, kind, depth"),
@@ -105,34 +124,39 @@ def test_a_change_on_one_side_is_seen(path: Path, name: str, old: str, new: str)
 
 
 def test_the_host_reads_what_a_hanging_guest_was_at_as_it_is_written() -> None:
-    assert packed(layout(SITES.read_text(), "told")).format == cause.TOLD.format
+    assert packed(layout(SITES.read_text(), "last_words")).format == "<" + cause.LAST_WORDS
+    assert packed(layout(SITES.read_text(), "last_words")).size == cause.LAST_WORDS_BYTES
 
 
 def test_the_host_reads_objects_of_the_ledger_as_they_are_written() -> None:
     fields = layout(LEDGER.read_text(), "object")
     assert [name for name, _, _ in fields] == ["run", "kind", "size", "depth", "unused", "stack"]
-    assert packed(fields[:-1]).format == trials.OBJECT.format, "what precedes the stack"
+    assert packed(fields[:-1]).format == "<" + trials.OBJECT, "what precedes the stack"
+    assert packed(fields[:-1]).size == trials.STACK
     assert fields[-1][1] == "Q"
 
 
 def test_the_host_reads_sites_of_the_observer_as_they_are_written() -> None:
     """By its own reader: each field has another number."""
     fields = layout(SITES.read_text(), "site")
-    told = {"reached": 11, "injected": 12, "type": 2, "size": 14, "gfp": 0x40, "depth": 3}
+    shown = {"reached": 11, "injected": 12, "type": 2, "size": 14, "gfp": 0x40, "depth": 3}
     stack = [0x20, 0x40, 0x50] + [0] * 29
-    values = [told[name] for name, _, _ in fields[:-1]]
+    values = [shown[name] for name, _, _ in fields[:-1]]
     assert fields[-1] == ("stack", "Q", len(stack))
     entry = struct.pack("<Q", 1), packed(fields).pack(*values, *stack)
-    account = Account(FakeBench().as_bench, observer(entry), Swept("x", "", endings.Allowed(), ("create_dsq",)))
+    account = Account(FakeContext().as_context, observer(entry), Swept("x", "", endings.Allowed(), ("create_dsq",)))
     (site,) = account.observed({}).sites
     assert (site.reached, site.injected, site.type, site.size, site.gfp) == (11, 12, "page", 14, 0x40)
     assert site.stack[-1] == "scx_bpf_create_dsq" and site.flags == "__GFP_IO"
 
 
 def test_the_context_of_a_call_is_as_the_program_reads_it() -> None:
-    fields = layout((BPF / "calls.bpf.h").read_text(), "api_args")
-    values = packed(fields).unpack(dsq_context(0xF000000000000001, -1))
-    assert dict(zip((name for name, _, _ in fields[:2]), values[:2], strict=True)) == {"dsq_id": 0xF000000000000001, "node": -1}
+    fields = layout((SUITE / "calls.bpf.h").read_text(), "api_args")
+    values = packed(fields).unpack(dsq_context(0xF000000000000001, -1).bytes(ByteOrder.LITTLE))
+    assert dict(zip((name for name, _, _ in fields[:2]), values[:2], strict=True)) == {
+        "dsq_id": 0xF000000000000001,
+        "node": -1,
+    }
 
 
 def test_numbers_that_both_sides_have() -> None:
@@ -149,9 +173,9 @@ def test_numbers_that_both_sides_have() -> None:
         assert number((AGENT / "alive.c").read_text(), name) == number(path.read_text(), name)
     assert not number(ALIVE.read_text(), "KIND_OLD") & sum(kinds)
     types = {number(SITES.read_text(), f"SITE_{kind}"): name for kind, name in (("SLAB", "failslab"), ("PAGE", "page"))}
-    assert types == cause.TYPES
+    assert types == {one.site: one.name for one in TYPES if one.site}
     assert number((BPF / f"{percpu.PROGRAM}.bpf.c").read_text(), "MAX_CALLERS") == percpu.MAX_CALLERS
-    assert number((BPF / "dsq_api.bpf.c").read_text(), "MAX_LISTED") == dsq.MAX_LISTED
+    assert number((SUITE / "dsq_api.bpf.c").read_text(), "MAX_LISTED") == dsq.MAX_LISTED
 
 
 def test_every_program_of_the_ledger_is_attached_and_the_agent_has_room_for_them() -> None:
@@ -164,11 +188,13 @@ def test_every_program_of_the_resident_ledger_is_attached_each_with_its_twin() -
     programs = re.findall(r"^int BPF_PROG\((\w+)", ALIVE.read_text(), re.MULTILINE)
     assert programs == list(resident.PROGRAMS)
     assert constant("agent/bpf.c", "MAX_LINKS") >= len(programs)
-    sections = dict(zip(programs, re.findall(r'^SEC\("((?:tp|fentry)\S*)"\)', ALIVE.read_text(), re.MULTILINE), strict=True))
+    sections = dict(
+        zip(programs, re.findall(r'^SEC\("((?:tp|fentry)\S*)"\)', ALIVE.read_text(), re.MULTILINE), strict=True)
+    )
     for name, section in sections.items():
         twins = [other for other in programs if sections[other] == section]
-        first = name.removesuffix(alive.TWICE)
-        assert twins == ([name] if name.startswith("percpu") else [first, first + alive.TWICE])
+        first = name.removesuffix(live_objects.TWICE)
+        assert twins == ([name] if name.startswith("percpu") else [first, first + live_objects.TWICE])
 
 
 def test_what_the_host_reads_of_the_resident_ledger_is_in_the_agent_s_answer() -> None:
@@ -177,9 +203,11 @@ def test_what_the_host_reads_of_the_resident_ledger_is_in_the_agent_s_answer() -
     there = set(re.findall(r"^(?:u64|s64) (\w+);", bare(program + OBJECTS.read_text()), re.MULTILINE))
     assert counts <= there, "all of them have 8 bytes"
     sent = counts | {name for pair in re.findall(r'reply_int\(r, "(\w+)"|,\\"(\w+)\\":[\[{]', agent) for name in pair}
-    readers = [ROOT / "harness" / name for name in ("oracles/alive.py", "suite/objects.py", "guest/resident.py")]
+    readers = [
+        ROOT / "harness" / name for name in ("oracles/live_objects.py", "oracles/objects.py", "guest/resident.py")
+    ]
     read = {name for path in readers for name in re.findall(r'\banswer\["(\w+)"\]', path.read_text())}
-    assert {"places", "missed", "untold", "percpu_older", "attached"} <= read <= sent
+    assert {"places", "missed", "omitted", "percpu_older", "attached"} <= read <= sent
     assert set(re.findall(r'\bvar="(\w+)"', readers[2].read_text())) == {"starts", "ends", "nr_ranges"}
 
 
@@ -192,8 +220,10 @@ def test_the_ledgers_keys_are_no_addresses() -> None:
 
 def test_what_the_host_reads_of_a_sweep_s_answer_is_in_it() -> None:
     sources = [(AGENT / name).read_text() for name in ("sweep.c", "nth.c", "run.c", "ledger.c")]
-    sent = {name for text in sources for name in re.findall(r'reply_int\(r, "(\w+)"|\\"(\w+)\\":\[', text) for name in name}
-    readers = [(ROOT / "harness" / "suite" / name).read_text() for name in ("sweep.py", "account.py")]
+    sent = {
+        name for text in sources for name in re.findall(r'reply_int\(r, "(\w+)"|\\"(\w+)\\":\[', text) for name in name
+    }
+    readers = [(ROOT / "harness" / "faults" / name).read_text() for name in ("sweep.py", "account.py")]
     read = {name for text in readers for name in re.findall(r"\b(?:got|left)\[[\"'](\w+)[\"']\]", text)}
     assert {"unready", "stuck", "outcomes", "loud", "left", "count", "ids"} <= read
     assert read - {"ok", "errno"} <= sent, "those two are in every answer"
@@ -207,7 +237,10 @@ def test_the_variables_that_the_agent_maps_are_there_in_that_size(opener: str, p
     text = (AGENT / "nth.c").read_text()
     body = text[text.index(f"static bool {opener}") :].split("\n}\n", 1)[0]
     wanted = {name: int(size) for name, size in re.findall(r'find_number\([^"]+"(\w+)", \(?[^,]+, (\d+)\)', body)}
-    there = {name: SIZES[kind] for kind, name in re.findall(r"^(u64|s64|u32|s32) (\w+);", bare(path.read_text()), re.MULTILINE)}
+    there = {
+        name: SIZES[kind]
+        for kind, name in re.findall(r"^(u64|s64|u32|s32) (\w+);", bare(path.read_text()), re.MULTILINE)
+    }
     assert len(wanted) >= 3
     assert wanted.items() <= there.items()
 
@@ -217,7 +250,7 @@ def test_the_variables_that_the_host_sets_and_reads_are_there() -> None:
         text = path.read_text() + (OBJECTS.read_text() if '"objects.bpf.h"' in path.read_text() else "")
         return set(re.findall(r"^(?:u64|s64|u32|s32) (\w+)(?:\[\w+\])?;", bare(text), re.MULTILINE))
 
-    suite = ROOT / "harness" / "suite"
+    suite = ROOT / "harness" / "faults"
     uses = {
         LEDGER: (suite / "trials.py", r"_ledger\.set\(\"(\w+)\""),
         BPF / "fail_percpu.bpf.c": (suite / "percpu.py", r"shim\.(?:set|get)\(\"(\w+)\""),
@@ -250,7 +283,9 @@ def test_the_poison_is_what_the_oracle_knows() -> None:
 
 def test_no_address_is_made_of_poison() -> None:
     """Bits 63 to 47 of one are equal (x86_64, riscv64), 63 to 56 with five levels; of one of arm64's kernel 55 to 48 are ones."""
-    found = re.search(r"^#define POISON 0x([0-9a-f]{2})$", (ROOT / "vm" / "module" / "quarantine.h").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^#define POISON 0x([0-9a-f]{2})$", (ROOT / "vm" / "module" / "quarantine.h").read_text(), re.MULTILINE
+    )
     assert found
     pointer = int(found[1] * 8, 16)
     for bits in (17, 8):

@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import Ended, GuestError, How, MachineEnded
+from harness.core import definition
+from harness.core.errors import Ended, GuestError, How, MachineEnded
+from harness.core.records import Operation
+from harness.core.wire import NOTHING
 from harness.guest.agent import Agent, AgentError, encode_fields, encode_steps, encode_value
 from harness.guest.guest import BpfObject, Guest, Tracers
 from harness.machine.deadline import Deadline
 from harness.machine.vm import Vm
-from harness.records import Operation
 from tests.unit.guest.lines import parse_op, parse_steps, plain
 
 Reply = Callable[[int, str], list[bytes]]
@@ -32,6 +34,7 @@ class Line:
         self.sent: list[bytes] = []
         self.waiting: list[bytes] = []
         self.deadlines: list[Deadline] = []
+        self.launch = SimpleNamespace(definition=definition.load("x86_64"))
 
     def send(self, data: bytes) -> None:
         self.sent.append(data)
@@ -80,13 +83,19 @@ def test_any_byte_survives_the_encoding(text: str) -> None:
 
 
 def test_operations_for_the_agent_to_do_by_itself_are_one_a_line() -> None:
-    operations = (Operation("clear", {"name": "x", "on": True}), Operation("fork"), Operation("write", {"data": "a\tb\n50%"}))
+    operations = (
+        Operation("clear", {"name": "x", "on": True}),
+        Operation("fork"),
+        Operation("write", {"data": "a\tb\n50%"}),
+    )
     assert encode_steps(operations) == "clear\tname=x\ton=1\nfork\nwrite\tdata=a%09b%0A50%25"
     assert encode_steps(()) == ""
 
 
 words = st.from_regex(r"[a-z][a-z._-]{0,8}", fullmatch=True)
-values = st.one_of(st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=20), st.integers(), st.booleans())
+values = st.one_of(
+    st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=20), st.integers(), st.booleans()
+)
 
 
 @given(st.lists(st.builds(Operation, words, st.dictionaries(words, values, max_size=4)), max_size=12))
@@ -184,11 +193,29 @@ def test_deadlines_scale_with_the_machine() -> None:
     assert "the guest to answer 'run'" in str(line.deadlines[0])
 
 
+def test_many_runs_have_time_for_each() -> None:
+    guest, line = agent(lambda number, rest: [answer(number, rets=[[0, 3000 if "repeat=3000" in rest else 1]])])
+    one = BpfObject(guest, "api1")
+    one.run("create")
+    one.run("create", repeat=3000)
+    once, often = (deadline.seconds for deadline in line.deadlines)
+    assert once < 20, "a guest that hangs is noticed soon"
+    assert often >= 4 * 11, "a test with 3000 took 11 s on a busy host whose scale was 1"
+
+
+def test_a_program_that_is_killed_has_time_that_scales_with_the_machine() -> None:
+    guest, line = agent(lambda number, rest: [answer(number, killed=1)], scale=3.0)
+    assert BpfObject(guest, "api1").run_killed("create", NOTHING, 0xABC0, "pcpu_alloc_noprof")
+    (sent,), (deadline,) = line.sent, line.deadlines
+    limit = int(parse_op(sent.decode().rstrip("\n").partition("\t")[2]).args["timeout_ms"]) / 1000
+    assert 3 * 5 <= limit < deadline.seconds
+
+
 def test_a_sweep_s_budget_scales_with_the_machine_and_the_answer_is_awaited_longer() -> None:
     guest, line = agent(fine, scale=3.0)
     one = BpfObject(guest, "api1")
     tracers = Tracers(one, None, "create")
-    one.sweep("create", "destroy", "", b"", tracers, budget_ms=20_000, repeat=5)
+    one.sweep("create", "destroy", "", NOTHING, tracers, budget_ms=20_000, repeat=5)
     swept = SimpleNamespace(agent=guest, pristine=SimpleNamespace(scale=3.0))
     Guest.sweep(cast(Guest, swept), [Operation("fork")], (), (), tracers, "", budget_ms=20_000)
     for sent, deadline in zip(line.sent, line.deadlines, strict=True):
