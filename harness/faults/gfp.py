@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns gfp flags by name, as the kernel under test numbers them.
+"""Gfp flags by name, as the kernel under test numbers them.
 
 Pure. The bits are an anonymous enum of include/linux/gfp_types.h; which there are, and so their numbers, depends on
 version and configuration. The compounds of the same file are the same wherever that enum exists.
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 PREFIX = "___GFP_"
-"""What the enumerators begin with in the kernel's BTF."""
+"""The prefix of the enumerators in the kernel's BTF."""
 
 _BIT = re.compile(rf"{PREFIX}(\w+)_BIT")
 
@@ -27,7 +27,7 @@ _COMPOUNDS: tuple[tuple[str, frozenset[str]], ...] = (
     ("GFP_ATOMIC", frozenset({"HIGH", "KSWAPD_RECLAIM"})),
     ("GFP_NOWAIT", frozenset({"KSWAPD_RECLAIM", "NOWARN"})),
 )
-"""Largest first: what a compound leaves over is named by itself, and only one compound is named."""
+"""Largest first: flags outside of a compound are named one by one, and only one compound is named."""
 
 
 def bits(enumerators: Mapping[str, int]) -> dict[int, str]:
@@ -38,7 +38,7 @@ def bits(enumerators: Mapping[str, int]) -> dict[int, str]:
 
 
 def names(flags: int, bits: Mapping[int, str]) -> str:
-    """Flags as the source says them: ``GFP_KERNEL|__GFP_ZERO``; the number itself where `bits` is empty."""
+    """Flags as in the source: ``GFP_KERNEL|__GFP_ZERO``; the number itself where `bits` is empty."""
     if not bits:
         return f"{flags:#x}"
     have = [number for number in range(flags.bit_length()) if flags >> number & 1]

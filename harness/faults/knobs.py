@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the writes that arm and disarm a fault: debugfs knobs and /proc files, in order, as plain pairs.
+"""The writes that arm and disarm a fault: debugfs knobs and /proc files, in order, as plain pairs.
 
 Pure: nothing is written here. Names, units and traps were read from lib/fault-inject.c, mm/failslab.c,
 mm/fail_page_alloc.c, kernel/fail_function.c and fs/proc/base.c (7.2.13). The traps:
@@ -19,17 +19,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
+from harness.core.records import Fault
+from harness.faults import types
 from harness.faults.sites import base_name
-from harness.records import Fault
+from harness.faults.types import FaultType, Knob
 
-Knob = tuple[str, str]
 Ranges = Mapping[str, tuple[int, int]]
 
-DEBUGFS = "/sys/kernel/debug"
-FAILSLAB = f"{DEBUGFS}/failslab"
-PAGE = f"{DEBUGFS}/fail_page_alloc"
-FUNCTION = f"{DEBUGFS}/fail_function"
+FUNCTION = types.FUNCTION.folder
 
 PERCPU_ALLOC = "pcpu_alloc_noprof"
 """The function behind alloc_percpu(); fail_function takes it only after our module has listed it."""
@@ -39,15 +37,8 @@ MAX_DEPTH = 32
 """MAX_STACK_TRACE_DEPTH in lib/fault-inject.c; deeper values are cut to it."""
 
 _EVERYWHERE = (0, ULONG_MAX)
-_NOWHERE = (1, 1)  # holds no address, and differs from the default that means "do not look"
-
-_OWN: dict[str, tuple[Knob, ...]] = {
-    FAILSLAB: (("ignore-gfp-wait", "N"), ("cache-filter", "N")),
-    PAGE: (("ignore-gfp-wait", "N"), ("ignore-gfp-highmem", "N"), ("min-order", "0")),
-    FUNCTION: (),
-}
-
-_WHAT = {"failslab": (FAILSLAB,), "page": (PAGE,), "any": (FAILSLAB, PAGE), "function": (FUNCTION,)}
+_NTH = types.chosen(types.ANY)
+_NOWHERE = (1, 1)  # an empty range, unlike the default, which disables the check
 
 
 def arm(fault: Fault, ranges: Ranges, target: str = PERCPU_ALLOC, retval: int = 0) -> tuple[Knob, ...]:
@@ -57,7 +48,7 @@ def arm(fault: Fault, ranges: Ranges, target: str = PERCPU_ALLOC, retval: int = 
     the function that ``what="function"`` makes return `retval`. Raises UsageError for a fault that contradicts
     itself, or names a function that is not in `ranges`.
 
-    Enabling a scheduler allocates in a kthread (scx_enable(), kernel/sched/ext/ext.c), so faults in it need
+    What allocates in a kernel thread on behalf of the agent (kthreads, workqueues) needs
     ``task="all"`` and a `within`. On arm64 the stack seen at a function's entry lacks its immediate caller:
     for ``what="function"`` name the caller's callers there. Children inherit make-it-fail, not fail-nth.
     """
@@ -71,27 +62,27 @@ def arm(fault: Fault, ranges: Ranges, target: str = PERCPU_ALLOC, retval: int = 
             (f"{FUNCTION}/inject", target),
             (f"{FUNCTION}/{target}/retval", str(retval % (1 << 64))),
         ]
-    chosen = _WHAT[fault.what]
-    for directory in chosen:
-        writes += _settings(directory, fault, where)
+    chosen = types.chosen(fault.what)
+    for one in chosen:
+        writes += _settings(one, fault, where)
     if _is_fail_nth(fault):
-        for other in (FAILSLAB, PAGE):
+        for other in _NTH:
             if other not in chosen:
-                writes += [(f"{other}/probability", "0"), *_filter(other, _NOWHERE)]
+                writes += [(f"{other.folder}/probability", "0"), *_filter(other.folder, _NOWHERE)]
         return (*writes, (_proc(fault, "fail-nth"), str(fault.nth)))
-    writes += [(f"{directory}/probability", str(fault.probability or 100)) for directory in chosen]
+    writes += [(f"{one.folder}/probability", str(fault.probability or 100)) for one in chosen]
     if fault.task != "all":
         writes.append((_proc(fault, "make-it-fail"), "1"))
     return tuple(writes)
 
 
 def disarm(fault: Fault) -> tuple[Knob, ...]:
-    """The writes that make a fault harmless again, the most urgent first; right also if arming broke off."""
+    """The writes that disarm a fault, the most urgent first; also correct if arming failed half way."""
     _check(fault)
     writes: list[Knob] = []
     if fault.task != "all":
         writes.append((_proc(fault, "fail-nth" if _is_fail_nth(fault) else "make-it-fail"), "0"))
-    directories = {*_WHAT[fault.what], *((FAILSLAB, PAGE) if _is_fail_nth(fault) else ())}
+    directories = {one.folder for one in (*types.chosen(fault.what), *(_NTH if _is_fail_nth(fault) else ()))}
     for directory in sorted(directories):
         writes += [(f"{directory}/probability", "0"), (f"{directory}/task-filter", "N")]
         writes += _filter(directory, _EVERYWHERE)
@@ -113,9 +104,7 @@ def resolve(function: str, ranges: Ranges) -> tuple[int, int]:
         )
     near = difflib.get_close_matches(function, list(ranges), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "look it up in /proc/kallsyms of the guest"
-    raise UsageError(
-        f"this kernel has no function {function} (misspelt, or inlined into its callers)", step=hint
-    )
+    raise UsageError(f"this kernel has no function {function} (misspelt, or inlined into its callers)", step=hint)
 
 
 def _is_fail_nth(fault: Fault) -> bool:
@@ -123,27 +112,23 @@ def _is_fail_nth(fault: Fault) -> bool:
 
 
 def _check(fault: Fault) -> None:
-    if fault.what not in _WHAT:
-        raise UsageError(f"no such fault: {fault.what!r}", step=f"use one of {', '.join(_WHAT)}")
+    if fault.what not in types.NAMES:
+        raise UsageError(f"no such fault: {fault.what!r}", step=f"use one of {', '.join(types.NAMES)}")
     which = [n for n in ("nth", "every", "probability") if getattr(fault, n) is not None]
     if len(which) != 1:
         raise UsageError(
-            f"a fault says nth, every or probability, not {' and '.join(which) or 'none of them'}",
-            step="set one",
+            f"a fault says nth, every or probability, not {' and '.join(which) or 'none of them'}", step="set one"
         )
     value = getattr(fault, which[0])
     if value < 1 or (which[0] == "probability" and value > 100):
         raise UsageError(
-            f"{which[0]} {value} injects nothing or is no {which[0]}",
-            step="use 1 or more, per cent up to 100",
+            f"{which[0]} {value} injects nothing or is no {which[0]}", step="use 1 or more, per cent up to 100"
         )
     if fault.seed is not None:
-        raise UsageError(
-            "the kernel's fault injection cannot be seeded", step="use nth, which repeats exactly"
-        )
+        raise UsageError("the kernel's fault injection cannot be seeded", step="use nth, which repeats exactly")
     if fault.caller:
         raise UsageError(
-            "fail_function does not tell callers apart", step="name what must be on the stack, with within"
+            "fail_function does not distinguish callers", step="name what must be on the stack, with within"
         )
     if fault.task not in ("self", "all") and not (fault.task.isascii() and fault.task.isdigit()):
         raise UsageError(f"no such task: {fault.task!r}", step="use self, all or a thread id")
@@ -162,8 +147,7 @@ def _range(within: tuple[str, ...], ranges: Ranges) -> tuple[int, int]:
     start, end = resolve(within[0], ranges)
     if not 0 < start < end <= ULONG_MAX:
         raise UsageError(
-            f"{within[0]} has no usable text range ({start:#x} to {end:#x})",
-            step="set kernel.kptr_restrict to 0",
+            f"{within[0]} has no usable text range ({start:#x} to {end:#x})", step="set kernel.kptr_restrict to 0"
         )
     return start, end
 
@@ -177,10 +161,11 @@ def _filter(directory: str, where: tuple[int, int]) -> list[Knob]:
     ]
 
 
-def _settings(directory: str, fault: Fault, where: tuple[int, int]) -> list[Knob]:
-    """Everything but what makes it live. probability goes to 0 first: these writes allocate memory too."""
+def _settings(one: FaultType, fault: Fault, where: tuple[int, int]) -> list[Knob]:
+    """All settings except the one that makes it live. probability goes to 0 first: these writes allocate memory too."""
+    directory = one.folder
     nth_call = fault.what == "function" and fault.nth is not None
-    own = [(f"{directory}/{name}", value) for name, value in _OWN[directory]]
+    own = [(f"{directory}/{name}", value) for name, value in one.settings]
     return [
         (f"{directory}/probability", "0"),
         *own,

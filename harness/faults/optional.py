@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns declared-optional fault sites: which allocations an operation may do without, and why.
+"""Declared-optional fault sites: which allocations an operation may do without, and why.
 
 A fault that is absorbed proves nothing by itself: the failure may have been ignored. Where a kernel function has
 another way and takes it, a file ``optional.yaml`` beside the tests says so, entry by entry.
@@ -17,15 +17,16 @@ from typing import Any, Literal
 
 import yaml
 
-from harness.definition import load
-from harness.errors import UsageError
-from harness.planfile import compose, convert_some, keyed
-from harness.records import FaultSite
+from harness.core.definition import load
+from harness.core.errors import UsageError
+from harness.core.given import convert_some, keyed, listed
+from harness.core.records import FaultSite
+from harness.faults.types import NAMES
 
 FILE = "optional.yaml"
 KEYS: dict[str, Any] = {
     "operation": tuple[str, ...],
-    "type": Literal["any", "failslab", "page", "function"],
+    "type": Literal[NAMES],
     "through": tuple[str, ...],
     "reason": str,
     "since": str,
@@ -36,10 +37,10 @@ STEP = f"an entry has the keys {', '.join(KEYS)}; through and reason are needed"
 
 @dataclass(frozen=True)
 class Declared:
-    """One entry: sites of `operation` and `type` whose chain holds all of `through`, in this order, innermost first.
+    """One entry: sites of `operation` and `type` whose chain has all of `through`, in this order, innermost first.
 
     Operations and functions are names or patterns (``attach*``). `since` is the first release, `arch` the architectures
-    that it is about, all if empty. `place` is where it stands; `reason` tells it from the others.
+    that it is about, all if empty. `place` is FILE:LINE; `reason` identifies it.
     """
 
     through: tuple[str, ...]
@@ -51,17 +52,17 @@ class Declared:
     place: str = ""
 
     def fits(self, site: FaultSite) -> bool:
-        """Whether the site is one that this entry declares optional."""
+        """Whether this entry declares the site optional."""
         return self.about(site) and _holds(site.stack, self.through)
 
     def about(self, site: FaultSite) -> bool:
-        """Whether the site is of an operation and a type that this entry speaks of."""
+        """Whether the entry is about the site's operation and type."""
         named = any(fnmatch.fnmatchcase(site.operation, pattern) for pattern in self.operation)
         return named and self.type in ("any", site.type)
 
 
 def match(declared: Iterable[Declared], site: FaultSite) -> str:
-    """Why the operation may succeed without this allocation; empty where nobody declared that."""
+    """Why the operation may succeed without this allocation; empty where that is not declared."""
     return next((entry.reason for entry in declared if entry.fits(site)), "")
 
 
@@ -80,7 +81,7 @@ def of_kernel(declared: Iterable[Declared], arch: str, release: str) -> tuple[De
 
 
 def unmatched(declared: Iterable[Declared], sites: Sequence[FaultSite]) -> tuple[Declared, ...]:
-    """The entries that declare none of these sites optional, though faults were injected where they could have."""
+    """The entries that match none of these sites, although faults were injected into their operations."""
     injected = [site for site in sites if site.injected]
     return tuple(
         entry
@@ -90,18 +91,15 @@ def unmatched(declared: Iterable[Declared], sites: Sequence[FaultSite]) -> tuple
 
 
 def beside(test: Path) -> tuple[Declared, ...]:
-    """What is declared for a test file: by the nearest ``optional.yaml`` in its folder or one above; read once."""
+    """The entries for a test file: of the nearest ``optional.yaml`` in its folder or one above; read once."""
     return next((read(folder / FILE) for folder in test.parents if (folder / FILE).is_file()), ())
 
 
 @functools.cache
 def read(path: Path) -> tuple[Declared, ...]:
     """The entries of a file. Raises UsageError, naming file, line and key, when it cannot be read or is none."""
-    top = compose(path, "the declared-optional sites")
-    if not isinstance(top, yaml.SequenceNode):
-        raise UsageError(f"{path}: a list of entries ('- through: ...') is wanted", step=STEP)
     found: list[Declared] = []
-    for node in top.value:
+    for node in listed(path, "the declared-optional sites", "- through: ...", STEP):
         entry = _entry(node, path)
         if any(other.reason == entry.reason for other in found):
             raise UsageError(f"{entry.place}: this reason is there twice", step="say what is different")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns fault plans: read from YAML, written as one line, held against a kernel's symbols, and which calls they fail.
+"""Fault plans: read from YAML, written as one line, checked against a kernel's symbols, and which calls they fail.
 
 Pure but for the file that is read. A plan is a list of entries, or one entry alone:
 
-    - {operation: attach, what: failslab, within: [scx_alloc_and_add_sched], task: scx_enable_helper, nth: 3}
-    - {operation: create, what: function, caller: init_dsq, every: 2}
+    - {operation: attach, what: failslab, within: [copy_process], task: kthreadd, nth: 3}
+    - {operation: create, what: function, caller: cgroup_create, every: 2}
     - {operation: fork, probability: 10, seed: 7}
     - {operation: destroy}
 """
@@ -15,19 +15,20 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
+from harness.core.given import compose, convert_some, keyed, unknown
+from harness.core.plan import FaultPlan
+from harness.core.records import Fault
 from harness.faults.knobs import Ranges, resolve
-from harness.plan import FaultPlan
-from harness.planfile import compose, convert_some, keyed, unknown
-from harness.records import Fault
+from harness.faults.types import NAMES
 
-What = Literal["any", "failslab", "page", "function"]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+What = Literal[NAMES]  # type: ignore[valid-type]
+Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
 KEYS: dict[str, Any] = {
     "operation": str,
@@ -38,10 +39,10 @@ KEYS: dict[str, Any] = {
     "nth": Count,
     "every": Count,
     "probability": Annotated[int, msgspec.Meta(ge=1, le=100)],
-    "seed": Annotated[int, msgspec.Meta(ge=0)],
+    "seed": Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)],
 }
 WHICH = ("nth", "every", "probability")
-"""What says how often; with none of them each allocation fails once."""
+"""The keys that say how often; with none of them each allocation fails once."""
 
 STEP = f"an entry has the keys {', '.join(KEYS)}; operation is needed"
 MASK = (1 << 64) - 1
@@ -52,7 +53,7 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.$]*")
 def read(path: Path, operations: Collection[str]) -> tuple[FaultPlan, ...]:
     """The entries of a fault plan, of these operations.
 
-    Raises UsageError, naming file, line and key, when it cannot be read, is no fault plan, or holds none.
+    Raises UsageError, naming file, line and key, when it cannot be read, is no fault plan, or is empty.
     """
     top = compose(path, "the fault plan")
     nodes = [top] if isinstance(top, yaml.MappingNode) else top.value if isinstance(top, yaml.SequenceNode) else []
@@ -81,8 +82,8 @@ def _value(node: yaml.Node, name: str, where: str) -> Any:
     """The value of a key; a list of one needs no brackets."""
     hint, where = KEYS[name], f"{where}: {name}"
     value = convert_some(node, str if hint is What else hint, where, STEP)
-    if hint is What and value not in get_args(What):
-        raise UsageError(f"{where}: {unknown(value, get_args(What), 'type')}", step=STEP)
+    if hint is What and value not in NAMES:
+        raise UsageError(f"{where}: {unknown(value, NAMES, 'type')}", step=STEP)
     functions = value if name == "within" else (value,) if name == "caller" else ()
     for function in functions:
         if not _FUNCTION.fullmatch(function):
@@ -93,7 +94,7 @@ def _value(node: yaml.Node, name: str, where: str) -> Any:
 
 
 def _check(fault: Fault, place: str) -> None:
-    """What keys do not go together."""
+    """Raise UsageError for keys that exclude each other."""
     which = [name for name in WHICH if getattr(fault, name) is not None]
     if len(which) > 1:
         step = "keep one of them; with none each allocation fails once"
@@ -101,7 +102,7 @@ def _check(fault: Fault, place: str) -> None:
     if fault.seed is not None and fault.probability is None:
         raise UsageError(f"{place}: seed: nothing is drawn", step="a seed goes with probability")
     if fault.caller and fault.what != "function":
-        raise UsageError(f"{place}: caller: only calls of alloc_percpu() are told apart", step="add what: function")
+        raise UsageError(f"{place}: caller: only calls of alloc_percpu() are distinguished", step="add what: function")
 
 
 def line(plan: FaultPlan) -> str:
@@ -127,7 +128,7 @@ def functions(plan: FaultPlan) -> Iterator[tuple[str, str]]:
 
 
 def check(plans: Sequence[FaultPlan], ranges: Ranges) -> None:
-    """Raises UsageError, with near names, for a function that is not among those of the kernel."""
+    """Raise UsageError, with near names, for a function that the kernel does not have."""
     for plan in plans:
         for key, function in functions(plan):
             try:
@@ -140,7 +141,7 @@ def check(plans: Sequence[FaultPlan], ranges: Ranges) -> None:
 
 
 def chosen(fault: Fault, number: int) -> bool:
-    """Whether the call of this number, from 1, is made to fail: as bpf_progs/fault_policy.bpf.c decides."""
+    """Whether the call of this number, from 1, fails: as bpf_progs/observers/fault_policy.bpf.c decides."""
     if fault.nth is not None:
         return number == fault.nth
     if fault.every is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tables of fault sites: what was reached and made to fail under the functions under test.
+"""The tables of fault sites: which were reached and failed under the functions under test.
 
 Pure: raw observations in, records out. A site is keyed by operation, fault type and chain of function
 names, which is the same on every build of the same source; addresses, offsets and compiler suffixes are not.
@@ -13,24 +13,24 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.errors import HarnessError
-from harness.records import FaultSite, FaultSummary, Frame
-from harness.words import plural
+from harness.core.errors import HarnessError
+from harness.core.records import FaultSite, FaultSummary, Frame
+from harness.core.words import plural
 
 _CLONE = re.compile(r"(?:\.(?:isra|constprop|part|cold|llvm)(?:\.\d+)*)+$")
 
-# What a stack taken at an injection hook starts with: the hook itself and the tracing that looks at it
+# The first functions of a stack taken at an injection hook: the hook itself and the tracing
 # (lib/fault-inject.c, mm/failslab.c, mm/fail_page_alloc.c, kernel/bpf/trampoline.c).
 _HOOK = re.compile(
     r"(?:__)?should_fail(?:slab|_ex|_alloc_page)?|fail_dump|fail_stacktrace"
     r"|\?|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|__bpf_prog_(?:enter|exit)\w*|bpf_get_stack\w*|stack_trace_save\w*"
 )
 
-# Programs and the images that call them: names hold a hash or an id, and their number differs between loads. An
+# Programs and the images that call them: names contain a hash or an id, and their number differs between loads. An
 # address that no symbol covers ("?") is JITed code too.
 _BPF = re.compile(r"\?|bpf_prog_[0-9a-f]{16}\w*|bpf_trampoline_\d+\w*|bpf__\w+|bpf_dispatcher_\w+_func|bpf")
 
-# Where a task enters the kernel or a kthread starts: from here outward the chain tells only the architecture.
+# Where a task enters the kernel or a kthread starts: from here outward the chain only depends on the architecture.
 _BOUNDARY = re.compile(
     r"__[a-z]+[0-9]*_sys_\w+|x64_sys_call|do_syscall_64|entry_SYSCALL\w*|(?:__)?invoke_syscall"
     r"|(?:do_)?el0_\w+|el0t_\w+|do_trap_ecall_u|handle_exception|kthread|ret_from_fork\w*"
@@ -47,7 +47,7 @@ Key = tuple[str, str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Ended:
-    """How runs in which one site was made to fail ended: `outcome` is one of WORST, `answer` what was answered."""
+    """How runs ended in which one site failed: `outcome` is one of WORST, `answer` the operation's answer."""
 
     outcome: str
     answer: str
@@ -59,8 +59,8 @@ class RawSite:
     """One allocation site as the guest saw it during one operation.
 
     `type` is ``failslab``, ``page`` or ``function``; `frames` are decoded, innermost first; `size` is bytes (failslab)
-    or order (page), `flags` are `gfp` by name. `reached` counts arrivals, `injected` those made to fail, `endings` how
-    these ended.
+    or order (page), `flags` are `gfp` by name. `reached` counts arrivals, `injected` failures, `endings` how these
+    ended.
     """
 
     type: str
@@ -79,7 +79,7 @@ class RawSite:
 
 
 def base_name(function: str) -> str:
-    """A function without what the compiler appended to a clone: ``init_dsq.isra.0`` is ``init_dsq``."""
+    """A function without the compiler's suffix of a clone: ``copy_process.isra.0`` is ``copy_process``."""
     return _CLONE.sub("", function)
 
 
@@ -123,9 +123,9 @@ def summarise(
     """The fault sites of one operation that lie under the functions under test, in a stable order.
 
     `handled` of the summary counts injections after which the operation returned an error and all was as before.
-    Sites with the same key are added up; their size and flags are those of the largest. `optional` tells why an
+    Sites with the same key are added up; their size and flags are those of the largest. `optional` says why an
     operation may do without a site. Raises HarnessError if more operations are accounted for than faults were
-    injected, for then the observation itself is broken.
+    injected: then the observation itself is broken.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[RawSite]] = {}
     for row in rows:
@@ -136,9 +136,11 @@ def summarise(
         site = _site(operation, kind, chain, group)
         sites.append(replace(site, optional=optional(site)))
     return FaultSummary(
-        sum(s.reached for s in sites), sum(s.injected for s in sites),
-        sum(s.outcomes.get("handled", 0) for s in sites), tuple(sites),
-    )  # fmt: skip
+        sum(s.reached for s in sites),
+        sum(s.injected for s in sites),
+        sum(s.outcomes.get("handled", 0) for s in sites),
+        tuple(sites),
+    )
 
 
 def _site(operation: str, kind: str, chain: tuple[str, ...], group: Sequence[RawSite]) -> FaultSite:
@@ -156,13 +158,23 @@ def _site(operation: str, kind: str, chain: tuple[str, ...], group: Sequence[Raw
         )
     largest = max(group, key=lambda row: (row.size, row.gfp))
     return FaultSite(
-        operation, kind, chain, largest.size, largest.gfp, sum(row.reached for row in group), injected,
-        worst(outcomes), largest.frames, dict(outcomes), dict(answers), flags=largest.flags,
-    )  # fmt: skip
+        operation,
+        kind,
+        chain,
+        largest.size,
+        largest.gfp,
+        sum(row.reached for row in group),
+        injected,
+        worst(outcomes),
+        largest.frames,
+        dict(outcomes),
+        dict(answers),
+        flags=largest.flags,
+    )
 
 
 def merge(first: FaultSite, second: FaultSite) -> FaultSite:
-    """Two observations of one site as one."""
+    """Merge two observations of one site."""
     larger = max(first, second, key=lambda site: (site.size, site.gfp))
     outcomes = Counter(first.outcomes) + Counter(second.outcomes)
     return replace(
@@ -178,12 +190,12 @@ def merge(first: FaultSite, second: FaultSite) -> FaultSite:
 
 
 def key(site: FaultSite) -> Key:
-    """What tells sites apart, on every build of the same source."""
+    """The identity of a site, the same on every build of the same source."""
     return site.operation, site.type, site.stack
 
 
 def blame(summary: FaultSummary, site: Key, outcome: str, signature: str) -> FaultSummary:
-    """The summary with one of a site's better outcomes turned into `outcome`, for a finding that came under it."""
+    """The summary with one of a site's better outcomes replaced by `outcome`, for a finding that came under it."""
     sites = tuple(_blamed(one, outcome, signature) if key(one) == site else one for one in summary.sites)
     return replace(summary, sites=sites, handled=sum(one.outcomes.get("handled", 0) for one in sites))
 
@@ -200,12 +212,14 @@ def _blamed(site: FaultSite, outcome: str, signature: str) -> FaultSite:
 
 
 def total(summaries: Iterable[FaultSummary]) -> FaultSummary:
-    """The summaries of a test's operations as one; a site that several tell of is one."""
+    """Merge the summaries of a test's operations; a site that several have becomes one."""
     parts = list(summaries)
     found: dict[Key, FaultSite] = {}
     for site in (site for part in parts for site in part.sites):
         found[key(site)] = merge(found[key(site)], site) if key(site) in found else site
     return FaultSummary(
-        sum(part.reached for part in parts), sum(part.injected for part in parts),
-        sum(part.handled for part in parts), tuple(found[name] for name in sorted(found)),
-    )  # fmt: skip
+        sum(part.reached for part in parts),
+        sum(part.injected for part in parts),
+        sum(part.handled for part in parts),
+        tuple(found[name] for name in sorted(found)),
+    )

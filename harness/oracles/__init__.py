@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the oracles: pure functions from evidence to findings; nothing here talks to a guest or a disk."""
+"""The oracles, one file each: what it collects from a quiescent guest, how it judges, the defects that prove it alive.
+
+The functions that judge are pure, from evidence to findings; ``judge()`` at a file's end collects (registry.py).
+"""

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the kernel-log oracle: reports in the log become findings with the place to blame."""
+"""The kernel-log oracle: reports in the log become findings with the place to blame."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.oracles import log, rules, splat
-from harness.oracles.blame import base_name, is_helper, is_wrapper
-from harness.oracles.frames import (
+from harness.core.records import Evidence, Finding, Frame, LogRecord, Stack
+from harness.core.words import plural
+from harness.guest.guest import Guest
+from harness.oracles.registry import Defect, KernelTarget, Oracle, TestEnd, trigger
+from harness.oracles.splat import bounds, log, reports, rules
+from harness.oracles.splat.blame import base_name, is_helper, is_wrapper
+from harness.oracles.splat.frames import (
     Raw,
     Symbolize,
     chain,
@@ -21,9 +25,7 @@ from harness.oracles.frames import (
     signature,
     symbol,
 )
-from harness.oracles.splat import Splat
-from harness.records import Evidence, Finding, Frame, LogRecord, Stack
-from harness.words import plural
+from harness.oracles.splat.reports import Splat
 
 ORACLE = "dmesg"
 
@@ -72,7 +74,7 @@ def _place(it: Splat, frames: Sequence[Frame], symbolize: Symbolize | None) -> P
     if it.detail is not None and _group(it.detail, "func"):  # lockdep: where the lock was taken
         taken = symbol(it.detail)
         over = base_name(taken.function) not in {base_name(frame.function) for frame in frames if frame.reliable}
-        if over or guilty is None or is_helper(guilty.function):  # who took it has returned, and kept it
+        if over or guilty is None or is_helper(guilty.function):  # the function that took it has returned with it
             return _from_header(Raw(taken), None, None, symbolize)
     if guilty is None or is_helper(guilty.function):
         if it.early():
@@ -103,20 +105,18 @@ def _title(it: Splat, place: Place) -> str:
     if it.kind in rules.FOLLOWED and any(rules.POISON.search(line) for line in it.log()):
         return f"{first} ({rules.FREED})"
     detail = _group(it.detail, "detail")
-    if it.kind == "sched_ext":
-        kind = rules.EXIT_KINDS.get(_group(it.header, "reason") or "")
-        said = detail if detail and _group(it.detail, "ops") == _group(it.header, "ops") else ""
-        return first + (f": {said}" if said else "") + (f" [{kind}]" if kind else "")
+    if it.rule.title is not None:
+        return it.rule.title(it.header, it.detail)
     return f"{first} ({detail.strip()})" if detail else first
 
 
 def _said(it: Splat, names: Sequence[str]) -> str:
-    """The words of a report that its signature needs besides the functions."""
+    """The part of a report's text that its signature needs besides the functions."""
     if it.kind in ("warn", "bug"):
         said = it.message or _group(it.header, "cond") or ""
         return said if said or names else it.header[0]
-    if it.kind == "sched_ext":
-        return f"{it.header[0]} {_group(it.detail, 'detail') or ''}"
+    if it.rule.said is not None:
+        return it.rule.said(it.header, it.detail)
     if it.kind == "allocation failure":
         return it.header[0].rpartition(": ")[2] if "page alloc" in it.header[0] else it.header[0]
     if it.kind in ("kasan", "lockdep", "ubsan", "slab", "list corruption"):
@@ -138,7 +138,7 @@ def finding(it: Splat, symbolize: Symbolize | None, oracle: str = ORACLE) -> Fin
     return Finding(
         oracle=oracle,
         kind=kind,
-        title=_title(it, place) + (_freed(stacks) if kind in ("kasan", "slab") else ""),
+        title=bounds.title(_title(it, place) + (_freed(stacks) if kind in ("kasan", "slab") else "")),
         signature=signature(oracle, kind, names, _said(it, names)),
         function=place[0],
         file=place[1],
@@ -150,14 +150,14 @@ def finding(it: Splat, symbolize: Symbolize | None, oracle: str = ORACLE) -> Fin
 
 
 def _freed(stacks: Iterable[Stack]) -> str:
-    """Who freed what is used: the defect is as often there, and the use in a function of everybody's."""
+    """Add where the used memory was freed: the defect is as often there, and the use in a common function."""
     by = (culprit(stack.frames) for stack in stacks if stack.name.lower().startswith("freed"))
     names = [base_name(frame.function) for frame in by if frame and not is_helper(frame.function)]
     return next((f", freed by {name}" for name in names if not name.startswith("rcu_")), "")
 
 
 def _warn_kind(message: str, header: str) -> str:
-    """WARNs by which a subsystem reports a defect of its caller have a kind of their own."""
+    """The kind of a WARN by which a subsystem reports a defect of its caller."""
     for sign, kind in (
         ("refcount_t: ", "refcount"),
         ("Slab cache still has objects", "slab leftover"),
@@ -172,7 +172,7 @@ def _warn_kind(message: str, header: str) -> str:
 
 
 def merge(found: Iterable[Finding]) -> list[Finding]:
-    """Equal findings become one with a count.
+    """Merge equal findings into one with a count.
 
     Two lines of one function, or an expected and an unexpected finding, stay two though their signature
     is the same: one must not hide the other.
@@ -185,37 +185,49 @@ def merge(found: Iterable[Finding]) -> list[Finding]:
 
 
 @dataclass(frozen=True)
-class Provoked:
-    """Titles (regular expressions) that are expected of a report which begins within one of the `spans`: sequence
-    numbers of the log, the first and the last."""
+class ExpectedReports:
+    """Titles (regular expressions) that are expected for a report that begins within one of the `spans`: the first and
+    last sequence numbers of parts of the log."""
 
     titles: tuple[str, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
 
     def expects(self, finding: Finding, seq: int | None) -> bool:
-        """Whether that is so of a report whose first record has this number."""
+        """Whether a report whose first record has this number is expected."""
         within = seq is not None and any(first <= seq <= last for first, last in self.spans)
         return within and any(re.search(title, finding.title) for title in self.titles)
 
 
 def findings(
-    records: Iterable[LogRecord], symbolize: Symbolize | None = None, expect: Sequence[str] = (),
-    provoked: Provoked = Provoked(),
+    records: Iterable[LogRecord],
+    symbolize: Symbolize | None = None,
+    expect: Sequence[str] = (),
+    during: ExpectedReports = ExpectedReports(),
 ) -> list[Finding]:
-    """What the kernel log holds against the kernel, in order of appearance.
+    """The reports in the kernel log as findings, in order of appearance.
 
-    `symbolize` adds file, line and inlined functions to frames; `expect` are regular expressions
-    over titles, whose findings are marked as provoked by the test itself, wherever they stand; those of `provoked`
-    only in its part of the log. Never raises on a log.
-    """  # fmt: skip
+    `symbolize` adds file, line and inlined functions to frames; `expect` are regular expressions over titles, whose
+    findings are marked as expected anywhere in the log, those of `during` only in its spans. Beyond a limit findings
+    are only counted (:func:`bounds.few`). Never raises on a log.
+    """
+    return bounds.few(every(records, symbolize, expect, during))
+
+
+def every(
+    records: Iterable[LogRecord],
+    symbolize: Symbolize | None = None,
+    expect: Sequence[str] = (),
+    during: ExpectedReports = ExpectedReports(),
+) -> list[Finding]:
+    """:func:`findings`, however many there are."""
     records = list(records)
-    splats = splat.split(records)
+    splats = reports.split(records)
     heads = [head for it in splats if (head := _header(it)[0]) is not None]
     prefetch([*heads, *(r for it in splats for r in it.raws())], symbolize)
     wanted = [re.compile(e) for e in expect]
-    every = [(finding(it, symbolize), records[it.order].seq) for it in splats]
+    found = [(finding(it, symbolize), records[it.order].seq) for it in splats]
     return merge(
-        replace(f, expected=any(w.search(f.title) for w in wanted) or provoked.expects(f, seq)) for f, seq in every
+        replace(f, expected=any(w.search(f.title) for w in wanted) or during.expects(f, seq)) for f, seq in found
     )
 
 
@@ -232,3 +244,53 @@ def watched(records: Sequence[LogRecord], first_seq: int | None = None) -> Evide
         were = "was" if lost == 1 else "were"
         why = f"{plural(lost, 'record')} of the kernel log {were} lost" + (f"; {why}" if why else "")
     return Evidence(oracle=ORACLE, watched=off is None, lost=lost, why=why)
+
+
+# --- the oracle at the end of a test ----------------------------------------------------
+
+
+def judge(test: TestEnd) -> None:
+    """Book the reports of the kernel log, each under the fault that it came under."""
+    seen = watched(test.records, test.target.pristine.next_seq)
+    test.evidence.append(replace(seen, payload=len(test.records), lost=seen.lost + test.overruns))
+    found = test.reports(test.records)
+    for window in test.windows:
+        # A report that is expected in a window may be unexpected elsewhere, under the same signature.
+        during = {(f.signature, f.expected) for f in test.reports(window.within(test.records))}
+        found = [window.cause.of(f) if (f.signature, f.expected) in during else f for f in found]
+        for one in found:
+            if one.counts and (one.signature, one.expected) in during:
+                test.book(window.cause, "splat", one)
+    test.findings += found
+
+
+def said(oracle: str, name: str, kind: str, function: str) -> Callable[[Guest, KernelTarget], dict[str, bool]]:
+    """A defect that the kernel itself reports: the log must have a finding of this kind in this function."""
+
+    def plant(guest: Guest, target: KernelTarget) -> dict[str, bool]:
+        trigger(guest, name)
+        found = findings([record for text in guest.log() for record in log.parse_kmsg(text)], target.symbols)
+        return {oracle: any(f.kind == kind and f.function == function for f in found)}
+
+    return plant
+
+
+def _speaks(name: str, oracle: str, canary: str, function: str, config: str) -> Defect:
+    return Defect(name, (oracle,), said(oracle, canary, oracle, function), config=config)
+
+
+ORACLES = (
+    Oracle(
+        ORACLE,
+        judge,
+        order=10,
+        defects=(
+            Defect("warn", (ORACLE,), said(ORACLE, "warn", "warn", "kharness_warn"), cheap=True),
+            # Detectors that depend on the kernel's configuration.
+            _speaks("atomic", "atomic sleep", "sleep-atomic", "kharness_sleep_atomic", "DEBUG_ATOMIC_SLEEP"),
+            _speaks("kasan", "kasan", "use-after-free", "kharness_use_after_free", "KASAN"),
+            _speaks("lockdep", "lockdep", "lock-order", "kharness_lock_order", "PROVE_LOCKING"),
+            _speaks("preempt", "preemptible", "cpu-not-held", "kharness_cpu_not_held", "DEBUG_PREEMPT"),
+        ),
+    ),
+)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns saying where a kernel hangs, from what was seen of it when it answered no more (harness.machine.examine).
+"""Finding out where a kernel hangs, from its examination when it no longer answered (harness.machine.examine).
 
-In this order: a CPU that was in the same function of the kernel before and after the kernel was asked; a CPU whose
-local DSQ counts other tasks than it holds, both times; a task that is blocked (state D), its waker lost; a task of our
+In this order: a CPU that was in the same function of the kernel before and after the kernel was asked; what a suite's
+readers found wrong in the kernel's memory, both times; a task that is blocked (state D), its waker lost; a task of our
 agent's that sleeps where it does not wait for us, or that could run and does not. Idle CPUs and those in user space are
 never to blame, nor is what waits for another CPU or task, as long as there is anything else.
 """
@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from harness.core.records import Frame, render_frame
 from harness.machine.examine import Examination
 from harness.machine.registers import Cpu
-from harness.oracles import local_dsqs, sysrq
-from harness.oracles.blame import base_name, is_helper
-from harness.oracles.frames import Raw, Symbolize, culprit, decode
-from harness.oracles.log import parse_console
-from harness.oracles.sysrq import Task, Told
-from harness.records import Frame, render_frame
+from harness.oracles.splat import sysrq
+from harness.oracles.splat.blame import base_name, is_helper
+from harness.oracles.splat.frames import Raw, Symbolize, culprit, decode
+from harness.oracles.splat.log import parse_console
+from harness.oracles.splat.sysrq import SysrqReport, Task
 
 Resolve = Callable[[Sequence[int]], tuple[tuple[Frame, ...], ...]]
-"""Addresses of instructions to frames, innermost first (harness.build.addresses)."""
+"""Addresses of instructions to frames, innermost first (harness.kbuild.addresses)."""
 
 AGENT = "agent"
 """The name of our agent's tasks (vm/agent)."""
@@ -36,24 +36,24 @@ _IDLE = re.compile(r"do_idle|default_idle\w*|cpu_startup_entry|cpu_do_idle|arch_
 _SERVES = re.compile(
     r"port_fops_\w+|do_wait|do_poll\w*|do_sys_poll|ep_poll|\w*nanosleep\w*|pipe_read|do_sigtimedwait|ptrace_stop"
 )
-"""Where a task of the agent's may sleep: for us, for its children, for a time."""
+"""Functions in which a task of the agent may sleep: waiting for us, for its children, or for a time."""
 
 _ENTRY = frozenset({"vectors"})
-"""Where the interrupted function is in no memory yet (arch/arm64/kernel/entry.S)."""
+"""Functions in which the interrupted function has not been saved to memory yet (arch/arm64/kernel/entry.S)."""
 
 _INTERRUPT = re.compile(r"vectors|el1_interrupt|el1h_64_irq|(?:asm_)?sysvec_\w+|(?:asm_)?common_interrupt")
 
 _BOUNDARY = re.compile(r"el(?:1h|0t)_64_irq|asm_sysvec_\w+|asm_common_interrupt")
 _CLOCK = re.compile(r"hrtimer_interrupt|arch_timer_handler\w*|sysvec_apic_timer_interrupt|clockevents_program_event")
 _CALLBACK = re.compile(r"_*hrtimer_run_queues|_*run_(?:hr)?timers?\w*|handle_softirqs")
-"""The clock's interrupt, which a guest that was stopped for a moment takes first, and what runs others' code in it."""
+"""The timer interrupt, which a guest that was briefly stopped takes first, and the functions that run code in it."""
 
 _ON_OTHERS = re.compile(
     r"\w*flush_work\w*|\w*flush_workqueue|kthread_(?:flush|cancel|stop)\w*|kthread_flush_worker|_*mutex_lock\w*"
     r"|rwsem_down_\w+|percpu_(?:down|rwsem)_\w+|down_(?:read|write)\w*|\w*synchronize_\w+|\w*rcu_barrier\w*|\w*wait_rcu_gp\w*"
     r"|stop_(?:one_cpu|machine|cpus)\w*|cpu_stop_\w+"
 )
-"""What waits for another task or CPU, which is then the one that hangs."""
+"""Functions that wait for another task or CPU, which is then the one that hangs."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +68,23 @@ class Blame:
 
     @property
     def names(self) -> list[str]:
-        """For the signature: how far a stack can be followed depends on who takes the console's interrupt."""
+        """For the signature: how far a stack can be followed depends on which CPU takes the console's interrupt."""
         return [self.function]
 
 
 def blame(seen: Examination, symbolize: Symbolize | None, resolve: Resolve | None) -> Blame | None:
-    """Who hangs and where; None if nothing that was seen says so. Without `resolve` no CPU is to blame."""
-    told = sysrq.read(parse_console(seen.said))
-    return _of_cpus(seen, told, symbolize, resolve) or _of_queues(seen) or _of_tasks(told, symbolize)
+    """What hangs and where; None if the examination does not show it. Without `resolve` no CPU is to blame."""
+    report = sysrq.read(parse_console(seen.said))
+    return _of_cpus(seen, report, symbolize, resolve) or _of_readings(seen) or _of_tasks(report, symbolize)
 
 
 def log(seen: Examination, resolve: Resolve | None) -> tuple[str, ...]:
-    """What was seen, for people: what could not be had; blocked tasks and the agent's; each CPU's registers and
-    stacks; idle CPUs last, for no more than `MOST_LINES` are shown."""
+    """The examination as text: what was not seen; blocked tasks and the agent's; each CPU's registers and stacks; idle
+    CPUs last, as at most `MOST_LINES` are shown."""
     out = [f"not seen: {why}" for why in seen.why]
-    out += [local_dsqs.words([one]) for one in local_dsqs.wrong(seen.queues, seen.queues_later)]
-    told = sysrq.read(parse_console(seen.said))
-    for task in sorted(told.tasks, key=lambda task: task.state != "D"):
+    out += [line for reading in seen.readings for line in reading.wrong]
+    report = sysrq.read(parse_console(seen.said))
+    for task in sorted(report.tasks, key=lambda task: task.state != "D"):
         if task.state == "D" or task.name == AGENT:
             out += task.lines
     both = zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True)
@@ -93,7 +93,7 @@ def log(seen: Examination, resolve: Resolve | None) -> tuple[str, ...]:
         out.append(f"CPU {cpu.index}: in {mode}, interrupts {'off' if cpu.masked else 'on'}")
         out += [f"  {'' if frame.reliable else '? '}{_shown(frame)}" for frame in frames]
         out += [f"  {line.strip()}" for line in cpu.text.splitlines() if line.strip()]
-        out += told.cpus[cpu.index].lines if cpu.index in told.cpus else []
+        out += report.cpus[cpu.index].lines if cpu.index in report.cpus else []
     return tuple(out[:MOST_LINES])
 
 
@@ -108,7 +108,9 @@ Seen: TypeAlias = tuple[Cpu, tuple[Frame, ...]]
 # --- CPUs ---------------------------------------------------------------------------------
 
 
-def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve: Resolve | None) -> Blame | None:
+def _of_cpus(
+    seen: Examination, report: SysrqReport, symbolize: Symbolize | None, resolve: Resolve | None
+) -> Blame | None:
     first = {cpu.index: (cpu, frames) for cpu, frames in zip(seen.cpus, _stacks(seen.cpus, resolve), strict=True)}
     later = list(zip(seen.later, _stacks(seen.later, resolve), strict=True))
     left = {cpu.index for cpu, frames in later if cpu.user or _idle(cpu, frames)}
@@ -119,7 +121,7 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
             before, earlier = _moved(frames, [first[index] for index in sorted(left & first.keys())], before, earlier)
         if cpu.user or before.user or _idle(cpu, frames) or _idle(before, earlier):
             continue
-        shown = told.cpus.get(cpu.index)
+        shown = report.cpus.get(cpu.index)
         spoken = decode(shown.interrupted(), symbolize) if shown and not shown.skipped else ()
         stood = _stood(_below_clock(earlier), spoken, _below_clock(frames))
         guilty = culprit(stood)
@@ -134,8 +136,8 @@ def _of_cpus(seen: Examination, told: Told, symbolize: Symbolize | None, resolve
 
 
 def _moved(now: Sequence[Frame], left: Sequence[Seen], before: Cpu, earlier: tuple[Frame, ...]) -> Seen:
-    """Where the task that a CPU runs was before, if that CPU ran none: on one that since then runs none, in the very
-    function. Where the kernel may be preempted a task that spins is put on another CPU. Else the CPU itself."""
+    """Where the task that a CPU runs was before, if that CPU was idle: on a CPU that is idle now, in the same function.
+    A preemptible kernel may move a spinning task to another CPU. Else the CPU itself."""
     own = [base_name(frame.function) for frame in _below_clock(now) if frame.reliable][:1]
     for cpu, frames in left:
         there = [base_name(frame.function) for frame in _below_clock(frames) if frame.reliable][:1]
@@ -147,8 +149,8 @@ def _moved(now: Sequence[Frame], left: Sequence[Seen], before: Cpu, earlier: tup
 def _stood(earlier: Sequence[Frame], spoken: Sequence[Frame], later: Sequence[Frame]) -> tuple[Frame, ...]:
     """A CPU's stack from the innermost function on in which it was at least twice; the kernel's own, if it showed one.
 
-    Twice is enough: what spins may have been put off the CPU for a moment. Which function had just been interrupted
-    nobody can see: such a stack speaks for its callers only, and is left out where another one is whole.
+    Twice is enough: a spinning task may have been off the CPU for a moment. If the interrupted function is unknown, a
+    stack shows its callers only, and is left out where another one is whole.
     """
     whole = [stack for stack in (earlier, spoken, later) if stack and stack[0].function not in _ENTRY]
     for best, other in ((spoken, earlier), (later, earlier), (spoken, later)):
@@ -163,9 +165,9 @@ def _stood(earlier: Sequence[Frame], spoken: Sequence[Frame], later: Sequence[Fr
 
 
 def _below_clock(stack: Sequence[Frame]) -> Sequence[Frame]:
-    """A stack without the clock's interrupt: a CPU that was let run again takes it at once, wherever it hangs.
+    """A stack without the timer interrupt: a CPU that was resumed takes it at once, wherever it hangs.
 
-    Of one that ran user space nothing is left.
+    The result is empty for a CPU that ran user space.
     """
     end = next((n for n, frame in enumerate(stack) if _BOUNDARY.fullmatch(frame.function)), None)
     if end is None:
@@ -182,7 +184,7 @@ def _common(best: Sequence[Frame], other: Sequence[Frame]) -> tuple[Frame, ...]:
 
 
 def _callers(stack: Sequence[Frame]) -> list[str]:
-    """Functions of a stack that are certain, without what was inlined and without the entry of an interrupt."""
+    """Functions of a stack that are certain, without inlined ones and without the entry of an interrupt."""
     return [f.function for f in stack if f.reliable and not f.inlined and f.function not in _ENTRY]
 
 
@@ -197,7 +199,7 @@ def _idle(cpu: Cpu, frames: Sequence[Frame]) -> bool:
 
 
 def _masked(cpu: Cpu, frames: Sequence[Frame]) -> bool:
-    """Whether interrupts are off by what it does; in an interrupt they are off because they were on."""
+    """Whether the code has interrupts off; in an interrupt they are off because they were on before."""
     return cpu.masked and not any(_INTERRUPT.fullmatch(f.function) for f in frames if f.reliable)
 
 
@@ -217,7 +219,7 @@ def _addresses(cpu: Cpu) -> list[int]:
 
 
 def _stack(cpu: Cpu, resolve: Resolve) -> tuple[Frame, ...]:
-    """A guess is believed when it is the return from a call of the very function whose frame came before."""
+    """A CPU's stack. A guess is believed when it is the return from a call of the function whose frame came before."""
     if cpu.pc is None or cpu.user:
         return ()
     out = list(resolve([cpu.pc])[0])
@@ -233,20 +235,20 @@ def _stack(cpu: Cpu, resolve: Resolve) -> tuple[Frame, ...]:
     return tuple(out)
 
 
-# --- queues -------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------
 
 
-def _of_queues(seen: Examination) -> Blame | None:
-    found = local_dsqs.wrong(seen.queues, seen.queues_later)
-    return Blame(local_dsqs.words(found), local_dsqs.FUNCTIONS[0], None, None, ()) if found else None
+def _of_readings(seen: Examination) -> Blame | None:
+    found = next(((reading, lines) for reading in seen.readings if (lines := reading.wrong)), None)
+    return Blame(found[1][0], found[0].reader.culprit, None, None, ()) if found else None
 
 
 # --- tasks --------------------------------------------------------------------------------
 
 
-def _of_tasks(told: Told, symbolize: Symbolize | None) -> Blame | None:
-    blocked = [task for task in told.tasks if task.state == "D" and task.raws]
-    ours = [task for task in told.tasks if task.name == AGENT and task.raws]
+def _of_tasks(report: SysrqReport, symbolize: Symbolize | None) -> Blame | None:
+    blocked = [task for task in report.tasks if task.state == "D" and task.raws]
+    ours = [task for task in report.tasks if task.name == AGENT and task.raws]
     asleep = [task for task in ours if task.state in ("S", "I", "K") and not _any(task, _SERVES)]
     ready = [task for task in ours if task.state == "R"]
     starved = "could run, but does not: it left the CPU"
@@ -261,7 +263,7 @@ def _of_tasks(told: Told, symbolize: Symbolize | None) -> Blame | None:
 
 
 def _own(raws: Sequence[Raw]) -> list[Raw]:
-    """A task's stack; arm64 begins it with the function that switched, a note of its own."""
+    """A task's stack without __switch_to(), with which arm64 begins it."""
     return [raw for raw in raws if raw.frame.function != "__switch_to"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the kmemleak oracle: /sys/kernel/debug/kmemleak becomes findings, one a distinct backtrace.
+"""The kmemleak oracle: /sys/kernel/debug/kmemleak becomes findings, one a distinct backtrace.
 
 Format read from mm/kmemleak.c (__print_unreferenced, hex_dump_object, kmemleak_disable, mem_pool_alloc).
 """
@@ -10,16 +10,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.oracles.blame import base_name, is_allocator
-from harness.oracles.frames import Raw, Symbolize, chain, decode, frame_line, guilt, prefetch, signature
-from harness.records import Evidence, Finding, LogRecord
+from harness.core.records import Evidence, Finding, LogRecord
+from harness.guest import kmemleak as protocol
+from harness.oracles.registry import Oracle, TestEnd
+from harness.oracles.splat import bounds
+from harness.oracles.splat.blame import base_name, is_allocator
+from harness.oracles.splat.frames import Raw, Symbolize, chain, decode, frame_line, guilt, prefetch, signature
 
 ORACLE = "kmemleak"
 
-_OBJECT = re.compile(
-    r"^unreferenced object(?P<type> \(\w+\))? 0x(?P<at>[0-9a-f]{1,16}) \(size (?P<size>\d{1,20})\):"
-)
-# hex_dump_object() says so of percpu objects, also in the kernels whose first line does not (6.12).
+_OBJECT = re.compile(r"^unreferenced object(?P<type> \(\w+\))? 0x(?P<at>[0-9a-f]{1,16}) \(size (?P<size>\d{1,20})\):")
+# hex_dump_object() marks percpu objects, also in kernels whose first line does not (6.12).
 _PERCPU_DUMP = re.compile(r"^\s+hex dump \(first \d{1,9} bytes on cpu \d{1,5}\):")
 _MORE = re.compile(r"^\s*\.\.\. and (\d{1,9}) more object\(s\) with the same backtrace")
 _BORN = re.compile(r'^\s+comm ".*", pid \d{1,10}, jiffies (\d{1,20})')
@@ -50,7 +51,7 @@ class _Object:
 def _objects(text: str) -> list[_Object]:
     out: list[_Object] = []
     tracing = False
-    for line in text.split("\n"):
+    for line in map(bounds.line, text.split("\n")):
         match = _OBJECT.match(line)
         if match:
             tracing = False
@@ -58,7 +59,8 @@ def _objects(text: str) -> list[_Object]:
             continue
         if not out or not line.strip():
             continue
-        out[-1].log.append(line)
+        if len(out[-1].log) < bounds.LINES:
+            out[-1].log.append(line)
         if _PERCPU_DUMP.match(line):
             out[-1].type = " (percpu)"
         if re.match(r"^\s+backtrace\b", line):
@@ -66,12 +68,13 @@ def _objects(text: str) -> list[_Object]:
         elif more := _MORE.match(line):
             out[-1].count += int(more[1])
         elif tracing and (raw := frame_line(line)) is not None:
-            out[-1].raws.append(raw)
+            if len(out[-1].raws) < bounds.FRAMES:
+                out[-1].raws.append(raw)
     return out
 
 
 def _distinct(objects: Iterable[_Object]) -> list[_Object]:
-    """One object a backtrace, with the count of all; objects without one are told apart by size."""
+    """One object for each backtrace, with the count of all; objects without one are distinguished by size."""
     out: dict[tuple[object, ...], _Object] = {}
     for item in objects:
         trace = tuple((r.frame.function, r.frame.offset) for r in item.raws)
@@ -110,19 +113,19 @@ def findings(text: str, symbolize: Symbolize | None = None) -> list[Finding]:
     """
     objects = _distinct(_objects(text))
     prefetch([r for item in objects for r in item.raws], symbolize)
-    return [_finding(item, symbolize) for item in objects]
+    return bounds.few(_finding(item, symbolize) for item in objects)
 
 
 def born(finding: Finding) -> list[int]:
-    """When objects of a finding of this oracle were allocated, in jiffies; of each backtrace one is told."""
+    """When objects of a finding of this oracle were allocated, in jiffies; one time for each backtrace."""
     return [int(found[1]) for line in finding.log if (found := _BORN.match(line))]
 
 
 def watched(text: str | None, records: Sequence[LogRecord], scan_error: str = "") -> Evidence:
     """Whether kmemleak was really looking.
 
-    `text` is what the file held, None when it cannot be read; `scan_error` what writing ``scan`` to it
-    answered (EPERM once kmemleak has disabled itself); `records` the kernel log since boot.
+    `text` is the file's content, None when it cannot be read; `scan_error` the error of writing ``scan`` to it
+    (EPERM once kmemleak has disabled itself); `records` the kernel log since boot.
     """
     evidence = Evidence(oracle=ORACLE, payload=text)
     said = next((r.text for r in records if _BROKEN.match(r.text)), None)
@@ -133,3 +136,13 @@ def watched(text: str | None, records: Sequence[LogRecord], scan_error: str = ""
     if scan_error:
         return replace(evidence, watched=False, why=f"kmemleak refused to scan: {scan_error}")
     return evidence
+
+
+def judge(test: TestEnd) -> None:
+    """Book whether kmemleak watched: it disables itself for good when it runs out of memory."""
+    seen = watched("", test.records, protocol.refusal(test.guest.agent))
+    test.evidence.append(replace(seen, payload=None))
+
+
+ORACLES = (Oracle(ORACLE, judge, order=60),)
+"""The defects that prove it are those of harness.oracles.objects."""

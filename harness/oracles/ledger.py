@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the ledger oracle: objects that a run under a fault left behind become findings, with the fault that did it.
+"""The ledger oracle: objects that a run under a fault left behind become findings, with the fault that did it.
 
-The objects are written down by bpf_progs/ledger.bpf.c, each with where it was allocated and in which run: exact, with
-no scan and no age to wait for.
+bpf_progs/observers/ledger.bpf.c records each object, where it was allocated and in which run: exact, with no scan
+and no age to wait for.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.oracles.blame import base_name, is_allocator
-from harness.oracles.frames import chain, guilt, signature
-from harness.records import Finding, Frame
+from harness.core.records import Finding, Frame
+from harness.oracles.splat import bounds
+from harness.oracles.splat.blame import base_name, is_allocator
+from harness.oracles.splat.frames import chain, guilt, signature
 
 ORACLE = "ledger"
 KINDS = {1: "percpu leak", 2: "slab leak"}
-"""As in bpf_progs/ledger.bpf.c."""
+"""As in bpf_progs/observers/ledger.bpf.c."""
 
 POOLS = frozenset({"mm/kmemleak.c", "mm/vmalloc.c", "lib/radix-tree.c"})
-"""What these allocate they keep in pools of their own (preloaded nodes, areas purged later), or kmemleak will tell."""
+"""Functions that keep allocations in pools (preloaded nodes, areas purged later); kmemleak reports their leaks."""
 
 KEPT_BY = frozenset({"kvfree_call_rcu", "alloc_empty_sheaf"})
-"""What these allocate belongs to SLUB: sheaves (mm/slub.c)."""
+"""Functions whose allocations belong to SLUB: sheaves (mm/slub.c)."""
 
 
 @dataclass(frozen=True)
 class Left:
-    """One object that is still there: what it is, bytes (of one CPU), where it was allocated, innermost first.
+    """One object that is still there: its kind, bytes (of one CPU), where it was allocated, innermost first.
 
     `operation`, `site` and `fault` as in records.Finding.
     """
@@ -41,12 +42,12 @@ class Left:
     fault: str = ""
 
 
-# From the tracepoint inwards: what looks at the allocation is no part of it (kernel/trace/bpf_trace.c).
+# From the tracepoint inwards: the observer is no part of the allocation (kernel/trace/bpf_trace.c).
 _TRACING = re.compile(r"_*(?:do_)?trace_(?:kmalloc|kmem_cache_alloc|percpu_alloc_percpu)|_*bpf_trace_run\d*")
 
 
 def untraced(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """A stack that a tracing program took, from the function that has the tracepoint outwards."""
+    """A stack taken by a tracing program, from the function with the tracepoint outwards."""
     traced = [number for number, frame in enumerate(frames) if _TRACING.fullmatch(base_name(frame.function))]
     return tuple(frames[traced[-1] + 1 :] if traced else frames)
 
@@ -60,7 +61,7 @@ def findings(left: Iterable[Left]) -> list[Finding]:
         finding = _finding(item)
         known = found.get((finding.signature, item.site))
         found[finding.signature, item.site] = replace(known, count=known.count + 1) if known else finding
-    return list(found.values())
+    return bounds.few(found.values())
 
 
 def _finding(item: Left) -> Finding:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the percpu count: exact totals of /sys/kernel/debug/percpu_stats before and after."""
+"""The percpu count: exact totals of /sys/kernel/debug/percpu_stats before and after."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
-from harness.oracles.frames import signature
-from harness.records import Finding
-from harness.words import plural
+from harness.core.errors import HarnessError
+from harness.core.records import Finding
+from harness.core.words import plural
+from harness.oracles.splat.frames import signature
 
 ORACLE = "percpu"
-_LINE = re.compile(r"^\s+(\w+)\s*:\s*(-?\d{1,20})\s*$", re.MULTILINE)
+_LINE = re.compile(r"^[ \t]+(\w{1,40})[ \t]*:[ \t]*(-?\d{1,20})[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def parse(text: str) -> Totals:
 
 
 def findings(before: Totals, after: Totals, allowed: int = 0) -> list[Finding]:
-    """What is still allocated at a quiescent point and was not before.
+    """How many objects are allocated at a quiescent point that were not before.
 
-    `allowed` is how many more objects are legitimate. The count is exact, but says nothing of where.
+    `allowed` is how many more objects are legitimate. The count is exact, but does not show where.
     """
     more = after.nr_cur_alloc - before.nr_cur_alloc
     if more <= allowed:
@@ -59,10 +59,6 @@ def findings(before: Totals, after: Totals, allowed: int = 0) -> list[Finding]:
     )
     return [
         Finding(
-            oracle=ORACLE,
-            kind="percpu count",
-            title=title,
-            signature=signature(ORACLE, "percpu count", ()),
-            count=more,
+            oracle=ORACLE, kind="percpu count", title=title, signature=signature(ORACLE, "percpu count", ()), count=more
         )
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns logs made of golden ones: noise around them, two CPUs' at once, their beginnings, and seeded damage."""
+"""Logs made of golden ones: noise around them, two CPUs' at once, their beginnings, and seeded damage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.oracles.log import parse_console, parse_kmsg
-from harness.records import LogRecord
+from harness.core.records import LogRecord
+from harness.oracles.splat.log import parse_console, parse_kmsg
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = tuple(sorted(p.parent.name for p in GOLDEN.glob("*/expected.json")))
@@ -23,7 +23,7 @@ _NUMBERS = re.compile(r"(\b(?:CPU#|CPUs? |CPU(?=\d+: W)|cpu |(?<=CPU#\d: )\w+/))
 
 
 @dataclass(frozen=True)
-class Told:
+class NamedReport:
     """What is wanted of a finding. `function` is empty where none is to be blamed."""
 
     kind: str
@@ -38,10 +38,10 @@ def records(name: str) -> list[LogRecord]:
     return parse_console((GOLDEN / name / "console.txt").read_text())
 
 
-def wanted(name: str) -> list[Told]:
+def wanted(name: str) -> list[NamedReport]:
     """The findings that a golden log must give."""
     found = json.loads((GOLDEN / name / "expected.json").read_text())
-    return [Told(item["kind"], item["function"] or "") for item in found]
+    return [NamedReport(item["kind"], item["function"] or "") for item in found]
 
 
 def lines(name: str, shift: int = 0) -> list[str]:
@@ -90,9 +90,23 @@ class Fuzz:
     def __init__(self, seed: int, longest: int = 16_000) -> None:
         self._random = random.Random(seed)
         self._longest = longest
-        texts = [(GOLDEN / n / f).read_bytes() for n in NAMES for f in ("kmsg.txt", "console.txt") if (GOLDEN / n / f).exists()]
+        texts = [
+            (GOLDEN / n / f).read_bytes()
+            for n in NAMES
+            for f in ("kmsg.txt", "console.txt")
+            if (GOLDEN / n / f).exists()
+        ]
         self._golden = texts
-        self._damage = (self._drop, self._flip, self._shuffle, self._splice, self._cut, self._both, self._repeat, self._long)
+        self._damage = (
+            self._drop,
+            self._flip,
+            self._shuffle,
+            self._splice,
+            self._cut,
+            self._both,
+            self._repeat,
+            self._long,
+        )
 
     def logs(self, count: int) -> Iterator[bytes]:
         """So many of them."""
@@ -114,7 +128,9 @@ class Fuzz:
         """Bytes changed, to others and to such as end lines, colours and strings."""
         out = bytearray(data)
         for _ in range(self._random.randint(1, 40) if out else 0):
-            out[self._random.randrange(len(out))] = self._random.choice((0, 10, 13, 27, 91, 255, self._random.randrange(256)))
+            out[self._random.randrange(len(out))] = self._random.choice(
+                (0, 10, 13, 27, 91, 255, self._random.randrange(256))
+            )
         return bytes(out)
 
     def _shuffle(self, data: bytes) -> bytes:
@@ -155,4 +171,8 @@ class Fuzz:
     def _long(self, data: bytes) -> bytes:
         """One line that does not end, of letters that patterns are fond of."""
         at = self._place(data)
-        return data[:at] + self._random.choice((b"a", b" ", b"[", b"(", b"0", b"+0x", b"x: ")) * self._random.randint(1, 2000) + data[at:]
+        return (
+            data[:at]
+            + self._random.choice((b"a", b" ", b"[", b"(", b"0", b"+0x", b"x: ")) * self._random.randint(1, 2000)
+            + data[at:]
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns how many golden reports are found again in worse logs, by kind: ``python -m tests.unit.oracles.recall`` prints it."""
+"""How many golden reports are found again in worse logs, by kind: ``python -m tests.unit.oracles.recall`` prints it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from harness.oracles import dmesg
-from harness.oracles.log import parse_console
+from harness.oracles.splat.log import parse_console
 from tests.unit.oracles.logs import (
     CLEAN,
     GOLDEN,
     NAMES,
     OTHER_CPU,
-    Told,
+    NamedReport,
     at_once,
     lines,
     mentions,
@@ -43,25 +43,25 @@ class Recall:
     missed: list[str] = field(default_factory=list)
     invented: list[str] = field(default_factory=list)
 
-    def book(self, want: Sequence[Told], got: Sequence[Told], what: str) -> None:
+    def book(self, want: Sequence[NamedReport], got: Sequence[NamedReport], what: str) -> None:
         left = list(got)
-        for told in want:
-            self.there[told.kind] += 1
-            if told in left:
-                left.remove(told)
-                self.found[told.kind] += 1
+        for shown in want:
+            self.there[shown.kind] += 1
+            if shown in left:
+                left.remove(shown)
+                self.found[shown.kind] += 1
             else:
-                self.missed.append(f"{what}: {told} is not among {got}")
-        self.invented += [f"{what}: {told} is nowhere in it" for told in left]
+                self.missed.append(f"{what}: {shown} is not among {got}")
+        self.invented += [f"{what}: {shown} is nowhere in it" for shown in left]
 
     def of(self, kind: str) -> float:
         """From 0 to 1."""
         return self.found[kind] / self.there[kind]
 
 
-def findings(log: Sequence[str]) -> list[Told]:
+def findings(log: Sequence[str]) -> list[NamedReport]:
     """What the oracle says of console lines."""
-    return [Told(finding.kind, finding.function or "") for finding in dmesg.findings(parse_console(log))]
+    return [NamedReport(finding.kind, finding.function or "") for finding in dmesg.findings(parse_console(log))]
 
 
 def in_noise() -> Recall:
@@ -90,7 +90,11 @@ def begin(name: str) -> int:
     """The place of the line by which a report is known, from its title and not by the parser's rules."""
     (finding,) = json.loads((GOLDEN / name / "expected.json").read_text())
     title = re.split(r" \(|: \(|\)[:\]]| \[SCX|\]: ", finding["title"])[0][:40]
-    by_title = re.compile(r"WARNING: |kernel BUG at" if finding["title"].startswith(("WARNING at", "WARNING in", "kernel BUG")) else re.escape(title))
+    by_title = re.compile(
+        r"WARNING: |kernel BUG at"
+        if finding["title"].startswith(("WARNING at", "WARNING in", "kernel BUG"))
+        else re.escape(title)
+    )
     return next(number for number, line in enumerate(lines(name)) if by_title.search(line))
 
 
@@ -115,7 +119,7 @@ def cut_short() -> Recall:
             named = any(mentions(line, want.function) for line in part[start:full])
             got = findings(part)
             if not named:  # whatever is blamed then
-                got = [Told(told.kind, want.function) for told in got]
+                got = [NamedReport(shown.kind, want.function) for shown in got]
             recall.book([want], got, f"{name} up to line {full}, {part[-1]!r}")
     return recall
 

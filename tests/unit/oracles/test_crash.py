@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of telling panic, oops, hang, reset and a lost QEMU apart."""
+"""The tests of telling panic, oops, hang, reset and a lost QEMU apart."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import KernelFailure, MachineLost
+from harness.core.errors import KernelFailure, MachineLost
+from harness.core.records import Frame
 from harness.oracles.crash import Ended, How, classify, findings
-from harness.oracles.log import parse_kmsg
-from harness.records import Frame
+from harness.oracles.splat.log import parse_kmsg
 
 GOLDEN = Path(__file__).parent / "golden"
 PANIC = (GOLDEN / "oops_x86" / "console.txt").read_text().splitlines()
 OOPS = PANIC[:24]
 WARN = parse_kmsg((GOLDEN / "warn_7x_x86" / "kmsg.txt").read_text())
 CLEAN = (GOLDEN / "clean_boot_x86" / "console.txt").read_text().splitlines()
-NO_ROOT = [*CLEAN, "[    4.000000][    T1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"]
+NO_ROOT = [
+    *CLEAN,
+    "[    4.000000][    T1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",
+]
 LOCKUP = [
     *CLEAN,
     "[   40.000000][    C1] watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [stress:105]",
@@ -25,6 +28,8 @@ LOCKUP = [
     "[   40.000002][    C1] Call Trace:",
     "[   40.000003][    C1]  spin_caller+0x10/0x20",
 ]
+OUT_OF_MEMORY = [*CLEAN, "[    5.000000][   T70] Out of memory: Killed process 70 (agent) total-vm:2048kB"]
+AGENT = "kharness: agent ended with status {}"
 RUNNING, RESET, SILENT = Ended(How.RUNNING), Ended(How.EXITED, status=0), Ended(How.SILENT)
 KILLED, FAILED, PVPANIC = Ended(How.KILLED, signal=9), Ended(How.EXITED, status=1), Ended(How.GUEST_PANIC)
 
@@ -44,7 +49,7 @@ KILLED, FAILED, PVPANIC = Ended(How.KILLED, signal=9), Ended(How.EXITED, status=
         (PANIC, SILENT, False, "panic", "Fatal exception"),
         (NO_ROOT, RUNNING, False, "panic", "VFS: Unable to mount root fs"),
         (CLEAN, PVPANIC, False, "panic", "without a message"),
-        (CLEAN, RESET, False, "reset", "without a word"),
+        (CLEAN, RESET, False, "reset", "without a message"),
         ([*CLEAN, "[    5.000000][    T1] reboot: Restarting system"], RESET, False, "reset", "Restarting system"),
         ([], RUNNING, True, "hang", "no answer"),
         ([], RESET, False, "reset", ""),
@@ -52,7 +57,15 @@ KILLED, FAILED, PVPANIC = Ended(How.KILLED, signal=9), Ended(How.EXITED, status=
         (PANIC, KILLED, True, "lost", "SIGKILL"),
         (CLEAN, Ended(How.KILLED), True, "lost", "signal 0"),
         (CLEAN, FAILED, False, "lost", "status 1"),
-        (CLEAN, SILENT, True, "lost", "without a word"),
+        (CLEAN, SILENT, True, "lost", "without a message"),
+        (CLEAN, Ended(How.STOPPED), False, "lost", "stopped from outside"),
+        (PANIC, Ended(How.STOPPED), False, "panic", "Fatal exception"),
+        ([*CLEAN, AGENT.format(137)], RESET, False, "lost", "the agent in the guest was killed by SIGKILL"),
+        ([*CLEAN, AGENT.format(143)], RESET, False, "lost", "the agent in the guest was killed by SIGTERM"),
+        ([*CLEAN, AGENT.format(139)], RESET, False, "reset", "without a message"),
+        ([*CLEAN, AGENT.format(0)], RESET, False, "reset", "without a message"),
+        ([*OOPS, AGENT.format(137)], RESET, False, "oops", "NULL pointer dereference"),
+        ([*OUT_OF_MEMORY, AGENT.format(137)], RESET, False, "reset", ""),
         ([], SILENT, False, "lost", ""),
     ],
 )
@@ -92,7 +105,12 @@ def test_findings_carry_the_cause() -> None:
 @pytest.mark.parametrize(
     ("name", "ended", "kind", "title"),
     [
-        ("oops_twice_x86", RESET, "panic", "the kernel panicked: Fatal exception in interrupt (BUG: kernel NULL pointer"),
+        (
+            "oops_twice_x86",
+            RESET,
+            "panic",
+            "the kernel panicked: Fatal exception in interrupt (BUG: kernel NULL pointer",
+        ),
         ("oops_twice_arm64", RUNNING, "oops", "the kernel oopsed: Unable to handle kernel NULL pointer dereference"),
         ("oops_twice_arm64", RESET, "oops", "the kernel oopsed: Unable to handle kernel NULL pointer dereference"),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of the kernel-log oracle that are more than one recorded log."""
+"""The tests of the kernel-log oracle that are more than one recorded log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.core.records import Evidence, Frame, LogRecord
 from harness.oracles import dmesg
-from harness.oracles.frames import Raw, culprit, decode
-from harness.oracles.log import parse_console, parse_kmsg
-from harness.records import Evidence, Frame, LogRecord
+from harness.oracles.splat.frames import Raw, culprit, decode
+from harness.oracles.splat.log import parse_console, parse_kmsg
 
 GOLDEN = Path(__file__).parent / "golden"
 WARN = parse_kmsg((GOLDEN / "warn_7x_x86" / "kmsg.txt").read_text())
@@ -55,9 +55,7 @@ def test_an_inlined_warn_blames_the_function_that_holds_the_line() -> None:
     symbols = Inliner()
     (found,) = dmesg.findings(console(*WARN_INLINED), symbols)
     assert (found.function, found.file, found.line) == ("init_dsq", "kernel/sched/ext/ext.c", 4890)
-    assert [f.function for f in found.frames] == [
-        "rhashtable_insert", "init_dsq", "scx_bpf_create_dsq", "caller",
-    ]  # fmt: skip
+    assert [f.function for f in found.frames] == ["rhashtable_insert", "init_dsq", "scx_bpf_create_dsq", "caller"]
     assert found.frames[2].offset == 0xD6 and found.frames[2].file == "kernel/sched/ext/ext.c"
     (bare,) = dmesg.findings(console(*WARN_INLINED))
     assert bare.function == "scx_bpf_create_dsq"
@@ -73,8 +71,12 @@ def test_return_addresses_are_looked_up_one_byte_earlier() -> None:
 
 
 def test_signature_knows_no_addresses_or_clones() -> None:
-    one = console("WARNING: a.c:1 at f.isra.0+0x10/0x20, CPU#1: a/1", "RIP: 0010:f.isra.0+0x10/0x20", "Call Trace:",
-                  " g.constprop.0+0x1/0x2")
+    one = console(
+        "WARNING: a.c:1 at f.isra.0+0x10/0x20, CPU#1: a/1",
+        "RIP: 0010:f.isra.0+0x10/0x20",
+        "Call Trace:",
+        " g.constprop.0+0x1/0x2",
+    )
     two = console("WARNING: a.c:9 at f+0x18/0x28, CPU#0: b/7", "RIP: 0010:f+0x18/0x28", "Call Trace:", " g+0x3/0x4")
     assert dmesg.findings(one)[0].signature == dmesg.findings(two)[0].signature == "dmesg:warn:f<g"
 
@@ -104,8 +106,13 @@ def test_an_expected_finding_does_not_swallow_an_unexpected_one_of_the_same_sign
 
 
 def test_fault_injection_dump_hides_nothing() -> None:
-    dump = console("FAULT_INJECTION: forcing a failure.", "name failslab, interval 1", "CPU: 0 UID: 0", "Call Trace:",
-                   " should_failslab+0x1/0x2")
+    dump = console(
+        "FAULT_INJECTION: forcing a failure.",
+        "name failslab, interval 1",
+        "CPU: 0 UID: 0",
+        "Call Trace:",
+        " should_failslab+0x1/0x2",
+    )
     assert dmesg.findings(dump) == []
     (found,) = dmesg.findings([*dump, *WARN])
     assert found.function == "init_dsq" and "should_failslab" not in {f.function for f in found.frames}
@@ -132,7 +139,10 @@ def test_fault_injection_dump_hides_nothing() -> None:
         ("WARNING: a/1 still has locks held!", "lockdep"),
         ("[ BUG: Invalid wait context ]", "lockdep"),
         ("INFO: trying to register non-static key.", "lockdep"),
-        ("SLUB: Unable to allocate memory on CPU 0 (of node 0) on node -1, gfp=0xcc0(GFP_KERNEL)", "allocation failure"),
+        (
+            "SLUB: Unable to allocate memory on CPU 0 (of node 0) on node -1, gfp=0xcc0(GFP_KERNEL)",
+            "allocation failure",
+        ),
         ("BUG kmalloc-64 (Not tainted): Right Redzone overwritten", "slab"),
         ("BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 30s!", "workqueue lockup"),
         ("BUG: KFENCE: use-after-free read in f+0x1/0x2", "kfence"),
@@ -178,17 +188,27 @@ def test_what_our_module_tells_of_a_dying_kernel_does_not_end_the_report() -> No
     lines = (GOLDEN / "oops_arm64" / "kmsg.txt").read_text().splitlines()
     at = next(number for number, line in enumerate(lines) if "Internal error" in line) + 1
     sequence, caller = lines[at - 1].split(",")[1], "caller=T77"
-    said = ["died during: create, allocation 5", "fault type 1", *[f"fault at function_{n}+0x10/0x20" for n in range(16)]]
-    told = [f"0,{sequence},1200109,-,{caller};kharness: {text}" for text in said]
+    said = [
+        "died during: create, allocation 5",
+        "fault type 1",
+        *[f"fault at function_{n}+0x10/0x20" for n in range(16)],
+    ]
+    shown = [f"0,{sequence},1200109,-,{caller};kharness: {text}" for text in said]
     [plain] = dmesg.findings(parse_kmsg("\n".join(lines)))
-    [dying] = dmesg.findings(parse_kmsg("\n".join([*lines[:at], *told, *lines[at:]])))
+    [dying] = dmesg.findings(parse_kmsg("\n".join([*lines[:at], *shown, *lines[at:]])))
     assert (dying.function, dying.signature, dying.frames) == (plain.function, plain.signature, plain.frames)
     assert dying.function is not None and all(line in "\n".join(dying.log) for line in said)
 
 
 def test_own_trace_of_a_stall_is_blamed_before_another_cpu() -> None:
-    log = console("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [a:1]", "RIP: 0010:mine+0x1/0x2", "Call Trace:",
-                  " mine_too+0x1/0x2", "NMI backtrace for cpu 1", "RIP: 0010:other+0x1/0x2")
+    log = console(
+        "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [a:1]",
+        "RIP: 0010:mine+0x1/0x2",
+        "Call Trace:",
+        " mine_too+0x1/0x2",
+        "NMI backtrace for cpu 1",
+        "RIP: 0010:other+0x1/0x2",
+    )
     (found,) = dmesg.findings(log)
     assert found.function == "mine"
 
@@ -210,15 +230,24 @@ STALL = ["watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [stress:105]", "Call
 @pytest.mark.parametrize(
     ("before", "said", "kinds"),
     [
-        (OOPS, "", ["null deref"]), (OOPS, "Fatal exc", ["null deref"]), (OOPS, "Oops", ["null deref"]), (OOPS, "Oo", ["null deref"]),
-        (OOPS, "Oops -", ["null deref"]), (OOPS, "Oops - BU", ["null deref"]), (OOPS, "Oops - BUG: Fa", ["null deref"]),
-        (OOPS, "Oops: Fatal exception", ["null deref"]), (STALL, "softlockup: hu", ["soft lockup"]),
-        (OOPS, "Out of memory", ["null deref", "panic"]), (OOPS, "Attempted to kill init!", ["null deref", "panic"]),
-        (OOPS, "Oops - BUG: other", ["null deref", "panic"]), (OOPS, "Fatal end", ["null deref", "panic"]),
-        ([r.text for r in WARN], "Fatal exc", ["warn", "panic"]), ([r.text for r in WARN], "", ["warn", "panic"]),
+        (OOPS, "", ["null deref"]),
+        (OOPS, "Fatal exc", ["null deref"]),
+        (OOPS, "Oops", ["null deref"]),
+        (OOPS, "Oo", ["null deref"]),
+        (OOPS, "Oops -", ["null deref"]),
+        (OOPS, "Oops - BU", ["null deref"]),
+        (OOPS, "Oops - BUG: Fa", ["null deref"]),
+        (OOPS, "Oops: Fatal exception", ["null deref"]),
+        (STALL, "softlockup: hu", ["soft lockup"]),
+        (OOPS, "Out of memory", ["null deref", "panic"]),
+        (OOPS, "Attempted to kill init!", ["null deref", "panic"]),
+        (OOPS, "Oops - BUG: other", ["null deref", "panic"]),
+        (OOPS, "Fatal end", ["null deref", "panic"]),
+        ([r.text for r in WARN], "Fatal exc", ["warn", "panic"]),
+        ([r.text for r in WARN], "", ["warn", "panic"]),
         ([], "Fatal exc", ["panic"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_left_of_a_panic_s_line_is_no_report_beside_the_oops_that_it_follows(
     before: list[str], said: str, kinds: list[str]
 ) -> None:
@@ -237,22 +266,25 @@ SHORT = "dsq_many: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL), nod
 @pytest.mark.parametrize(
     ("seq", "spans", "expected"),
     [
-        (7, ((7, 7),), True), (7, ((8, 9), (1, 7)), True), (7, ((7, 6), (8, 9), (1, 6)), False), (7, (), False),
+        (7, ((7, 7),), True),
+        (7, ((8, 9), (1, 7)), True),
+        (7, ((7, 6), (8, 9), (1, 6)), False),
+        (7, (), False),
         (None, ((0, 1 << 62),), False),
     ],
-)  # fmt: skip
+)
 def test_what_is_provoked_is_expected_in_its_part_of_the_log_only(
     seq: int | None, spans: tuple[tuple[int, int], ...], expected: bool
 ) -> None:
     records = [LogRecord(SHORT, seq=seq, time=1.0, caller="T1"), LogRecord("CPU: 1", seq=10, time=1.0, caller="T1")]
-    provoked = dmesg.Provoked(("nothing like it", "page allocation failure"), spans)
-    assert [one.expected for one in dmesg.findings(records, provoked=provoked)] == [expected]
-    assert not dmesg.findings(records, provoked=dmesg.Provoked(("nothing like it",), ((0, 99),)))[0].expected
+    during = dmesg.ExpectedReports(("nothing like it", "page allocation failure"), spans)
+    assert [one.expected for one in dmesg.findings(records, during=during)] == [expected]
+    assert not dmesg.findings(records, during=dmesg.ExpectedReports(("nothing like it",), ((0, 99),)))[0].expected
 
 
 def test_records_that_come_one_by_one_are_judged_as_well() -> None:
-    provoked = dmesg.Provoked(("init_dsq",), ((812, 900),))
-    assert [one.expected for one in dmesg.findings(iter(WARN), provoked=provoked)] == [True]
+    during = dmesg.ExpectedReports(("init_dsq",), ((812, 900),))
+    assert [one.expected for one in dmesg.findings(iter(WARN), during=during)] == [True]
 
 
 @settings(max_examples=200, deadline=None)
@@ -265,10 +297,12 @@ def test_garbage_never_raises(data: bytes) -> None:
 
 
 FRAGMENTS = st.lists(
-    st.sampled_from([r.text for n in ("kasan", "oops_x86") for r in
-                     parse_console((GOLDEN / n / "console.txt").read_text())] + [r.text for r in WARN]),
+    st.sampled_from(
+        [r.text for n in ("kasan", "oops_x86") for r in parse_console((GOLDEN / n / "console.txt").read_text())]
+        + [r.text for r in WARN]
+    ),
     max_size=30,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -320,20 +354,38 @@ def test_a_name_that_lost_letters_is_not_blamed() -> None:
 
 
 LOCK_LEFT = (
-    "====================================", "WARNING: lock held when returning to user space!", "7.2.13 #1 Tainted: G           O",
-    "------------------------------------------------", "agent/59 is leaving the kernel with locks still held!",
-    "1 lock held by agent/59:", " #0: ff110000008aa858 (&dsq->lock){+.+.}-{2:2}, at: destroy_dsq+0x73/0x750",
-)  # fmt: skip
+    "====================================",
+    "WARNING: lock held when returning to user space!",
+    "7.2.13 #1 Tainted: G           O",
+    "------------------------------------------------",
+    "agent/59 is leaving the kernel with locks still held!",
+    "1 lock held by agent/59:",
+    " #0: ff110000008aa858 (&dsq->lock){+.+.}-{2:2}, at: destroy_dsq+0x73/0x750",
+)
 
 STATE = (
-    "WARNING: inconsistent lock state", "7.2.13 #1 Tainted: G           O", "--------------------------------",
-    "inconsistent {IN-HARDIRQ-W} -> {HARDIRQ-ON-W} usage.", "kworker/u9:0/25 [HC0[0]:SC0[0]:HE0:SE1] takes:",
-    "ff110000060d4618 (&dsq->lock){?.-.}-{2:2}, at: destroy_dsq+0x73/0x750", "{IN-HARDIRQ-W} state was registered at:",
-    "  lock_acquire+0xc6/0x2c0", "  dispatch_enqueue+0x251/0x510", "irq event stamp: 5074", "stack backtrace:",
-    "CPU: 1 UID: 0 PID: 25 Comm: kworker/u9:0", "Call Trace:", " <TASK>", " dump_stack_lvl+0x6b/0xa0",
-    " print_usage_bug.part.0+0x25a/0x340", " valid_state+0x6b/0x80", " mark_lock_irq+0xa/0x20", " mark_held_locks+0x4e/0x70",
-    " __trace_hardirqs_on_caller+0x8c/0x190", " trace_hardirqs_on+0x1e/0x50",
-)  # fmt: skip
+    "WARNING: inconsistent lock state",
+    "7.2.13 #1 Tainted: G           O",
+    "--------------------------------",
+    "inconsistent {IN-HARDIRQ-W} -> {HARDIRQ-ON-W} usage.",
+    "kworker/u9:0/25 [HC0[0]:SC0[0]:HE0:SE1] takes:",
+    "ff110000060d4618 (&dsq->lock){?.-.}-{2:2}, at: destroy_dsq+0x73/0x750",
+    "{IN-HARDIRQ-W} state was registered at:",
+    "  lock_acquire+0xc6/0x2c0",
+    "  dispatch_enqueue+0x251/0x510",
+    "irq event stamp: 5074",
+    "stack backtrace:",
+    "CPU: 1 UID: 0 PID: 25 Comm: kworker/u9:0",
+    "Call Trace:",
+    " <TASK>",
+    " dump_stack_lvl+0x6b/0xa0",
+    " print_usage_bug.part.0+0x25a/0x340",
+    " valid_state+0x6b/0x80",
+    " mark_lock_irq+0xa/0x20",
+    " mark_held_locks+0x4e/0x70",
+    " __trace_hardirqs_on_caller+0x8c/0x190",
+    " trace_hardirqs_on+0x1e/0x50",
+)
 
 
 @pytest.mark.parametrize(

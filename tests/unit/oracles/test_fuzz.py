@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the fuzzing of the parsers: damaged logs leave them standing, and cost no more than their length."""
+"""The fuzzing of the parsers: damaged logs leave them standing, and cost no more than their length."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from harness.errors import Ended, How
+from harness.core.errors import Ended, How
+from harness.core.records import Finding, LogRecord, encode
 from harness.oracles import crash, dmesg, kmemleak
-from harness.oracles.log import parse_console, parse_kmsg
-from harness.records import Finding, LogRecord, encode
+from harness.oracles.splat.log import parse_console, parse_kmsg
 from tests.unit.oracles.logs import Fuzz
 
 FEW = 1500
@@ -98,8 +98,12 @@ def test_twice_the_lines_take_twice_the_time(line: str) -> None:
     assert long < 3 * 8 * short + 0.01, f"8 times the lines take {long / short:.0f} times the time"
 
 
-@pytest.mark.parametrize("part", ["a", " ", "[", "(", "0", "+0x", "x: ", "Oops: ", "BUG: ", "f+0x1/0x2 ", "INFO: task a:1 ", "[<0>]"])
-@pytest.mark.parametrize("head", ["", "BUG: KASAN: ", "WARNING: ", "INFO: task ", "UBSAN: ", "Internal error: ", "BUG "])
+@pytest.mark.parametrize(
+    "part", ["a", " ", "[", "(", "0", "+0x", "x: ", "Oops: ", "BUG: ", "f+0x1/0x2 ", "INFO: task a:1 ", "[<0>]"]
+)
+@pytest.mark.parametrize(
+    "head", ["", "BUG: KASAN: ", "WARNING: ", "INFO: task ", "UBSAN: ", "Internal error: ", "BUG "]
+)
 def test_one_long_line_costs_its_length(head: str, part: str) -> None:
     text = head + part * (200_000 // len(part))
     start = time.process_time()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the golden logs: every folder of golden/ holds a log and the findings that it must give, and no others."""
+"""The golden logs: every folder of golden/ holds a log and the findings that it must give, and no others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from harness.core.records import Finding
 from harness.oracles import dmesg
-from harness.oracles.log import parse_console
-from harness.records import Finding
+from harness.oracles.splat.log import parse_console
 from tests.unit.oracles.logs import GOLDEN, NAMES, records
 
 
@@ -19,7 +19,7 @@ def wanted(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def told(finding: Finding) -> dict[str, Any]:
+def shown(finding: Finding) -> dict[str, Any]:
     keys = ("kind", "title", "function", "file", "line", "signature", "count")
     frames = [f.function for f in finding.frames if f.reliable][:3]
     stacks = {stack.name: [f.function for f in stack.frames if f.reliable] for stack in finding.stacks}
@@ -27,10 +27,27 @@ def told(finding: Finding) -> dict[str, Any]:
 
 
 ON_BOTH = (
-    "warn", "bug", "null deref", "page fault", "kasan", "ubsan", "lockdep", "suspicious rcu", "atomic sleep", "rcu stall",
-    "soft lockup", "hard lockup", "hung task", "list corruption", "refcount", "allocation failure", "sched_ext", "panic",
-    "percpu use-after-free", "percpu double free",
-)  # fmt: skip
+    "warn",
+    "bug",
+    "null deref",
+    "page fault",
+    "kasan",
+    "ubsan",
+    "lockdep",
+    "suspicious rcu",
+    "atomic sleep",
+    "rcu stall",
+    "soft lockup",
+    "hard lockup",
+    "hung task",
+    "list corruption",
+    "refcount",
+    "allocation failure",
+    "sched_ext",
+    "panic",
+    "percpu use-after-free",
+    "percpu double free",
+)
 
 
 @pytest.mark.parametrize("arm64", [False, True])
@@ -44,7 +61,7 @@ def test_every_kind_has_a_golden_log_on_both_architectures(arm64: bool) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_golden(name: str) -> None:
     found = dmesg.findings(records(name))
-    assert [told(f) for f in found] == wanted(name)
+    assert [shown(f) for f in found] == wanted(name)
     for one in found:
         assert one.log, "a finding shows its log"
         assert not one.expected and one.counts
@@ -55,4 +72,4 @@ def test_console_and_kmsg_say_the_same(name: str) -> None:
     """The same records through the other format give the same findings."""
     ours = records(name)
     lines = [f"[{r.time or 0:12.6f}][{r.caller:>6}] {r.text}" for r in ours if r.time is not None]
-    assert [told(f) for f in dmesg.findings(parse_console(lines))] == [told(f) for f in dmesg.findings(ours)]
+    assert [shown(f) for f in dmesg.findings(parse_console(lines))] == [shown(f) for f in dmesg.findings(ours)]

@@ -7,22 +7,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from sched_ext.local_dsqs import LocalDsqs
+from sched_ext.rq_memory import Layout, LocalDsq
 
-from harness.errors import Ended, How, MachineEnded
-from harness.machine.examine import Examination, Hung
-from harness.machine.local_dsqs import LocalDsq
+from harness.core.errors import Ended, How, MachineEnded
+from harness.core.records import Frame
+from harness.machine.examine import Examination, Hung, Reading
 from harness.machine.registers import Cpu, Return
-from harness.oracles import crash, dmesg, hang, sysrq
-from harness.oracles.log import parse_console
-from harness.records import Frame
+from harness.oracles import crash, dmesg, hang
+from harness.oracles.splat import sysrq
+from harness.oracles.splat.blame import is_helper
+from harness.oracles.splat.log import parse_console
 
 GOLDEN = Path(__file__).parent / "golden"
 
 NAMES = {
-    0x1000: "spins_here", 0x2000: "caller", 0x3000: "default_idle", 0x4000: "do_idle", 0x5000: "_raw_spin_lock",
-    0x6000: "wants_lock", 0x7000: "sysvec_apic_timer_interrupt", 0x8000: "another", 0x9000: "vectors",
-    0xA000: "reads_clock", 0xB000: "hrtimer_interrupt", 0xC000: "el1h_64_irq", 0xD000: "__hrtimer_run_queues",
-}  # fmt: skip
+    0x1000: "spins_here",
+    0x2000: "caller",
+    0x3000: "default_idle",
+    0x4000: "do_idle",
+    0x5000: "_raw_spin_lock",
+    0x6000: "wants_lock",
+    0x7000: "sysvec_apic_timer_interrupt",
+    0x8000: "another",
+    0x9000: "vectors",
+    0xA000: "reads_clock",
+    0xB000: "hrtimer_interrupt",
+    0xC000: "el1h_64_irq",
+    0xD000: "__hrtimer_run_queues",
+}
 
 
 def resolve(addresses: Sequence[int]) -> tuple[tuple[Frame, ...], ...]:
@@ -72,8 +85,12 @@ def test_what_was_put_off_its_cpu_for_a_moment_still_spins() -> None:
 def test_a_task_that_spins_is_followed_to_another_cpu() -> None:
     """Where the kernel may be preempted: it was on CPU 1, which idles now, and is on CPU 0, which idled."""
     idle, on = cpu(1, 0x3000, 0x4000), cpu(0, 0x1000, 0x2000, masked=False)
-    assert blamed([IDLE, cpu(1, 0x1000, 0x2000, masked=False)], [on, idle]) == "a CPU spins in spins_here, interrupts on"
-    assert blamed([IDLE, cpu(1, 0x8000, 0x2000)], [on, idle]) is None, "another function: another task, or one that gets on"
+    assert (
+        blamed([IDLE, cpu(1, 0x1000, 0x2000, masked=False)], [on, idle]) == "a CPU spins in spins_here, interrupts on"
+    )
+    assert blamed([IDLE, cpu(1, 0x8000, 0x2000)], [on, idle]) is None, (
+        "another function: another task, or one that gets on"
+    )
     assert blamed([IDLE, cpu(1, 0x1000, 0x2000)], [on, cpu(1, 0x8000)]) is None, "what was there is there still"
 
 
@@ -116,14 +133,19 @@ def test_the_same_whatever_the_cpus_numbers_are() -> None:
 
 def test_a_guess_is_believed_when_it_returns_from_the_frame_before() -> None:
     stack = (
-        Return(0x8005, sure=False), Return(0x2005, sure=False, callee=0x1000), Return(0x6005, sure=False, callee=0x5000)
-    )  # fmt: skip
+        Return(0x8005, sure=False),
+        Return(0x2005, sure=False, callee=0x1000),
+        Return(0x6005, sure=False, callee=0x5000),
+    )
     one = Cpu(0, 0x1010, user=False, masked=True, halted=False, stack=stack)
     found = hang.blame(Examination((one,), (one,)), None, resolve)
     assert found is not None
     assert [(f.function, f.reliable) for f in found.frames] == [
-        ("spins_here", True), ("another", False), ("caller", True), ("wants_lock", False)
-    ]  # fmt: skip
+        ("spins_here", True),
+        ("another", False),
+        ("caller", True),
+        ("wants_lock", False),
+    ]
 
 
 def task(name: str, state: str, *stack: str) -> list[str]:
@@ -170,7 +192,9 @@ def ended(seen: Examination, *lines: str) -> MachineEnded:
 def test_the_finding_tells_where_and_shows_what_was_seen() -> None:
     seen = Examination((IDLE, SPINS), (IDLE, SPINS), tuple(task("agent", "D", *BLOCKED)), ("sysrq-l: no answer",))
     (found,) = crash.of(ended(seen, "last line"), None, (), resolve)
-    assert found.title == "the kernel hangs: a CPU spins in spins_here, interrupts off: waited in vain for an answer, 3 s"
+    assert (
+        found.title == "the kernel hangs: a CPU spins in spins_here, interrupts off: waited in vain for an answer, 3 s"
+    )
     assert (found.function, found.signature) == ("spins_here", "crash:hang:spins_here")
     assert found.log[:2] == ("last line", "not seen: sysrq-l: no answer")
     assert "CPU 1: in kernel, interrupts off" in found.log and "  spins_here+0x0/0x100" in found.log
@@ -206,11 +230,11 @@ def recorded(name: str) -> list[str]:
 @pytest.mark.parametrize("name", RECORDED)
 def test_every_task_and_cpu_is_read(name: str) -> None:
     lines = recorded(name)
-    told = sysrq.read(parse_console(lines))
+    report = sysrq.read(parse_console(lines))
     shown = {line.partition(" pid:")[2].split()[0] for line in lines if " pid:" in line and "task:" in line}
-    assert {str(task.pid) for task in told.tasks} == shown and len(shown) > 40
-    assert set(told.cpus) == {0, 1}
-    assert all(task.raws for task in told.tasks if task.state in "DSI"), [t.name for t in told.tasks if not t.raws]
+    assert {str(task.pid) for task in report.tasks} == shown and len(shown) > 40
+    assert set(report.cpus) == {0, 1}
+    assert all(task.raws for task in report.tasks if task.state in "DSI"), [t.name for t in report.tasks if not t.raws]
 
 
 @pytest.mark.parametrize("arch", ["x86", "arm64"])
@@ -219,14 +243,16 @@ def test_a_lost_wake_up_is_named(arch: str) -> None:
     assert found is not None
     assert found.what == "agent is blocked in kharness_sleep"
     assert [frame.function for frame in found.frames if frame.reliable][2:5] == [
-        "kharness_sleep", "canary_write", "full_proxy_write"
-    ]  # fmt: skip
+        "kharness_sleep",
+        "canary_write",
+        "full_proxy_write",
+    ]
 
 
 @pytest.mark.parametrize("arch", ["x86", "arm64"])
 def test_a_cpu_that_spins_is_seen_behind_its_interrupt(arch: str) -> None:
-    told = sysrq.read(parse_console(recorded(f"sysrq_spin_{arch}")))
-    stacks = [[raw.frame.function for raw in cpu.interrupted()] for cpu in told.cpus.values()]
+    report = sysrq.read(parse_console(recorded(f"sysrq_spin_{arch}")))
+    stacks = [[raw.frame.function for raw in cpu.interrupted()] for cpu in report.cpus.values()]
     assert [stack[:1] for stack in stacks if "full_proxy_write" in stack] == [["kharness_spin"]]
 
 
@@ -236,15 +262,24 @@ def test_what_was_asked_for_is_no_report(name: str) -> None:
 
 
 def test_a_cpu_that_runs_none_for_a_wrong_count_is_to_blame_before_tasks() -> None:
-    """It spares itself ops.dispatch; the tasks that then wait are not the defect. One that spins is told first."""
+    """It spares itself ops.dispatch; the tasks that then wait are not the defect. One that spins is reported first."""
     wrong, right = (LocalDsq(0, 3, 0),), (LocalDsq(0, 0, 0),)
     waits = tuple(task("agent", "D", *BLOCKED))
-    seen = Examination((IDLE,), (IDLE,), waits, (), wrong, wrong)
+    reader = LocalDsqs(Layout(0, 0, 0, 0, 1))
+    seen = Examination((IDLE,), (IDLE,), waits, (), (Reading(reader, wrong, wrong),))
     found = hang.blame(seen, None, resolve)
     assert found and found.function == "task_unlink_from_dsq"
     assert found.what == "the local DSQ of CPU 0 counts 3 tasks and holds none (task_unlink_from_dsq, dispatch_enqueue)"
     assert found.what in hang.log(seen, resolve)
-    passing = hang.blame(Examination((IDLE,), (IDLE,), waits, (), wrong, right), None, resolve)
+    passing = hang.blame(Examination((IDLE,), (IDLE,), waits, (), (Reading(reader, wrong, right),)), None, resolve)
     assert passing and passing.function != "task_unlink_from_dsq"
-    spinning = hang.blame(Examination((SPINS,), (SPINS,), waits, (), wrong, wrong), None, resolve)
+    spinning = hang.blame(Examination((SPINS,), (SPINS,), waits, (), (Reading(reader, wrong, wrong),)), None, resolve)
     assert spinning and spinning.function == "spins_here"
+
+
+@pytest.mark.parametrize(
+    "function", ["arch_local_irq_restore", "raw_local_irq_save", "native_restore_fl", "local_daif_mask"]
+)
+def test_what_turns_interrupts_off_and_on_is_nobody_s_defect(function: str) -> None:
+    """It is inlined into what spins, and a CPU may be seen in it twice."""
+    assert is_helper(function)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of the two leak oracles: kmemleak and the percpu count."""
+"""The tests of the two leak oracles: kmemleak and the percpu count."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.core.records import Finding
 from harness.oracles import kmemleak, percpu
-from harness.oracles.log import parse_kmsg
-from harness.records import Finding
+from harness.oracles.splat.log import parse_kmsg
 
 DSQ = """unreferenced object (percpu) 0x{at:08x} (size 8):
   comm "dsq_many", pid 91, jiffies 4294668{at}

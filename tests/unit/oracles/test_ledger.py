@@ -9,17 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.core.records import Frame
 from harness.oracles import ledger
 from harness.oracles.ledger import Left
-from harness.records import Frame
 
 HASH = "0123456789abcdef"
-PROGRAM = (Frame(f"bpf_prog_{HASH}_slab_allocated"), Frame("bpf_trace_run3"), Frame("__bpf_trace_kmalloc", reliable=False))
+PROGRAM = (
+    Frame(f"bpf_prog_{HASH}_slab_allocated"),
+    Frame("bpf_trace_run3"),
+    Frame("__bpf_trace_kmalloc", reliable=False),
+)
 KMALLOC = (
     Frame("__kmalloc_cache_noprof", file="mm/slub.c", line=5100),
     Frame("kmalloc_noprof", file="include/linux/slab.h", line=950, inlined=True),
 )
-CREATE = (Frame("create_dsq", file="kernel/sched/ext/ext.c", line=300), Frame("scx_bpf_create_dsq"), Frame("bpf_prog_1"))
+CREATE = (
+    Frame("create_dsq", file="kernel/sched/ext/ext.c", line=300),
+    Frame("scx_bpf_create_dsq"),
+    Frame("bpf_prog_1"),
+)
 DSQ = Left("slab leak", 384, (*KMALLOC, *CREATE), "create", "alloc_pages < new_slab", "{operation: create, nth: 2}")
 
 
@@ -31,7 +39,13 @@ def tracing(*names: str) -> tuple[Frame, ...]:
     "inwards",
     [
         tracing(f"bpf_prog_{HASH}_slab_allocated", "bpf_trace_run3"),
-        tracing(f"bpf_prog_{HASH}_slab_allocated", "bpf_trace_run5", "__bpf_trace_kmalloc", "__traceiter_kmalloc", "trace_kmalloc"),
+        tracing(
+            f"bpf_prog_{HASH}_slab_allocated",
+            "bpf_trace_run5",
+            "__bpf_trace_kmalloc",
+            "__traceiter_kmalloc",
+            "trace_kmalloc",
+        ),
         tracing("__bpf_trace_run", "bpf_trace_run12", "__traceiter_kmem_cache_alloc", "__do_trace_kmem_cache_alloc"),
         tracing("bpf_trace_run5.constprop.0", "__do_trace_percpu_alloc_percpu", "trace_percpu_alloc_percpu"),
         tracing("__bpf_trace_run2", "bpf_trace_run2.isra.0"),
@@ -74,7 +88,11 @@ def test_an_object_with_no_stack_counts_all_the_same() -> None:
 
 
 def test_compiler_suffixes_and_sizes_make_no_other_finding() -> None:
-    clone = replace(DSQ, size=512, frames=(*KMALLOC, Frame("create_dsq.constprop.0", file="kernel/sched/ext/ext.c", line=300), *CREATE[1:]))
+    clone = replace(
+        DSQ,
+        size=512,
+        frames=(*KMALLOC, Frame("create_dsq.constprop.0", file="kernel/sched/ext/ext.c", line=300), *CREATE[1:]),
+    )
     (found,) = ledger.findings([DSQ, clone])
     assert (found.function, found.count) == ("create_dsq", 2)
 
@@ -112,10 +130,15 @@ def test_the_allocator_s_own_files_are_no_pools() -> None:
 
 
 objects = st.builds(
-    Left, st.sampled_from(sorted(ledger.KINDS.values())), st.integers(1, 4096),
-    st.lists(st.sampled_from((*PROGRAM, *KMALLOC, *CREATE, Frame("preload", file="mm/vmalloc.c"))), max_size=6).map(tuple),
-    st.sampled_from(["create", "attach"]), st.sampled_from(["", "a < b", "c"]),
-)  # fmt: skip
+    Left,
+    st.sampled_from(sorted(ledger.KINDS.values())),
+    st.integers(1, 4096),
+    st.lists(st.sampled_from((*PROGRAM, *KMALLOC, *CREATE, Frame("preload", file="mm/vmalloc.c"))), max_size=6).map(
+        tuple
+    ),
+    st.sampled_from(["create", "attach"]),
+    st.sampled_from(["", "a < b", "c"]),
+)
 
 
 @given(st.lists(objects, max_size=12))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests that golden reports are found again in worse logs; docs/facts.md states the figures."""
+"""The tests that golden reports are found again in worse logs; docs/lab/facts.md states the figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.unit.oracles import recall
-from tests.unit.oracles.logs import CLEAN, Told, at_once, lines
+from tests.unit.oracles.logs import CLEAN, NamedReport, at_once, lines
 from tests.unit.oracles.recall import Recall
 
 FLOOR = 1.0
@@ -43,11 +43,19 @@ def test_two_clean_boots_at_once_stay_clean() -> None:
 @pytest.mark.parametrize("name", recall.REPORTS)
 def test_without_its_reports_a_log_has_none(name: str) -> None:
     """What is counted as found comes from the report: frames and registers alone are no finding."""
-    plain = [line for line in lines(name) if re.match(r"\[[ \d.]+\]\[[ TC\d]+\] ( |R[A-Z\d]+:|(pc|lr|sp|x\d+) *:|Call )", line)]
+    plain = [
+        line
+        for line in lines(name)
+        if re.match(r"\[[ \d.]+\]\[[ TC\d]+\] ( |R[A-Z\d]+:|(pc|lr|sp|x\d+) *:|Call )", line)
+    ]
     assert recall.findings(plain) == []
 
 
 def test_what_is_missed_and_what_is_invented_is_booked() -> None:
     seen = Recall()
-    seen.book([Told("warn", "f"), Told("warn", "g")], [Told("warn", "f"), Told("bug", "g")], "here")
+    seen.book(
+        [NamedReport("warn", "f"), NamedReport("warn", "g")],
+        [NamedReport("warn", "f"), NamedReport("bug", "g")],
+        "here",
+    )
     assert (seen.of("warn"), len(seen.missed), len(seen.invented)) == (0.5, 1, 1)
