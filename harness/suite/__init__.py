@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""pytest over real guests: plugin, fixtures, canaries, the leak batch."""
+"""The interface that a suite implements, and its loader."""

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: GPL-2.0-only
-"""Owns the reference model of sched_ext's dispatch queues: plain Python, no I/O, imports only records."""
