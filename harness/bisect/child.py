@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns one run of the conductor in a process of its own: what kills it, or what it leaves in memory, is not ours.
+"""One run of the runner in a process of its own: what kills it, or what it leaves in memory, is not ours.
 
-``python -m harness.bisect.child PLAN ANSWER``: a Plan as JSON; the answer tells what was not a result.
+``python -m harness.bisect.child PLAN ANSWER``: a Plan as JSON; the answer has the errors that are no result.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from harness.errors import Exit, KharnessError
+from harness.core.errors import Exit, KharnessError
+from harness.core.plan import Plan
+from harness.core.records import decode, encode
+from harness.host import interrupts, streams
 from harness.host.cache import write_atomically
-from harness.plan import Plan
-from harness.records import decode, encode
-from harness.run import conduct
+from harness.run.runner import conduct
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How the conductor ended: `error` is the exception's class where it raised one, with its words."""
+    """How the runner ended: `error` is the class of its exception, if any, with its message."""
 
     exit: int
     error: str = ""
@@ -32,23 +32,19 @@ class Answer:
 
 
 def main(plan: Path, answer: Path) -> Exit:
-    """Runs the plan; what it raised goes to `answer`."""
+    """Run the plan; its exception goes to `answer`."""
     try:
         status = Exit(conduct(decode(json.loads(plan.read_text()), Plan)))
-        told = Answer(status)
+        done = Answer(status)
     except KharnessError as error:
-        told = Answer(error.exit, type(error).__name__, error.what, error.step, error.detail[-4000:])
-    write_atomically(answer, json.dumps(encode(told)))
-    return Exit(told.exit)
-
-
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+        done = Answer(error.exit, type(error).__name__, error.what, error.step, error.detail[-4000:])
+    write_atomically(answer, json.dumps(encode(done)))
+    return Exit(done.exit)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, _terminated)  # also where we were started with it ignored
-    signal.signal(signal.SIGTERM, _terminated)
+    streams.settle()
+    interrupts.watch(signal.SIGINT, signal.SIGTERM, also_ignored=True)
     try:
         sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
     except KeyboardInterrupt:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns `kharness bisect`: from what was typed to the report, one architecture after the other."""
+"""`kharness bisect`: from what was typed to the report, one architecture after the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,82 +24,63 @@ from harness.bisect.series import Series
 from harness.bisect.state import STATE, Outcome, Run, State
 from harness.bisect.steps import Source, Stepper
 from harness.bisect.symbols import Symbols
-from harness.build import configure
-from harness.build.make import BuildRequest
-from harness.definition import load
-from harness.errors import Exit, UsageError
+from harness.core.definition import load
+from harness.core.errors import Exit, UsageError
+from harness.core.given import unknown
+from harness.core.options import BisectOptions
+from harness.core.plan import KernelRequest, Pinned, Plan
 from harness.host.cache import Cache
 from harness.host.progress import Progress
+from harness.host.scratch import sweep
 from harness.host.toolchain import open_toolchain
-from harness.plan import CONFIDENCE, DEFAULT_FIND, END_RUNS, END_TRIES, KernelRequest, Pinned, Plan
-from harness.planfile import unknown
+from harness.kbuild import configure
+from harness.kbuild.make import BuildRequest
 from harness.report import results
+from harness.run.trees import Sources
 from harness.source import debian, local
-from harness.sources import Sources
 
 LOG = "bisect.log"
 
 
-@dataclass(frozen=True)
-class Hunt:
-    """What is asked of a bisection beside its runs.
-
-    `good` and `bad` are revisions of the plan's tree. Instead of them, `patch` are the files of a series on the plan's
-    source, or `kconfig` two .config files, one that passes and one that fails.
-    """
-
-    good: str = ""
-    bad: str = ""
-    find: str = DEFAULT_FIND
-    confidence: float = CONFIDENCE
-    follow: str = ""
-    fixup: tuple[str, ...] = ()
-    signature: str = ""
-    runs: int = END_RUNS
-    tries: int = END_TRIES
-    patch: tuple[str, ...] = ()
-    kconfig: tuple[str, str] = ("", "")
-
-
 class Searched(Subject, Source, Protocol):
-    """What is searched, whole: its shape, how its kernels are made, and what is told of a point."""
+    """The subject of a search: its history, how its kernels are made, and the description of a point."""
 
     what: str
 
     def candidate(self, id: str, chance: float, runs: Sequence[Run] = ()) -> Candidate: ...
 
 
-def bisect(plan: Plan, hunt: Hunt) -> Exit:
-    """Does a bisection, or what is left of it, for each architecture of the plan.
+def bisect(plan: Plan, search: BisectOptions) -> Exit:
+    """Do a bisection, or the rest of it, for each architecture of the plan.
 
-    Raises UsageError for what cannot be bisected, and what the runs raise; the same call goes on afterwards.
+    Raises UsageError for what cannot be bisected, and errors of the runs; the same call continues afterwards.
     """
-    asked = wish(hunt, plan.select)
-    fixups = tuple(_file(path, "--fixup") for path in hunt.fixup)
+    asked = asked_of(search, plan.options.select)
+    fixups = tuple(_file(path, "--fixup") for path in search.fixup)
     cache = Cache.default(plan.cache_cap_gib << 30)
     progress = Progress(cache.folder("durations"))
+    sweep(progress.say)
+    cache.sweep(progress.say)
     arches = tuple(dict.fromkeys(kernel.arch for kernel in plan.kernels))
-    told = _identity(plan, hunt, asked, fixups)
-    if not told["ends"]:  # what the source holds now is the base of all points, whatever becomes of it
+    request = _identity(plan, search, asked, fixups)
+    if not request["ends"]:  # the present content of the source is the base of all points
         base = _base(plan, cache, progress)
-        told["base"] = base.tree
+        request["base"] = base.tree
         plan = replace(plan, kernels=tuple(_on(kernel, base) for kernel in plan.kernels))
-    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    out = Path(plan.out) if plan.out else Path("out") / f"bisect-{key[:12]}"
+    key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    out = Path(plan.options.out) if plan.options.out else Path("out") / f"bisect-{key[:12]}"
     _usable(out, arches)
-    plan = replace(plan, seed=told["seed"])
-    maker = _Maker(plan, hunt, out, cache, progress)
+    plan = replace(plan, seed=request["seed"])
+    maker = _Maker(plan, search, out, cache, progress)
     subjects = {arch: maker.subject(arch) for arch in arches}
     progress.say(f"bisect: its state and results are in {out}")
     done: list[SearchRow] = []
     for arch, subject in subjects.items():
-        state = State.open(out / arch, {**told, "arch": arch})
+        state = State.open(out / arch, {**request, "arch": arch})
         try:
             if out.resolve().parent == Path("out").resolve():
                 results.point(Path("out/latest"), out.name)
-            stepper = Stepper(
-                of_its_day(plan, state), subject, out / arch, fixups, lambda: unchanged(told, plan)
-            )
+            stepper = Stepper(of_its_day(plan, state), subject, out / arch, fixups, lambda: unchanged(request, plan))
             answer = Bisection(subject, asked, state, stepper, progress.say).run()
             done.append(_row(arch, subject, asked, answer, state))
         finally:
@@ -117,29 +98,25 @@ def bisect(plan: Plan, hunt: Hunt) -> Exit:
     return report.exit
 
 
-def wish(hunt: Hunt, select: str) -> Asked:
-    """What is asked, checked. Raises UsageError for words that are none and numbers out of range."""
-    if hunt.find not in list(Find):
-        raise UsageError(
-            f"--find: {unknown(hunt.find, list(Find), 'word')}", step="it is 'regression' if left out"
-        )
-    follow = tuple(filter(None, hunt.follow.split(",")))
+def asked_of(search: BisectOptions, select: str) -> Asked:
+    """The request, checked. Raises UsageError for unknown words and numbers out of range."""
+    if search.find not in list(Find):
+        raise UsageError(f"--find: {unknown(search.find, list(Find), 'word')}", step="it is 'regression' if left out")
+    follow = tuple(filter(None, search.follow.split(",")))
     for word in follow:
         if word not in FOLLOW:
-            raise UsageError(
-                f"--follow: {unknown(word, FOLLOW, 'word')}", step="what is not followed is skipped"
-            )
-    if not 0.5 <= hunt.confidence < 1:
+            raise UsageError(f"--follow: {unknown(word, FOLLOW, 'word')}", step="what is not followed is skipped")
+    if not 0.5 <= search.confidence < 1:
         raise UsageError(
-            f"--confidence {hunt.confidence:g} is no chance to stop at", step="from 0.5 to below 1, as 0.99"
+            f"--confidence {search.confidence:g} is no chance to stop at", step="from 0.5 to below 1, as 0.99"
         )
-    if hunt.runs > hunt.tries:
-        hunt = replace(hunt, tries=hunt.runs)
-    return Asked(Find(hunt.find), hunt.confidence, follow, hunt.signature, select, hunt.runs, hunt.tries)
+    if search.runs > search.tries:
+        search = replace(search, tries=search.runs)
+    return Asked(Find(search.find), search.confidence, follow, search.signature, select, search.runs, search.tries)
 
 
 def _usable(out: Path, arches: tuple[str, ...]) -> None:
-    """Raises UsageError for a folder that holds something, but no bisection."""
+    """Raise UsageError for a folder that has files, but no bisection."""
     if not out.is_dir() or any(out.glob(f"*/{STATE}")):
         return
     others = sorted(entry.name for entry in out.iterdir() if entry.name not in arches)  # one killed at once left those
@@ -151,12 +128,12 @@ def _usable(out: Path, arches: tuple[str, ...]) -> None:
 
 
 def _base(plan: Plan, cache: Cache, progress: Progress) -> Pinned:
-    """What the plan's source holds now. This process keeps it in the cache."""
+    """The present content of the plan's source. This process keeps it in the cache."""
     kernel = plan.kernels[0]
     if kernel.source.tree:
         tree = local.snapshot(Path(kernel.source.tree), cache, progress)
     else:
-        toolchain = open_toolchain(plan.toolchain, kernel.arch, cache, progress)
+        toolchain = open_toolchain(plan.options.toolchain, kernel.arch, cache, progress)
         tree = debian.fetch(kernel.source.version, toolchain, cache, progress)
     return Pinned(tree.tree, tree.commit, tree.dirty, tree.origin)
 
@@ -173,59 +150,57 @@ def _file(path: str, flag: str) -> str:
 
 
 class _Maker:
-    """Makes what is searched. Raises UsageError where it is none."""
+    """Makes the subjects of a search. Raises UsageError for an invalid one."""
 
-    def __init__(self, plan: Plan, hunt: Hunt, out: Path, cache: Cache, progress: Progress) -> None:
+    def __init__(self, plan: Plan, search: BisectOptions, out: Path, cache: Cache, progress: Progress) -> None:
         self._plan = plan
-        self._hunt = hunt
+        self._search = search
         self._out = out
         self._cache = cache
         self._progress = progress
 
     def subject(self, arch: str) -> Searched:
-        """What is searched for one architecture."""
-        if self._hunt.patch:
-            return Series(self._plan, self._hunt.patch, arch, self._out / arch / "series", self._cache)
-        if any(self._hunt.kconfig):
+        """The subject for one architecture."""
+        if self._search.patch:
+            return Series(self._plan, self._search.patch, arch, self._out / arch / "series", self._cache)
+        if any(self._search.kconfig):
             return self._symbols(arch)
         return Commits(self._range, self._plan, arch, self._cache)
 
     @cached_property
     def _range(self) -> Range:
-        repository, good, bad = revisions(self._plan, self._hunt)
-        ends, names = _ordered(
-            self._hunt, (good, bad), (f"--good {self._hunt.good}", f"--bad {self._hunt.bad}")
-        )
+        repository, good, bad = revisions(self._plan, self._search)
+        ends, names = _ordered(self._search, (good, bad), (f"--good {self._search.good}", f"--bad {self._search.bad}"))
         return Range(repository, ends, names)
 
     def _symbols(self, arch: str) -> Symbols:
         kernel = next(kernel for kernel in self._plan.kernels if kernel.arch == arch)
-        toolchain = open_toolchain(self._plan.toolchain, arch, self._cache, self._progress)
+        toolchain = open_toolchain(self._plan.options.toolchain, arch, self._cache, self._progress)
         sources = Sources(self._plan, toolchain, self._cache, self._progress, self._out)
         users = tuple(Path(path) for path in self._plan.kconfig)
 
         def attempt(fragment: Path) -> None:
             tree = sources.tree(kernel)
-            request = BuildRequest(tree, load(arch), (*users, fragment), self._plan.jobs)
+            request = BuildRequest(tree, load(arch), (*users, fragment), self._plan.options.jobs)
             configure.configure(request, toolchain, self._cache, self._progress)
 
-        ends, names = _ordered(self._hunt, self._hunt.kconfig, self._hunt.kconfig)
+        ends, names = _ordered(self._search, self._search.kconfig, self._search.kconfig)
         files = (Path(ends[0]), Path(ends[1]))
         return Symbols(kernel, files, names, self._out / arch / "kconfig", attempt, self._progress.say)
 
 
 def _ordered(
-    hunt: Hunt, ends: tuple[str, str], names: tuple[str, str]
+    search: BisectOptions, ends: tuple[str, str], names: tuple[str, str]
 ) -> tuple[tuple[str, str], tuple[str, str]]:
     """Ends and their names, given good first, with the older first."""
-    if hunt.find == Find.FIXED:
+    if search.find == Find.FIXED:
         return (ends[1], ends[0]), (names[1], names[0])
     return ends, names
 
 
-def revisions(plan: Plan, hunt: Hunt) -> tuple[Repository, str, str]:
+def revisions(plan: Plan, search: BisectOptions) -> tuple[Repository, str, str]:
     """The plan's repository, with the commits of good and bad. Raises UsageError where there is none."""
-    if not (hunt.good and hunt.bad):
+    if not (search.good and search.bad):
         raise UsageError(
             "bisect needs --good REV and --bad REV",
             step="as --tree ~/linux --good v7.1 --bad v7.2; or --patch, --kconfig",
@@ -237,24 +212,22 @@ def revisions(plan: Plan, hunt: Hunt) -> tuple[Repository, str, str]:
             step="give a clone, or make one of releases with 'kharness source import'",
         )
     repository = Repository(Path(tree))
-    return repository, repository.commit(hunt.good, "--good"), repository.commit(hunt.bad, "--bad")
+    return repository, repository.commit(search.good, "--good"), repository.commit(search.bad, "--bad")
 
 
-def _identity(plan: Plan, hunt: Hunt, asked: Asked, fixups: tuple[str, ...]) -> dict[str, Any]:
-    """What makes a bisection this one and no other. Raises UsageError where there are no ends, or more than two."""
-    kinds = [bool(hunt.good or hunt.bad), bool(hunt.patch), any(hunt.kconfig)]
+def _identity(plan: Plan, search: BisectOptions, asked: Asked, fixups: tuple[str, ...]) -> dict[str, Any]:
+    """The identity of a bisection. Raises UsageError where there are no ends, or more than two."""
+    kinds = [bool(search.good or search.bad), bool(search.patch), any(search.kconfig)]
     if sum(kinds) > 1:
-        raise UsageError(
-            "--good and --bad, --patch and --kconfig exclude each other", step="give one of them"
-        )
+        raise UsageError("--good and --bad, --patch and --kconfig exclude each other", step="give one of them")
     ends: list[str] = []
     files = [*plan.kconfig, *fixups]
-    if hunt.patch:
-        files += [_file(path, "--patch") for path in hunt.patch]
-    elif any(hunt.kconfig):
-        files += [_file(path, "--kconfig") for path in hunt.kconfig]
+    if search.patch:
+        files += [_file(path, "--patch") for path in search.patch]
+    elif any(search.kconfig):
+        files += [_file(path, "--kconfig") for path in search.kconfig]
     else:
-        ends = list(revisions(plan, hunt)[1:])
+        ends = list(revisions(plan, search)[1:])
     return identity(plan, asked, ends, files, fixups)
 
 
@@ -262,7 +235,7 @@ def _identity(plan: Plan, hunt: Hunt, asked: Asked, fixups: tuple[str, ...]) -> 
 
 
 def _row(arch: str, subject: Searched, asked: Asked, answer: Answer, state: State) -> SearchRow:
-    """What the report tells of one search."""
+    """The report's row of one search."""
     history = subject.history
     titles = {point.id: point.title for point in history.points} | {subject.old: f"({subject.names[0]})"}
     steps = tuple(
@@ -272,12 +245,25 @@ def _row(arch: str, subject: Searched, asked: Asked, answer: Answer, state: Stat
     failing, passing = nearest(history, subject.old, asked.find, answer, steps)
     runs = tuple(step.run for step in (failing, passing, *steps) if step and step.run.kernel)
     return SearchRow(
-        arch=arch, what=subject.what, ending=answer.ending, names=subject.names, old=subject.old,
-        new=history.points[-1].id, points=len(history), wanted=answer.wanted, rate=answer.rate,
+        arch=arch,
+        what=subject.what,
+        ending=answer.ending,
+        names=subject.names,
+        old=subject.old,
+        new=history.points[-1].id,
+        points=len(history),
+        wanted=answer.wanted,
+        rate=answer.rate,
         interior=answer.interior,
-        select=answer.select, candidates=tuple(subject.candidate(id, chance, runs) for id, chance in answer.candidates),
-        steps=steps, folder=arch, failing=failing, passing=passing, dull=answer.dull, unfit=answer.unfit,
-    )  # fmt: skip
+        select=answer.select,
+        candidates=tuple(subject.candidate(id, chance, runs) for id, chance in answer.candidates),
+        steps=steps,
+        folder=arch,
+        failing=failing,
+        passing=passing,
+        dull=answer.dull,
+        unfit=answer.unfit,
+    )
 
 
 def nearest(

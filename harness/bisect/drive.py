@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the course of a bisection: both ends, then run after run until enough is known. Resumes from its state.
+"""The course of a bisection: both ends, then run after run until enough is known. Resumes from its state.
 
 Every decision follows from the runs in the state and from nothing else, so a bisection that was killed comes the same
 way again, without the runs that are written down.
@@ -19,22 +19,22 @@ from harness.bisect.history import History, called
 from harness.bisect.judge import Wanted
 from harness.bisect.search import Choice, Cost, Find, Known, Search, Seen, enough
 from harness.bisect.state import Finding, Outcome, Run, State
-from harness.errors import GuestError, UsageError
+from harness.core.errors import GuestError, UsageError
+from harness.core.options import CONFIDENCE, END_RUNS, END_TRIES
+from harness.core.words import plural
 from harness.host.progress import duration
-from harness.plan import CONFIDENCE, END_RUNS, END_TRIES
-from harness.words import plural
 
 LEAST_CHANCE = 0.001
 """A candidate that is less likely is not named."""
 
 NARROW_TRIES = 2
-"""How often the tests that had the failure are run alone until it shows, for each run that it took at first."""
+"""Runs of the failing tests alone until the failure shows, for each run that it took at first."""
 
 UNCLEAR_TRIES = 2
-"""How many runs in a row that could not be judged give up their point."""
+"""Unjudged runs in a row after which a point is given up."""
 
 FOLLOW = ("build", "boot", "other")
-"""What may be counted as the failure, beside the one that is looked for."""
+"""What may count as the failure besides the one that is looked for."""
 
 
 class Step(Protocol):
@@ -44,7 +44,7 @@ class Step(Protocol):
 
 
 class Subject(Protocol):
-    """What is searched: the points between `old` and the last of them."""
+    """The subject of a search: the points between `old` and the last of them."""
 
     history: History
     old: str
@@ -52,12 +52,12 @@ class Subject(Protocol):
     """How the user named the old and the new end."""
 
     def dull(self, id: str, run: Run) -> Mapping[str, str]:
-        """Which points change nothing that is built, and why, as far as the kernel of a run of `id` tells."""
+        """The points that change nothing that is built, and why, as far as the kernel of a run of `id` shows."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How the user wants it. `follow` are words of FOLLOW; `signature` chooses among the failing end's failures."""
+    """The user's request. `follow` are words of FOLLOW; `signature` chooses among the failing end's failures."""
 
     find: Find = Find.REGRESSION
     confidence: float = CONFIDENCE
@@ -73,7 +73,7 @@ class Ending(StrEnum):
 
     FOUND = "found"
     SEVERAL = "several"
-    """The candidates cannot be told apart, for what lies between them cannot be judged."""
+    """The candidates cannot be distinguished, as the points between them cannot be judged."""
     CONTRADICTION = "contradiction"
     """No single point explains the runs."""
 
@@ -98,11 +98,9 @@ class Answer:
 
 
 class Bisection:
-    """One bisection; :meth:`run` does it, or what is left of it."""
+    """One bisection; :meth:`run` does it, or the rest of it."""
 
-    def __init__(
-        self, subject: Subject, asked: Asked, state: State, step: Step, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, subject: Subject, asked: Asked, state: State, step: Step, say: Callable[[str], None]) -> None:
         self._subject = subject
         self._asked = asked
         self._state = state
@@ -128,13 +126,13 @@ class Bisection:
         return (new, old) if self._asked.find is Find.REGRESSION else (old, new)
 
     def _named(self, id: str) -> str:
-        """An end as the user calls it."""
+        """The user's name of an end."""
         old, new = self._subject.names
         return called(new if id == self._new else old, id)
 
     def run(self) -> Answer:
-        """The whole of it. Raises UsageError where an end is not what it was said to be, and GuestError (inconclusive)
-        where one cannot be judged."""
+        """Do the bisection. Raises UsageError where an end is not as stated, and GuestError (inconclusive) where one
+        cannot be judged."""
         failing, passing = self._ends
         first = self._first_failure(failing)
         wanted = self._wanted = judge.choose(first.findings, self._asked.signature)
@@ -148,7 +146,7 @@ class Bisection:
         return self._search(wanted, select, bad)
 
     def _first_failure(self, failing: str) -> Run:
-        """The first run of the failing end that fails, with the signature that is asked for."""
+        """The first run of the failing end that fails, with the requested signature."""
         tries, passed, unclear = self._asked.tries, 0, 0
         others: list[Finding] = []
         while passed + len(others) < tries:
@@ -158,7 +156,7 @@ class Bisection:
             if run.outcome is Outcome.FAILS:
                 if judge.fitting(run.findings, self._asked.signature):
                     return run
-                # It is no run of the failure that is looked for.
+                # It does not show the failure that is looked for.
                 self._taken[-1] = self._key(failing, self._asked.select), replace(run, outcome=Outcome.OTHER)
                 self._say(f"not what is asked for, --signature {self._asked.signature}")
                 others += run.findings[:1]
@@ -177,7 +175,7 @@ class Bisection:
         )
 
     def _unjudged(self, id: str, run: Run) -> GuestError:
-        """What is said of an end of which one run after the other says nothing."""
+        """The error for an end whose runs cannot be judged."""
         see = f"see {self._state.path.parent / run.out}, " if run.out else ""
         step = f"{see}or select other tests with -k" if see else "select other tests with -k"
         if run.outcome is Outcome.OTHER:
@@ -185,7 +183,7 @@ class Bisection:
         return GuestError(f"{self._named(id)} cannot be judged: {run.why}", step=step)
 
     def _passing(self, passing: str, select: str) -> Run:
-        """One run of the end that passes, or the error that says how it does not."""
+        """One run of the passing end, or an error if it does not pass."""
         for _ in range(UNCLEAR_TRIES):
             run = self._do(passing, select, f"the passing end, {self._named(passing)}")
             if run.outcome is Outcome.PASSES:
@@ -204,10 +202,10 @@ class Bisection:
         raise self._unjudged(passing, run)
 
     def _narrow(self, failing: str, wanted: Wanted, first: Run) -> str:
-        """-k for the runs to come: the tests that had the failure alone, if it shows there too."""
+        """-k for the next runs: only the tests that had the failure, if it shows there too."""
         select = self._asked.select
         own = judge.narrowed(wanted, select)
-        if own == select or first.tests == len(wanted.tests):  # it was alone
+        if own == select or first.tests == len(wanted.tests):  # the tests are alone already
             return select
         # A failure that took some runs to show may take as many alone.
         for _ in range(NARROW_TRIES * max(1, self._runs_of(failing, select).runs)):
@@ -222,9 +220,7 @@ class Bisection:
         seen = self._runs_of(failing, select)
         unclear = 0
         while seen.runs < self._asked.end_runs:
-            run = self._do(
-                failing, select, f"the failing end again, run {seen.runs + 1} of {self._asked.end_runs}"
-            )
+            run = self._do(failing, select, f"the failing end again, run {seen.runs + 1} of {self._asked.end_runs}")
             now = self._runs_of(failing, select)
             unclear = unclear + 1 if now == seen else 0
             if unclear >= UNCLEAR_TRIES:
@@ -235,7 +231,7 @@ class Bisection:
         return seen
 
     def _runs_of(self, id: str, select: str) -> Seen:
-        """The runs of a point that were taken so far, of one selection, as far as they say anything."""
+        """The judged runs of a point so far, of one selection."""
         mine = [run for name, run in self._taken if name == self._key(id, select)]
         failed = sum(self._failed(run) for run in mine)
         return Seen(failed, sum(run.outcome is Outcome.PASSES for run in mine))
@@ -245,13 +241,13 @@ class Bisection:
         return run.outcome is Outcome.FAILS or run.outcome in self._asked.follow
 
     def _believed(self, passing: str, select: str, bad: Seen, good: Run) -> Run:
-        """Runs the passing end until it may be taken to pass, given how often the other fails."""
+        """Run the passing end until it counts as passing, given how often the other fails."""
         while not enough(self._runs_of(passing, select).passed, bad, self._asked.confidence):
             good = self._passing(passing, select)
         return good
 
     def _learn(self, id: str, run: Run) -> None:
-        """The points that need no run, as the kernel of this one tells; found out once for each kernel."""
+        """The points that need no run according to the kernel of this one; found out once for each kernel."""
         name = f"dull {id}"
         if name not in self._state.notes:
             self._state.note(name, dict(self._subject.dull(id, run)))
@@ -290,18 +286,16 @@ class Bisection:
                 known = known.refused(choice.place)
 
     def _about(self, search: Search, choice: Choice) -> str:
-        """What is said before a run."""
+        """The message before a run."""
         left = sum(1 for chance in search.chances().values() if chance > 0.0005)
         point = self._subject.history.points[choice.place]
         again = "again " if choice.repeat else ""
         return f"{left} candidates left; {again}{point.id[:12]} {point.title[:60]}"
 
     def _cost(self) -> Cost:
-        """What runs and builds took so far, as seconds."""
+        """The duration of runs and builds so far, in seconds."""
         runs = [
-            run.seconds - run.build_seconds
-            for _, run in self._taken
-            if run.kernel and run.seconds and not run.fresh
+            run.seconds - run.build_seconds for _, run in self._taken if run.kernel and run.seconds and not run.fresh
         ]
         builds = [run.seconds for _, run in self._taken if run.fresh]
         usual = Cost()
@@ -309,29 +303,24 @@ class Bisection:
         build = statistics.median(builds) - run if builds else usual.build
         return Cost(max(run, 1.0), max(build, 1.0))
 
-    def _answer(
-        self,
-        ending: Ending,
-        wanted: Wanted,
-        select: str,
-        search: Search,
-        left: Sequence[int] = (),
-    ) -> Answer:
+    def _answer(self, ending: Ending, wanted: Wanted, select: str, search: Search, left: Sequence[int] = ()) -> Answer:
         history = self._subject.history
         chances = list(search.chances().items())
-        chances = [
-            (place, chance)
-            for place, chance in chances
-            if (place in left if left else chance >= LEAST_CHANCE)
-        ]
+        chances = [(place, chance) for place, chance in chances if (place in left if left else chance >= LEAST_CHANCE)]
         ends = {self._subject.old, self._new}
         interior = {name.partition(" ")[0] for name, _ in self._taken} - ends
         return Answer(
-            ending, wanted, tuple((history.points[place].id, chance) for place, chance in chances),
-            search.rate(), len(interior), len(self._taken), select, self._dull,
+            ending,
+            wanted,
+            tuple((history.points[place].id, chance) for place, chance in chances),
+            search.rate(),
+            len(interior),
+            len(self._taken),
+            select,
+            self._dull,
             {history.points[place].id: seen for place, seen in search.known.seen.items()},
             tuple(history.points[place].id for place in history.members(search.known.unfit)),
-        )  # fmt: skip
+        )
 
     # --- runs -------------------------------------------------------------------------------
 
@@ -340,7 +329,7 @@ class Bisection:
         return f"{id} {select}"
 
     def _do(self, id: str, select: str, about: str) -> Run:
-        """The next run of a point: from the state, if it is there, else now, and written down."""
+        """The next run of a point: from the state, if it is there, else done now and recorded."""
         key = self._key(id, select)
         there: Sequence[Run] = self._state.runs.get(key, ())
         if self._used[key] < len(there):

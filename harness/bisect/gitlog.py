@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns bisect.log: what was found out, as `git bisect replay` takes it. Pure."""
+"""bisect.log: the results in the form of `git bisect replay`. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from harness.bisect.drive import Answer, Ending
 from harness.bisect.history import History
 from harness.bisect.search import Find, Seen
+from harness.core.printable import one_line
 
 TERMS = {Find.REGRESSION: ("good", "bad"), Find.FIXED: ("broken", "fixed")}
-"""What git is to call the old and the new side."""
+"""Git's terms for the old and the new side."""
 
 
 def render(history: History, old: str, find: Find, answer: Answer) -> str:
-    """The log. What was run several times has one line, by what its runs make of it."""
-    return "".join(f"{line}\n" for line in _lines(history, old, find, answer))
+    """The log. A point with several runs has one line, with their joint result."""
+    return "".join(f"{one_line(line)}\n" for line in _lines(history, old, find, answer))
 
 
 def _lines(history: History, old: str, find: Find, answer: Answer) -> Iterator[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the shape of what is searched: points (commits, patches, symbols) and which of them contain which. Pure."""
+"""The history that is searched: points (commits, patches, symbols) and which of them contain which. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Point:
-    """One place of a history that can be tested: `id` names it for good, `title` is what people call it.
+    """One point of a history that can be tested: `id` identifies it, `title` is for the user.
 
-    `parents` are those of its parents that are points too; the others lie on the far side, where nothing is
-    to be found.
+    `parents` are those of its parents that are points too; the others are outside of the search.
     """
 
     id: str
@@ -23,7 +22,7 @@ class Point:
 
 @dataclass(frozen=True)
 class History:
-    """The points that may have brought the change, each after all of its parents; the last contains all the others."""
+    """The points that may have made the change, each after all of its parents; the last contains all the others."""
 
     points: tuple[Point, ...]
 
@@ -32,12 +31,12 @@ class History:
 
     @cached_property
     def index(self) -> Mapping[str, int]:
-        """Where each point stands, by its id."""
+        """The index of each point, by its id."""
         return {point.id: place for place, point in enumerate(self.points)}
 
     @cached_property
     def contained(self) -> tuple[int, ...]:
-        """What each point contains, itself included: one bit a point."""
+        """The points that each point contains, itself included: one bit for each."""
         masks: list[int] = []
         for place, point in enumerate(self.points):
             mask = 1 << place
@@ -68,5 +67,5 @@ def line(titles: Sequence[tuple[str, str]]) -> History:
 
 
 def called(name: str, id: str) -> str:
-    """An end as the user named it, with its id where that does not say it."""
+    """An end as the user named it, with its id where the name differs."""
     return name.replace(id, id[:12]) if id in name else f"{name} ({id[:12]})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what makes a bisection this one and no other: what was asked for, as plain values, and of which day it is."""
+"""The identity of a bisection: the request as plain values, and the day on which it began."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 
 from harness.bisect.drive import Asked
 from harness.bisect.state import State
-from harness.errors import UsageError
-from harness.plan import Plan
-from harness.records import encode
+from harness.core.errors import UsageError
+from harness.core.options import Options, options_of
+from harness.core.plan import Plan
+from harness.core.records import encode
 
 DAY = "day"
 """The note that says when a bisection began, as an ISO date."""
@@ -23,60 +24,59 @@ DAY = "day"
 DECIDES: Mapping[str, Callable[[Plan], Any]] = {
     "machines": lambda plan: list(plan.machines),
     "suite": lambda plan: plan.suite,
-    "full": lambda plan: plan.full,
-    "cmdline": lambda plan: plan.cmdline,
     "bpf": lambda plan: {program.path: _program(Path(program.path)) for program in plan.bpf},
     "faults": lambda plan: [[entry.operation, encode(entry.fault)] for entry in plan.faults],
-    # Not the place, nor what depends on today: a list that was moved, or read on another day, is the same.
-    "allow": lambda plan: sorted(
-        [entry.signature, list(entry.arch), entry.expires] for entry in plan.allow
-    ),
-    "toolchain": lambda plan: plan.toolchain,
-    "coverage": lambda plan: plan.coverage,  # its kernels are built otherwise
+    # Without place and date: a list that was moved, or read on another day, is the same.
+    "allow": lambda plan: sorted([entry.signature, list(entry.arch), entry.expires] for entry in plan.allow),
     "search": lambda plan: plan.search,
     "sequence": lambda plan: [encode(move) for move in plan.sequence],
     "test_id": lambda plan: plan.test_id,
     "tree": lambda plan: plan.tree,
 }
-"""The fields of a plan that decide what a run says, each as plain values."""
+"""The fields of a plan that affect a run's result, each as plain values; its options are in :data:`GIVEN`."""
+
+GIVEN = tuple(name for name, (_, meta) in options_of(Options).items() if meta.identity and not meta.becomes)
+"""The options that affect it as they were given, by their metadata."""
 
 ELSEWHERE: Mapping[str, str] = {
     "kernels": "the source and the ends; each architecture has a state of its own",
     "seed": "chosen by the ends, where the user chose none",
-    "select": "of Asked",
+    "options": "those of GIVEN; the others say where, how fast, or what is kept",
     "kconfig": "of the files, by their contents",
 }
-"""Those that decide it too, and how they are told."""
+"""Further fields that affect it, and where they are recorded."""
 
 INDIFFERENT: Mapping[str, str] = {
-    "out": "where the state lies",
-    "jobs": "how fast a kernel is built",
     "incremental": "in which folder a kernel is built",
-    "guests": "how many guests run at once",
-    "keep": "what is kept of a guest that failed",
-    "dump": "what is written of a guest that died",
     "argv": "how the command was written",
     "cache_cap_gib": "what is remembered",
+    "added": "which lines coverage is asked of",
 }
-"""Those that do not, and what they are about: with another value the same command goes on."""
+"""Fields that do not affect it, with the reason: with another value the same command continues."""
 
 
 def identity(
     plan: Plan, asked: Asked, ends: Sequence[str], files: Sequence[str], fixups: Sequence[str]
 ) -> dict[str, Any]:
-    """What was asked for. `files` count by their contents; `fixups` are those of them that mend builds."""
+    """The request. `files` count by their contents; `fixups` are those of them that fix builds."""
     contents = {path: content(Path(path)) for path in files}
     seed = plan.seed or int(hashlib.sha256(json.dumps([list(ends), contents]).encode()).hexdigest()[:7], 16) + 1
-    told: dict[str, Any] = encode(asked)
+    request: dict[str, Any] = encode(asked)
     plain = {name: value(plan) for name, value in DECIDES.items()}
+    plain |= {name: getattr(plan.options, name) for name in GIVEN}
     return {
-        **told, **plain, "source": encode(plan.kernels[0].source), "ends": list(ends), "files": contents,
-        "fixups": list(fixups), "seed": seed,
-    }  # fmt: skip
+        **request,
+        **plain,
+        "source": encode(plan.kernels[0].source),
+        "ends": list(ends),
+        "files": contents,
+        "fixups": list(fixups),
+        "seed": seed,
+    }
 
 
 def of_its_day(plan: Plan, state: State) -> Plan:
-    """The plan with its allow-list as on the day when the bisection began: no night divides its runs."""
+    """The plan with its allow-list as on the day when the bisection began, so that all runs have the same."""
     day = state.notes.get(DAY)
     if day is None:
         day = date.today().isoformat()
@@ -84,15 +84,15 @@ def of_its_day(plan: Plan, state: State) -> Plan:
     return replace(plan, allow=tuple(replace(entry, expired=entry.expires < day) for entry in plan.allow))
 
 
-def unchanged(told: Mapping[str, Any], plan: Plan) -> None:
-    """Raises UsageError for a file that each run reads anew and that is no longer what it was: --fixup, --bpf."""
-    now = {**{path: content(Path(path)) for path in told["fixups"]}, **DECIDES["bpf"](plan)}
-    before = {**told["files"], **told["bpf"]}
+def unchanged(known: Mapping[str, Any], plan: Plan) -> None:
+    """Raise UsageError for a changed file that each run reads again: --fixup, --bpf."""
+    now = {**{path: content(Path(path)) for path in known["fixups"]}, **DECIDES["bpf"](plan)}
+    before = {**known["files"], **known["bpf"]}
     for path, digest in now.items():
         if digest != before[path]:
             raise UsageError(
                 f"{path}, or what it includes, was changed since this bisection began",
-                step="bring it back and give the same command, or begin anew",
+                step="bring it back and give the same command, or start again",
             )
 
 

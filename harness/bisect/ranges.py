@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a range of commits as what is searched: how a kernel of it is made, and which commits need none."""
+"""A range of commits as the subject of a search: how its kernels are made, and which commits need none."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from harness.bisect.commits import Change, Repository
 from harness.bisect.history import History
 from harness.bisect.rows import Candidate
 from harness.bisect.state import Run
-from harness.build import inputs
-from harness.build.inputs import Inputs
-from harness.definition import VM_FOLDER, load
-from harness.errors import HarnessError
+from harness.core.definition import VM_FOLDER, load
+from harness.core.errors import HarnessError
+from harness.core.plan import KernelRequest, Plan, SourceRequest
 from harness.host.cache import Cache
-from harness.plan import KernelRequest, Plan, SourceRequest
+from harness.kbuild import inputs
+from harness.kbuild.inputs import Inputs
+from harness.suite import loader
 
 MODULE = VM_FOLDER / "module"
-"""Our module's source: what it includes of the kernel's headers takes part in every build."""
+"""Our module's source: the headers of the kernel that it includes take part in every build."""
 
 MANY = 20000
-"""Commits in a range beyond which only paths are looked at, not texts."""
+"""Commits in a range beyond which only paths are compared, not texts."""
 
 
 class Range:
@@ -40,7 +41,7 @@ class Range:
 
     @cached_property
     def changes(self) -> Mapping[str, tuple[tuple[Change, ...], ...]]:
-        """What each commit changes, against each of its parents."""
+        """The changes of each commit against each of its parents."""
         return self.repository.changes([point.id for point in self.history.points])
 
     @cached_property
@@ -53,14 +54,11 @@ class Range:
             if change.path.endswith((".c", ".h", ".S")) and not change.gone:
                 blobs.setdefault(change.path, []).append(change.blob)
         texts = self.repository.texts(blob for own in blobs.values() for blob in own)
-        return {
-            path: tuple(texts[blob] for blob in dict.fromkeys(own) if blob in texts)
-            for path, own in blobs.items()
-        }
+        return {path: tuple(texts[blob] for blob in dict.fromkeys(own) if blob in texts) for path, own in blobs.items()}
 
 
 class Commits:
-    """A range as it is searched for one architecture."""
+    """A range as the subject for one architecture."""
 
     what = "commit"
 
@@ -82,29 +80,27 @@ class Commits:
         return ()
 
     def candidate(self, id: str, chance: float, runs: Sequence[Run] = ()) -> Candidate:
-        """What git tells of a commit, with its change of the files that may take part in a build.
+        """A commit as a candidate, with its change of the files that may take part in a build.
 
-        `runs` are some whose kernels may tell which these are, the best first.
+        `runs` are some whose kernels may show which these are, the best first.
         """
         repository = self._range.repository
-        told = repository.tell(id)
+        known = repository.describe(id)
         parts = (self._part(run) for run in runs)
         nothing = Inputs(load(self._arch).kernel.srcarch, frozenset(), frozenset())
         part = next((part for part in parts if part), None)
         why_not = part.unread if part else nothing.outside
-        paths = [path for path in told.paths if not why_not(path)]
+        paths = [path for path in known.paths if not why_not(path)]
         diff = repository.diff(id, paths) if paths else ""
-        return Candidate(id, chance, told.subject, told.author, told.date, diff)
+        return Candidate(id, chance, known.subject, known.author, known.date, diff)
 
     def dull(self, id: str, run: Run) -> Mapping[str, str]:
-        """The commits that change nothing that is built, and why, as far as the kernel of a run of `id` tells."""
+        """The commits that change nothing that is built, and why, as far as the kernel of a run of `id` shows."""
         part = self._part(run)
         return dull(self.history, self._range.changes, part, id) if part else {}
 
     def _part(self, run: Run) -> Inputs | None:
-        return taking_part(
-            run, self._plan, self._arch, self._cache, lambda path: self._range.versions.get(path, ())
-        )
+        return taking_part(run, self._plan, self._arch, self._cache, lambda path: self._range.versions.get(path, ()))
 
 
 def taking_part(
@@ -116,18 +112,22 @@ def taking_part(
     """
     if not (run.kernel and cache.has("kernel", run.kernel)):
         return None
-    with contextlib.ExitStack() as held:  # not get() and release(): this process may keep the source for itself
+    with contextlib.ExitStack() as stack:  # not get() and release(): this process may keep the source in use itself
         try:
-            kernel = held.enter_context(cache.hold("kernel", run.kernel))
+            kernel = stack.enter_context(cache.hold("kernel", run.kernel))
             source = str(json.loads((kernel / "meta.json").read_text())["tree"])
-            tree = held.enter_context(cache.hold("source", source))
+            tree = stack.enter_context(cache.hold("source", source))
         except HarnessError:
             return None
+        suite = loader.of(plan.suite)
         return inputs.of_build(
-            tree, load(arch).kernel.srcarch, (kernel / "objects").read_text().split(),
+            tree,
+            load(arch).kernel.srcarch,
+            (kernel / "objects").read_text().split(),
             [path.read_text() for path in sorted(MODULE.rglob("*.[ch]"))],
-            bpf=bool(plan.bpf), selftests=plan.selftests, versions=versions,
-        )  # fmt: skip
+            tools=suite.tools(user_programs=bool(plan.bpf)),
+            versions=versions,
+        )
 
 
 def dull(
@@ -145,7 +145,7 @@ def dull(
     here = history.contained[history.index[built]] if built in history.index else 0
     found: dict[str, str] = {}
     for place, point in enumerate(history.points):
-        # What lies between, either way: both what the built one has more and what this one has more.
+        # The points between them, in either direction.
         same = not (here ^ history.contained[place]) & steering
         for side in changes[point.id]:
             why = [

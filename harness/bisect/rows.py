@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the shape of OUT/bisect.json: what a bisection found and how, of which the other reports are made.
+"""The shape of OUT/bisect.json: what a bisection found and how; the other reports are made from it.
 
 Version 1; fields may be added, never renamed. Times are seconds of wall time.
 """
@@ -15,8 +15,9 @@ from harness.bisect.drive import Ending
 from harness.bisect.judge import Wanted
 from harness.bisect.search import Find
 from harness.bisect.state import Run
-from harness.errors import Exit, UsageError
-from harness.records import SCHEMA, decode, encode
+from harness.core import given
+from harness.core.errors import Exit
+from harness.core.records import SCHEMA, decode, encode
 from harness.report.results import store
 
 BISECT = "bisect.json"
@@ -48,8 +49,8 @@ class StepRow:
 class SearchRow:
     """The search for one architecture's failure.
 
-    `failing` and `passing` are the runs nearest to the culprit on either side, where there are any; `dull` tells which
-    points change nothing that is built, and why; `unfit` could not be judged. `folder` holds its steps, relative to
+    `failing` and `passing` are the runs nearest to the culprit on either side, where there are any; `dull` are the
+    points that change nothing that is built, and why; `unfit` could not be judged. `folder` has its steps, relative to
     OUT.
     """
 
@@ -90,16 +91,16 @@ class Report:
         return Exit.PASS if found else Exit.INCONCLUSIVE
 
 
+def render(report: Report) -> str:
+    """The text of bisect.json."""
+    return json.dumps(encode(report), indent=1) + "\n"
+
+
 def write(report: Report, out: Path) -> None:
     """Writes OUT/bisect.json, whole or not at all. Raises HarnessError when the disk refuses."""
-    store(out / BISECT, json.dumps(encode(report), indent=1) + "\n")
+    store(out / BISECT, render(report))
 
 
 def read(out: Path) -> Report:
     """The report in a folder. Raises UsageError where there is none."""
-    try:
-        return decode(json.loads((out / BISECT).read_bytes()), Report)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no results of a bisection in {out}: {error}", step="give the folder of one"
-        ) from error
+    return decode(given.value(out / BISECT, "the results of a bisection", "give the folder of one"), Report)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the search: how likely each point is the culprit, which one to test next, and when enough is known. Pure.
+"""The search: how likely each point is the culprit, which one to test next, and when enough is known. Pure.
 
 The culprit c is one point. On its failing side (the points that contain c; where a fix is looked for, those that do
-not) a run fails with a rate p that nobody knows, elsewhere never. With B failing runs seen in all, and G(c) runs that
+not) a run fails with an unknown rate p, elsewhere never. With B failing runs seen in all, and G(c) runs that
 passed on the failing side of c, c is as likely as
 
     certain * [G(c) = 0]  +  (1 - certain) * integral over p of p^B (1 - p)^G(c)
@@ -30,7 +30,7 @@ BROKEN_NEAR = 0.3
 """How likely the neighbour of a point that cannot be judged cannot be judged either; half of it two further on."""
 
 NO_GAIN = 1e-9
-"""Bits. Below it a run tells nothing."""
+"""Bits. Below it a run gives no information."""
 
 
 class Find(StrEnum):
@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Known:
-    """All that was learned so far.
+    """All that is known so far.
 
     `bad` are the runs of the failing end where that is no point, `seen` those of points by place. `dull` are the points
     that cannot be the culprit, for they change nothing that is built, `unfit` those that could not be judged: one bit
@@ -89,8 +89,8 @@ class Known:
 
 @dataclass(frozen=True)
 class Group:
-    """Points that all runs so far tell alike: `each` is the chance of every one of them to be the culprit, `rate` that
-    of a run on its failing side to fail."""
+    """Points that the runs so far do not distinguish: `each` is the chance of every one of them to be the culprit,
+    `rate` that of a run on its failing side to fail."""
 
     mask: int
     each: float
@@ -103,8 +103,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to run next. `gain` are the bits that the run is expected to tell of the culprit, `fails` is how likely it
-    fails; `repeat` tells that this point was run before."""
+    """The run to do next. `gain` are the expected bits of information on the culprit, `fails` is how likely it fails;
+    `repeat`: this point was run before."""
 
     place: int
     gain: float
@@ -133,12 +133,12 @@ class Search:
     # --- what is known ----------------------------------------------------------------------
 
     def _failing(self, place: int) -> int:
-        """The culprits on whose failing side a point lies: one bit each."""
+        """The culprits on whose failing side a point is: one bit each."""
         within = self.history.contained[place]
         return within if self.find is Find.REGRESSION else self.history.all & ~within
 
     def _groups(self) -> tuple[Group, ...]:
-        """The points by what the runs say of them, likeliest first. None where the runs contradict each other."""
+        """The points grouped by the runs' results, likeliest first. None where the runs contradict each other."""
         masks = [self.history.all & ~self.known.dull]
         for place in self.known.seen:
             side = self._failing(place)
@@ -162,7 +162,7 @@ class Search:
         return tuple(sorted(groups, key=lambda group: -group.each))
 
     def chances(self) -> Mapping[int, float]:
-        """The chance of each point to be the culprit, by place, likeliest first; what is below 1e-6 is left out."""
+        """The chance of each point to be the culprit, by place, likeliest first; those below 1e-6 are left out."""
         return {
             place: group.each
             for group in self.groups
@@ -177,9 +177,9 @@ class Search:
         return next(self.history.members(self.groups[0].mask)), self.groups[0].each
 
     def settled(self, confidence: float) -> tuple[int, ...]:
-        """The places of those of whom one is the culprit with this confidence, and whom no run can tell apart.
+        """The places of points of which one is the culprit with this confidence, and which no run can distinguish.
 
-        One, where it is found; empty as long as runs can tell more.
+        One, where it is found; empty as long as runs can give more information.
         """
         best = self.best()
         if best is None:
@@ -198,10 +198,9 @@ class Search:
     # --- what to do next ------------------------------------------------------------------------
 
     def next(self) -> Choice | None:
-        """The run that tells most for its cost; None where none tells anything.
+        """The run with the most information for its cost; None where no run gives any.
 
-        A point that looks like one that cannot be judged counts for less; one that is dull stands for another, and is
-        not run.
+        A point that probably cannot be judged counts for less; a dull one is equivalent to another, and is not run.
         """
         best: Choice | None = None
         worth = 0.0
@@ -217,7 +216,7 @@ class Search:
         return best
 
     def _gain(self, place: int) -> tuple[float, float]:
-        """The bits that one more run of a point is expected to tell of the culprit, and how likely it fails."""
+        """The expected bits of information on the culprit of one more run of a point, and how likely it fails."""
         side, fails, left = self._failing(place), 0.0, 0.0
         for group in self.groups:
             chance = group.each * (group.mask & side).bit_count()
@@ -226,7 +225,7 @@ class Search:
         return _entropy(fails) - left, fails
 
     def _fit(self, place: int) -> float:
-        """How likely a point can be judged, from its distance to those that could not be."""
+        """How likely a point can be judged, from its distance to those that could not."""
         broken = 0.0
         if self.known.unfit:
             for offset, chance in _nearby():
@@ -237,21 +236,21 @@ class Search:
 
 
 def _nearby() -> Iterator[tuple[int, float]]:
-    """Distances in the order of history, and how likely what broke one point breaks one so far from it."""
+    """Distances in the order of history, and how likely a break of one point also affects one at that distance."""
     for offset in range(1, 5):
         yield offset, BROKEN_NEAR / 2 ** (offset - 1)
 
 
 def _weigh(runs: Seen, certain: float) -> tuple[float, float]:
-    """The logarithm of how likely runs are that are all of the failing side, and the rate they make expect."""
+    """The logarithm of the likelihood of runs that are all on the failing side, and the expected rate."""
     always = certain if runs.passed == 0 else 0.0
     sometimes = (1.0 - certain) * math.exp(_beta(runs.failed + 1, runs.passed + 1))
     again = (1.0 - certain) * math.exp(_beta(runs.failed + 2, runs.passed + 1))
     total = always + sometimes
     if total <= 0.0:  # too small for a float: the rate alone counts
-        return (math.log(1.0 - certain) if certain < 1 else -math.inf) + _beta(
-            runs.failed + 1, runs.passed + 1
-        ), ((runs.failed + 1) / (runs.runs + 2))
+        return (math.log(1.0 - certain) if certain < 1 else -math.inf) + _beta(runs.failed + 1, runs.passed + 1), (
+            (runs.failed + 1) / (runs.runs + 2)
+        )
     return math.log(total), (always + again) / total
 
 
@@ -268,7 +267,7 @@ def _entropy(chance: float) -> float:
 
 
 def enough(passed: int, bad: Seen, confidence: float, certain: float = CERTAIN) -> bool:
-    """Whether an end that passed so often, and never failed, may be taken to pass, given the runs of the failing end.
+    """Whether an end that passed so often, and never failed, counts as passing, given the runs of the failing end.
 
     That is when the chance that the same failure hides in so many passes is below 1 - confidence.
     """

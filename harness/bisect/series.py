@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a patch series as what is searched: the n-th point is the base with the first n patches."""
+"""A patch series as the subject of a search: the n-th point is the base with the first n patches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from harness.bisect.history import History, line
 from harness.bisect.ranges import dull, taking_part
 from harness.bisect.rows import Candidate
 from harness.bisect.state import Run
-from harness.build.inputs import Inputs
-from harness.errors import HarnessError, UsageError
+from harness.core.errors import HarnessError, UsageError
+from harness.core.plan import KernelRequest, Plan
+from harness.core.records import Role
 from harness.host.cache import Cache
-from harness.plan import KernelRequest, Plan
-from harness.records import Role
-from harness.source.series import Patch, read
+from harness.kbuild.inputs import Inputs
+from harness.source.diffs import Patch
+from harness.source.series import Wanted, gather
 
 BASE = "base"
 
@@ -27,31 +28,32 @@ BASE = "base"
 class Series:
     """The patches of `given` (files and folders) on the source of the plan. Copies of them are kept in `folder`.
 
-    Raises UsageError for what is no patch, and for a series that is none.
+    Raises UsageError for an invalid patch, and for a series of less than two.
     """
 
     what = "patch"
     old = BASE
 
     def __init__(self, plan: Plan, given: Sequence[str], arch: str, folder: Path, cache: Cache) -> None:
-        self._patches: tuple[Patch, ...] = read(given)
+        self._patches: tuple[Patch, ...] = self._read(plan, given)
         if len(self._patches) < 2:
             raise UsageError(
-                f"{given[0]} is one patch: there is nothing to search",
-                step="'kharness run --patch' tests it alone",
+                f"{given[0]} is one patch: there is nothing to search", step="'kharness run --patch' tests it alone"
             )
         self.names = ("the base", f"all {len(self._patches)} patches")
-        self.history: History = line(
-            [(f"p{number:04}", patch.name) for number, patch in enumerate(self._patches, 1)]
-        )
+        self.history: History = line([(f"p{number:04}", patch.name) for number, patch in enumerate(self._patches, 1)])
         self._folder = folder
         self._plan = plan
         self._arch = arch
         self._cache = cache
 
+    @staticmethod
+    def _read(plan: Plan, given: Sequence[str]) -> tuple[Patch, ...]:
+        return gather(given, Wanted(plan.options.series_version, plan.options.replies)).patches
+
     @cached_property
     def _files(self) -> Sequence[str]:
-        """The copies. They are written when one is needed: only then the folder is known to be this bisection's."""
+        """The copies, which are written on first use: only then the folder is known to be this bisection's."""
         files: list[str] = []
         for number, patch in enumerate(self._patches, 1):
             words = re.sub(r"[^\w.-]+", "-", patch.name.removesuffix(".patch")).strip("-.")[:60]
@@ -79,17 +81,12 @@ class Series:
         """The patches that change nothing that is built, and why."""
         added: dict[str, list[str]] = {}
         for patch in self._patches:
-            text = "\n".join(
-                row[1:] for row in patch.data.decode(errors="replace").splitlines() if row[:1] == "+"
-            )
+            text = "\n".join(row[1:] for row in patch.data.decode(errors="replace").splitlines() if row[:1] == "+")
             for change in patch.changes:
                 added.setdefault(change.new, []).append(text)
-        part: Inputs | None = taking_part(
-            run, self._plan, self._arch, self._cache, lambda path: added.get(path, ())
-        )
+        part: Inputs | None = taking_part(run, self._plan, self._arch, self._cache, lambda path: added.get(path, ()))
         changes = {
-            point.id: (_changes(patch),)
-            for point, patch in zip(self.history.points, self._patches, strict=True)
+            point.id: (_changes(patch),) for point, patch in zip(self.history.points, self._patches, strict=True)
         }
         return dull(self.history, changes, part, id) if part else {}
 
@@ -108,7 +105,7 @@ def _write(file: Path, data: bytes) -> None:
 
 
 def _changes(patch: Patch) -> tuple[Change, ...]:
-    """What a patch changes, a file that it moves as one that goes and one that comes."""
+    """The changes of a patch; a moved file is a removed and a new one."""
     found: list[Change] = []
     for change in patch.changes:
         if change.old and change.old != change.new:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns how a bisection is shown: on the terminal, and as report.html."""
+"""The output of a bisection: on the terminal, and as report.html."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from harness.bisect.drive import Ending
 from harness.bisect.history import called
 from harness.bisect.rows import Candidate, Report, SearchRow, StepRow
 from harness.bisect.search import Find
+from harness.core.words import plural
 from harness.report.page import page
 from harness.report.results import store
-from harness.report.text import clean, duration
-from harness.words import plural
+from harness.report.text import clean, duration, one_line
 
 TEMPLATE = "bisect.html.j2"
 WIDTH = 100
@@ -27,13 +27,13 @@ _LABEL = 11
 def render(report: Report, path: str) -> str:
     """The summary as plain text, the verdict on its last line; `path` is where the reader finds the rest."""
     lines = [line for search in report.searches for line in _search(search, report.find)]
-    return "\n".join([*lines, verdict(report, path)]) + "\n"
+    return "\n".join([*map(one_line, lines), verdict(report, path)]) + "\n"
 
 
 def verdict(report: Report, path: str) -> str:
     """The last line."""
     parts = [f"{search.arch} {_found(search, report.find)}" for search in report.searches]
-    return clean(f"bisect: {'; '.join(parts)}  {path}".rstrip())
+    return one_line(f"bisect: {'; '.join(parts)}  {path}".rstrip())
 
 
 def _found(search: SearchRow, find: Find) -> str:
@@ -42,19 +42,19 @@ def _found(search: SearchRow, find: Find) -> str:
     if search.ending is Ending.FOUND and best:
         return f"{word} {best.id[:12]} {best.title!r}, {chance(best.chance)}"
     if search.ending is Ending.SEVERAL:
-        return f"{word} ONE OF {plural(len(search.candidates), search.what)}, which cannot be told apart"
+        return f"{word} ONE OF {plural(len(search.candidates), search.what)}, which cannot be distinguished"
     return f"CONTRADICTION: no single {search.what} explains the runs"
 
 
 def role(ending: Ending, find: Find) -> str:
-    """What a candidate is called: what brought a failure is a culprit, what mended it is none."""
+    """The name of a candidate: a point that introduced a failure is a culprit, one that fixed it is not."""
     if ending is not Ending.FOUND:
         return "candidate"
     return "fixed by" if find is Find.FIXED else "culprit"
 
 
 def between(search: SearchRow) -> str:
-    """What was searched: how many points, and the ends."""
+    """The range of the search: the number of points, and the ends."""
     ends = f"{called(search.names[0], search.old)} and {called(search.names[1], search.new)}"
     return f"{plural(search.points, search.what)} between {ends}"
 
@@ -71,18 +71,20 @@ def chance(value: float) -> str:
 
 def _entry(label: str, text: str) -> list[str]:
     return textwrap.wrap(
-        clean(text), WIDTH, initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL,
-        break_long_words=False, break_on_hyphens=False,
-    ) or [label]  # fmt: skip
+        clean(text),
+        WIDTH,
+        initial_indent=f"{label:<{_LABEL}}",
+        subsequent_indent=" " * _LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [label]
 
 
 def _search(search: SearchRow, find: Find) -> Iterator[str]:
     """One architecture's part."""
     yield from _entry(search.arch, "; ".join(filter(None, (between(search), nothing(search)))))
     often = "each time" if search.rate > 0.95 else f"in about {search.rate:.0%} of the runs"
-    yield from _entry(
-        "looked for", f"{search.wanted.title}, {often}, in {', '.join(search.wanted.tests[:3])}"
-    )
+    yield from _entry("looked for", f"{search.wanted.title}, {often}, in {', '.join(search.wanted.tests[:3])}")
     for number, step in enumerate(search.steps, 1):
         yield from _entry("steps" if number == 1 else "", step_line(number, step))
     for id in search.unfit:
@@ -110,13 +112,11 @@ def step_line(number: int, step: StepRow) -> str:
     run = step.run
     built = f", built in {duration(run.build_seconds)}" if run.fresh else ""
     fixup = f", with {', '.join(run.fixups)}" if run.fixups else ""
-    return (
-        f"{number:3} {step.id[:12]} {run.outcome:<7} {duration(run.seconds)}{built}{fixup}  {step.title[:50]}"
-    )
+    return f"{number:3} {step.id[:12]} {run.outcome:<7} {duration(run.seconds)}{built}{fixup}  {step.title[:50]}"
 
 
 def outcome_line(step: StepRow) -> str:
-    """What a test did at a point: its finding, or that it passed."""
+    """A test's result at a point: its finding, or that it passed."""
     found = step.run.findings[0] if step.run.findings else None
     where = f" at {found.place}" if found and found.place else ""
     return f"{step.id[:12]} {step.run.outcome}: {found.title if found else step.run.why}{where}"
@@ -130,7 +130,7 @@ def _candidate(candidate: Candidate, label: str, *, whole: bool) -> Iterator[str
     if len(lines) > DIFF_LINES and (files := changed(candidate.diff)):
         yield from _entry("", f"changes {plural(len(files), 'file')} that may take part: {', '.join(files)}")
     for line in lines[:DIFF_LINES]:
-        yield " " * _LABEL + clean(line)
+        yield " " * _LABEL + one_line(line)
     if len(lines) > DIFF_LINES:
         yield " " * _LABEL + f"and {plural(len(lines) - DIFF_LINES, 'more line')}"
 
@@ -143,9 +143,13 @@ def changed(diff: str) -> list[str]:
 def html(report: Report) -> str:
     """report.html, as one file that needs no other."""
     filters: dict[str, Callable[..., object]] = {
-        "chance": chance, "sides": lambda search: _sides(search, report.find), "outcome": outcome_line,
-        "role": lambda search: role(search.ending, report.find), "between": between, "nothing": nothing,
-    }  # fmt: skip
+        "chance": chance,
+        "sides": lambda search: _sides(search, report.find),
+        "outcome": outcome_line,
+        "role": lambda search: role(search.ending, report.find),
+        "between": between,
+        "nothing": nothing,
+    }
     line, argv = verdict(report, ""), shlex.join(report.argv)
     return page(Path(__file__).with_name(TEMPLATE), filters, r=report, line=line, argv=argv)
 

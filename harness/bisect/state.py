@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns state.jsonl: every run of a bisection, on disk before the next one begins, so that the same command goes on.
+"""state.jsonl: what a long command has done, on disk before it goes on, so that the same command continues.
 
-The first line tells what was asked for; a folder that holds another bisection is refused. Each further line is one
+The first line has the request; a folder that holds another one is refused. Each further line is one
 Record. A line that was cut short by a power failure is the last one, and is dropped.
 """
 
@@ -17,23 +17,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from harness.errors import HarnessError, UsageError
-from harness.records import SCHEMA, decode, encode
+from harness.core.errors import HarnessError, UsageError
+from harness.core.records import SCHEMA, decode, encode
 
 STATE = "state.jsonl"
 HEAD = b'{"schema":'
-"""How a state begins."""
+"""The first line of a state."""
 
 
 class Outcome(StrEnum):
-    """How one run ended, as far as the failure that is looked for is concerned."""
+    """How one run ended, with regard to the failure that is looked for."""
 
     FAILS = "fails"
     PASSES = "passes"
     BUILD = "build"
     """The kernel did not build, and that is not what is looked for."""
     BOOT = "boot"
-    """It did not boot, or died another way than the one that is looked for before anything could be tested."""
+    """It did not boot, or died in another way than the one that is looked for, before anything was tested."""
     OTHER = "other"
     """The test failed in another way."""
     UNCLEAR = "unclear"
@@ -55,9 +55,9 @@ class Run:
     """One run of one point.
 
     `why` is the run's own first reason. `seconds` is wall time, of which
-    `build_seconds` went into a kernel; `kernel` is its cache key, empty where there is none, and `fresh` tells that it
-    was not in the cache. `fixups` are the patches without which it would not build. `out` is where the results
-    are, relative to the bisection's folder; `tests` is how many tests were run, but for those that the harness adds.
+    `build_seconds` went into a kernel; `kernel` is its cache key, empty where there is none, and `fresh` means that it
+    was not in the cache. `fixups` are the patches without which it would not build. `out` is the folder of the
+    results, relative to the bisection's; `tests` is how many tests were run, without those that the harness adds.
     """
 
     outcome: Outcome
@@ -75,7 +75,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the state: a `run` of `point`, or a `note` by its name with what was found out once and for all."""
+    """One line of the state: a `run` of `point`, or a `note` by its name with a permanent result."""
 
     point: str = ""
     run: Run | None = None
@@ -85,36 +85,37 @@ class Record:
 
 @dataclass
 class State:
-    """The state of one bisection, open for appending; nobody else has it meanwhile."""
+    """The state of one long command, open for appending, and locked. `what` it is, in words, is for messages."""
 
     path: Path
     descriptor: int
+    what: str = "bisection"
     runs: dict[str, list[Run]] = field(default_factory=dict)
     order: list[tuple[str, Run]] = field(default_factory=list)
     """All runs in their order."""
     notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, asked: Mapping[str, Any]) -> Self:
+    def open(cls, folder: Path, asked: Mapping[str, Any], what: str = "bisection") -> Self:
         """The state in `folder`, made if there is none.
 
-        Raises UsageError where the folder holds another bisection, one that is under way, or something else, and
-        HarnessError when the disk refuses.
+        Raises UsageError where the folder holds another one, one that is under way, or something else, and HarnessError
+        when the disk refuses.
         """
         path = folder / STATE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            what = f"cannot use {folder} for the bisection: {error.strerror}"
-            raise UsageError(what, step="choose another folder with --out") from error
+            said = f"cannot use {folder} for the {what}: {error.strerror}"
+            raise UsageError(said, step="choose another folder with --out") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            what = f"another process is at this bisection: {folder}"
-            raise UsageError(what, step="wait for it, or choose another folder with --out") from error
-        state = cls(path, descriptor)
+            said = f"another process is at this {what}: {folder}"
+            raise UsageError(said, step="wait for it, or choose another folder with --out") from error
+        state = cls(path, descriptor, what)
         try:
             state._read(json.loads(json.dumps(encode(asked))))
         except BaseException:
@@ -135,7 +136,7 @@ class State:
         try:
             head, *records = [json.loads(line) for line in lines]
             schema, there = head["schema"], head["asked"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._foreign() from error
         if schema != SCHEMA:
             raise UsageError(
@@ -145,8 +146,9 @@ class State:
         if there != asked:
             both = {**there, **asked} if isinstance(there, dict) else asked
             keys = [key for key in both if not isinstance(there, dict) or there.get(key) != asked.get(key)]
+            differs = ", ".join(keys[:3]) or "what was asked"
             raise UsageError(
-                f"{self.path.parent} holds another bisection (it differs in {', '.join(keys[:3]) or 'what was asked'})",
+                f"{self.path.parent} holds another {self.what} (it differs in {differs})",
                 step="choose another folder with --out, or remove this one",
             )
         for number, record in enumerate(records, 2):
@@ -159,7 +161,7 @@ class State:
                 ) from error
 
     def _foreign(self) -> UsageError:
-        return UsageError(f"{self.path} is no state of a bisection", step="choose another folder with --out")
+        return UsageError(f"{self.path} is no state of a {self.what}", step="choose another folder with --out")
 
     def _take(self, record: Record) -> None:
         if record.run is not None:
@@ -169,11 +171,11 @@ class State:
             self.notes[record.note] = record.data
 
     def ran(self, point: str, run: Run) -> None:
-        """Writes a run down; it is on the disk when this returns. Raises HarnessError when the disk refuses."""
+        """Record a run; it is on the disk when this returns. Raises HarnessError when the disk refuses."""
         self._write(Record(point=point, run=run))
 
     def note(self, name: str, data: Any) -> None:
-        """Writes down what was found out and must not be asked again, as plain values."""
+        """Record a result that must not be computed again, as plain values."""
         self._write(Record(note=name, data=data))
 
     def _write(self, record: Record) -> None:
@@ -193,7 +195,7 @@ class State:
             raise HarnessError(what, step="free space on that disk; the same command goes on") from error
 
     def close(self) -> None:
-        """Lets another process have the bisection; a second call does nothing."""
+        """Unlock the state; a second call does nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns one step: a run of the conductor on one kernel, as a child, and what its results.json says."""
+"""One step: a run of the runner on one kernel, in a child process, and its results.json."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,26 +18,27 @@ from harness.bisect import judge
 from harness.bisect.child import Answer
 from harness.bisect.judge import Wanted
 from harness.bisect.state import Outcome, Run
-from harness.collect import ROOT
-from harness.errors import Exit, GuestError, HarnessError, UsageError
+from harness.core.errors import Exit, GuestError, HarnessError, UsageError
+from harness.core.plan import KernelRequest, Plan
+from harness.core.records import decode, encode
+from harness.host import interrupts, python
 from harness.host.process import end, spawn
-from harness.plan import KernelRequest, Plan
-from harness.records import decode, encode
+from harness.host.scratch import private_folder
 from harness.report import results
 from harness.source.patched import DoesNotApply
 from harness.verdict import Results
 
 GOODBYE_SECONDS = 40.0
-"""For the conductor to end its guests after an interrupt."""
+"""Seconds for the runner to end its guests after an interrupt."""
 
 
 class Source(Protocol):
-    """What tells how the kernel of a point is made."""
+    """Makes the kernel of a point."""
 
     def kernel(self, id: str) -> KernelRequest: ...
 
     def kconfig(self, id: str) -> tuple[str, ...]:
-        """Kconfig fragments beside those of the plan. Raises Impossible where there can be no such kernel."""
+        """Kconfig fragments in addition to the plan's. Raises Impossible where there can be no such kernel."""
 
 
 class Impossible(Exception):
@@ -49,13 +48,17 @@ class Impossible(Exception):
 class Stepper:
     """Makes runs. `plan` is what every one of them has in common; results go to folders below `out`.
 
-    `check` comes before each run, and raises what forbids it.
+    `check` is called before each run, and raises an error that forbids it.
     """
 
     def __init__(
-        self, plan: Plan, source: Source, out: Path, fixups: Sequence[str] = (),
+        self,
+        plan: Plan,
+        source: Source,
+        out: Path,
+        fixups: Sequence[str] = (),
         check: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._plan = plan
         self._source = source
         self._out = out
@@ -63,26 +66,25 @@ class Stepper:
         self._check = check
 
     def __call__(self, id: str, number: int, wanted: Wanted | None, select: str) -> Run:
-        """One run of a point, the `number`-th of this bisection. Build breaks are bridged where a fixup does it.
+        """Do one run of a point, the `number`-th of this bisection, with a fixup if it does not build without.
 
-        Raises UsageError and HarnessError for what says nothing of the kernel, KeyboardInterrupt after the child has
-        ended.
+        Raises UsageError and HarnessError for errors that say nothing about the kernel, KeyboardInterrupt after the
+        child has ended.
         """
         label = f"{number:04}-{id[:12]}"
         start, clock = time.time(), time.monotonic()
         try:
             more = self._source.kconfig(id)
             # A folder is of one .config: where each point has its own, it would only take space.
-            plan = replace(
-                self._plan, select=select, kconfig=(*self._plan.kconfig, *more), incremental=not more
-            )
+            kconfig = (*self._plan.kconfig, *more)
+            plan = replace(self._plan, kconfig=kconfig, incremental=not more).with_options(select=select)
         except Impossible as error:
             return Run(Outcome.BUILD, str(error), started=start)
         run = self._bridged(plan, self._source.kernel(id), label, wanted)
         return replace(run, seconds=time.monotonic() - clock, started=start)
 
     def _bridged(self, plan: Plan, kernel: KernelRequest, label: str, wanted: Wanted | None) -> Run:
-        """The run without a fixup or, where it does not build, with as many of them as it takes."""
+        """The run without a fixup or, where it does not build, with as many of them as needed."""
         run = self._run(replace(plan, kernels=(kernel,)), label, wanted)
         used: tuple[str, ...] = ()
         for number, fixup in enumerate(self._fixups, 1):
@@ -91,12 +93,10 @@ class Stepper:
             patches = (*kernel.patches, *used, fixup)
             try:
                 again = self._run(
-                    replace(plan, kernels=(replace(kernel, patches=patches),)),
-                    f"{label}-fixup{number}",
-                    wanted,
+                    replace(plan, kernels=(replace(kernel, patches=patches),)), f"{label}-fixup{number}", wanted
                 )
             except DoesNotApply:
-                continue  # it is for another break
+                continue  # it fixes another break
             used = (*used, fixup)
             run = replace(
                 again,
@@ -106,45 +106,53 @@ class Stepper:
         return run
 
     def _run(self, plan: Plan, label: str, wanted: Wanted | None) -> Run:
-        """One child, to its end."""
+        """Run one child to its end."""
         self._check()
         out = self._out / "steps" / label
-        if out.exists():  # of a run that was cut short
+        if out.exists():  # left by a run that was cut short
             shutil.rmtree(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        answer = conduct(replace(plan, out=str(out)), out.with_suffix(".log"))
-        if answer.error:
-            raise_again(answer)
-        told = results.read(out)
-        return of(told, wanted, str(out.relative_to(self._out)))
+        carry_out(plan.with_options(out=str(out)), out.with_suffix(".log"))
+        judged = results.read(out)
+        return of(judged, wanted, str(out.relative_to(self._out)))
 
 
-def of(told: Results, wanted: Wanted | None, out: str = "") -> Run:
-    """What the results of a run say, as a Run without its times."""
-    ended, why = judge.outcome(told, wanted)
-    kernel = told.kernels[-1] if told.kernels else None
+def of(judged: Results, wanted: Wanted | None, out: str = "") -> Run:
+    """A run's results as a Run without its times."""
+    ended, why = judge.outcome(judged, wanted)
+    kernel = judged.kernels[-1] if judged.kernels else None
     built = kernel is not None and bool(kernel.config)
     fresh = built and kernel is not None and not kernel.cached
     return Run(
-        ended, why, judge.findings(told), out=out, tests=judge.tests(told),
+        ended,
+        why,
+        judge.findings(judged),
+        out=out,
+        tests=judge.tests(judged),
         kernel=Path(kernel.config).parent.name if built and kernel else "",
-        fresh=fresh, build_seconds=kernel.build_seconds if fresh and kernel else 0.0,
-    )  # fmt: skip
+        fresh=fresh,
+        build_seconds=kernel.build_seconds if fresh and kernel else 0.0,
+    )
+
+
+def carry_out(plan: Plan, log: Path) -> None:
+    """:func:`conduct`, and raise what the runner raised."""
+    answer = conduct(plan, log)
+    if answer.error:
+        raise_again(answer)
 
 
 def conduct(plan: Plan, log: Path) -> Answer:
-    """The conductor on a plan, in a child; its summary goes to `log`, its progress to our stderr.
+    """Run the runner on a plan in a child; its summary goes to `log`, its progress to our stderr.
 
     Raises HarnessError when the child dies without an answer, KeyboardInterrupt when it was interrupted.
     """
-    with tempfile.TemporaryDirectory(prefix="kharness-", ignore_cleanup_errors=True) as folder:
-        scratch = Path(folder)
+    with private_folder() as scratch:
         asked, answer = scratch / "plan.json", scratch / "answer.json"
         asked.write_text(json.dumps(encode(plan)))
-        argv = [sys.executable, "-m", "harness.bisect.child", str(asked), str(answer)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        argv = python.module("harness.bisect.child", str(asked), str(answer))
         with log.open("wb") as said:
-            child = spawn(argv, env=env, stdout=said, stderr=None)
+            child = spawn(argv, env=python.environment(), stdout=said, stderr=None)
             try:
                 status = child.wait()
             except BaseException:
@@ -157,21 +165,19 @@ def conduct(plan: Plan, log: Path) -> Answer:
     if status == Exit.INTERRUPTED:
         raise KeyboardInterrupt
     raise HarnessError(
-        f"a run ended with status {status} and no word", step=f"see {log}, then the same command goes on"
+        f"a run ended with status {status} and no message", step=f"see {log}, then the same command goes on"
     )
 
 
 def _interrupt(child: subprocess.Popen[bytes]) -> None:
-    """Lets the conductor end its guests and write its results."""
+    """Let the runner end its guests and write its results."""
     child.send_signal(signal.SIGINT)
-    try:
-        child.wait(GOODBYE_SECONDS)
-    except subprocess.TimeoutExpired:
-        print(f"kharness: the run did not end within {GOODBYE_SECONDS:.0f} s: killed", file=sys.stderr)
+    if not interrupts.wait(child, GOODBYE_SECONDS):
+        print("kharness: the run did not end in time: killed", file=sys.stderr)
 
 
 def raise_again(answer: Answer) -> None:
-    """Raises what the conductor raised, as far as it matters here."""
+    """Raise the runner's exception, if it matters here."""
     kinds = {"DoesNotApply": DoesNotApply, "GuestError": GuestError}
     kind = kinds.get(answer.error, UsageError if answer.exit == Exit.USAGE else HarnessError)
     raise kind(answer.what, step=answer.step, detail=answer.detail)

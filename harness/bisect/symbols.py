@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the difference of two .config files as what is searched: the n-th point has the first n symbols as the newer.
+"""The difference of two .config files as the subject of a search: the n-th point has the first n symbols as the newer.
 
 Kconfig's own order puts a symbol after what it depends on, more often than not. What cannot be had at a point because
 of what is not switched yet is left to Kconfig there, and said; where no request comes out as it was asked, there is no
@@ -15,33 +15,38 @@ from harness.bisect.history import History, line
 from harness.bisect.rows import Candidate
 from harness.bisect.state import Run
 from harness.bisect.steps import Impossible
-from harness.build import kconfig
-from harness.build.kconfig import Entry, Kconfig, Refused
-from harness.errors import UsageError
+from harness.core.errors import UsageError
+from harness.core.plan import KernelRequest
 from harness.host.cache import write_atomically
-from harness.plan import KernelRequest
+from harness.kbuild import kconfig
+from harness.kbuild.kconfig import Entry, Kconfig, Refused
 
 OLD = "k0000"
 ROUNDS = 12
-"""How often a request is cut down to what can be had."""
+"""How often a request is reduced to what is possible."""
 
 Try = Callable[[Path], None]
-"""Makes the final .config of a fragment. Raises Refused where it is not as asked."""
+"""Makes the final .config of a fragment. Raises Refused where it is not as requested."""
 
 
 class Symbols:
-    """What differs between `ends` (files: the older, the newer), on one kernel; fragments are kept in `folder`.
+    """The difference of `ends` (files: the older, the newer), on one kernel; fragments are kept in `folder`.
 
-    Raises UsageError for what is no .config, and for two that are the same.
+    Raises UsageError for an invalid .config, and for two equal ones.
     """
 
     what = "symbol"
     old = OLD
 
     def __init__(
-        self, kernel: KernelRequest, ends: tuple[Path, Path], names: tuple[str, str], folder: Path, attempt: Try,
+        self,
+        kernel: KernelRequest,
+        ends: tuple[Path, Path],
+        names: tuple[str, str],
+        folder: Path,
+        attempt: Try,
         say: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.names = names
         self._kernel = kernel
         self._folder = folder
@@ -56,11 +61,11 @@ class Symbols:
         self.history: History = line([(f"k{number:04}", title) for number, title in enumerate(titles, 1)])
 
     def kernel(self, id: str) -> KernelRequest:
-        """The same for all."""
+        """The kernel, which is the same for all points."""
         return self._kernel
 
     def kconfig(self, id: str) -> tuple[str, ...]:
-        """The fragment of a point. Raises Impossible where none comes out as it asks, whatever is left to Kconfig."""
+        """The fragment of a point. Raises Impossible where Kconfig cannot satisfy it, whatever is left out."""
         number = 0 if id == OLD else self.history.index[id] + 1
         end = number in (0, len(self.history))
         wanted = mixed(self._was, self._now, self.differing[:number])
@@ -75,7 +80,7 @@ class Symbols:
                 if end:
                     raise
                 undone |= dict.fromkeys(error.got)
-                # Not left out, but asked for as it comes out: kharness's own fragments may ask for it, too.
+                # Not left out, but requested with Kconfig's value: kharness's own fragments may request it, too.
                 got = Kconfig(tuple(Entry(name, value, "bisect") for name, value in error.got.items()))
                 before, wanted = wanted, got.over(wanted)
                 if wanted.values() == before.values():  # the same request would be refused in the same way
@@ -87,34 +92,28 @@ class Symbols:
         """A symbol, with what it was and is."""
         place = self.history.index[id]
         before = ", ".join(f"CONFIG_{name}" for name in self.differing[max(0, place - 5) : place])
-        note = (
-            f"with those before it as in {self.names[1]}: {'..., ' if place > 5 else ''}{before}"
-            if before
-            else ""
-        )
+        note = f"with those before it as in {self.names[1]}: {'..., ' if place > 5 else ''}{before}" if before else ""
         return Candidate(id, chance, self.history.points[place].title, diff=note)
 
     def dull(self, id: str, run: Run) -> Mapping[str, str]:
-        """None is known beforehand: what makes the same .config comes from the cache."""
+        """None is known beforehand: equal .configs get their kernel from the cache."""
         return {}
 
 
 def _named(symbols: Iterable[str]) -> str:
-    """Some of the symbols, as people write them."""
+    """Some of the symbols, with CONFIG_."""
     return ", ".join(f"CONFIG_{name}" for name in list(symbols)[:6])
 
 
 def differing(was: Kconfig, now: Kconfig) -> tuple[str, ...]:
-    """The symbols that two files ask for differently, in the order of the newer; what only the older has comes last."""
+    """The symbols that differ in two files, in the order of the newer; those of the older alone come last."""
     old, new = was.values(), now.values()
-    names = dict.fromkeys(
-        [*(entry.symbol for entry in now.entries), *(entry.symbol for entry in was.entries)]
-    )
+    names = dict.fromkeys([*(entry.symbol for entry in now.entries), *(entry.symbol for entry in was.entries)])
     return tuple(name for name in names if old.get(name, "n") != new.get(name, "n"))
 
 
 def mixed(was: Kconfig, now: Kconfig, switched: tuple[str, ...]) -> Kconfig:
-    """What `was` asks for, but the symbols `switched` as `now` has them."""
+    """The request of `was`, with the symbols `switched` as in `now`."""
     values = now.values()
     ahead = Kconfig(tuple(Entry(name, values.get(name, "n"), "bisect") for name in switched))
     return ahead.over(was)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the verdict: results from the event log, base against patched; never prints."""
+"""The verdict: results from the event log, base against patched; never prints."""
 
 from harness.verdict.judge import judge
 from harness.verdict.rows import (

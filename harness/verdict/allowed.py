@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what became of the allow-list: how often each entry was used, and which are expired or fit nothing."""
+"""The use of the allow-list: how often each entry was used, and which are expired or fit nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from harness import allow
-from harness.errors import HarnessError, UsageError
-from harness.plan import Allowed
-from harness.records import decode
+from harness.core import allow
+from harness.core.errors import HarnessError, UsageError
+from harness.core.plan import Allowed
+from harness.core.records import decode
+from harness.core.words import plural
 from harness.verdict.log import Log
 from harness.verdict.rows import PSEUDO, AllowedRow, TestRow
-from harness.words import plural
 
 
 def table(log: Log) -> tuple[AllowedRow, ...]:
@@ -44,7 +44,7 @@ def _row(entry: Allowed, tests: list[TestRow], reasons: Collection[str], ran: Co
 
 
 def notes(rows: Collection[AllowedRow]) -> Iterator[str]:
-    """What is to be mended in the list, one line each: entries that have expired, and those that nothing fitted."""
+    """What to fix in the list, one line each: entries that have expired, and those that no finding fitted."""
     for row in rows:
         if row.expired:
             count = "counts" if row.findings == 1 else "count"
@@ -55,6 +55,6 @@ def notes(rows: Collection[AllowedRow]) -> Iterator[str]:
 
 
 def signatures(test: TestRow) -> frozenset[str]:
-    """Of the findings of a test that are allowed, and of no other."""
+    """The signatures of a test's findings that are allowed, and of no other."""
     counting = {finding.signature for finding in test.findings if finding.counts}
     return frozenset(f.signature for f in test.findings if f.allowed_by is not None) - counting

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns base against patched: what a patch changed, and what base had already."""
+"""Base against patched: what a patch changed, and what base had already."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
-from harness.records import Comparison, Outcome, Role, Verdict
+from harness.core.records import Comparison, Outcome, Role, Verdict
 from harness.verdict.log import Log, Reason
 from harness.verdict.rows import BATCH, BUILD, PATCH, PSEUDO, KernelRow, TestRow
 
@@ -15,7 +15,7 @@ _WORST_FIRST = ("regressed", "missing", "inconclusive", "flaky", "still-failing"
 
 @dataclass
 class Compared:
-    """What comparing gave: one row a test and architecture, with what it means for the verdict.
+    """The comparison: one row for each test and architecture, with its meaning for the verdict.
 
     `archs` are the architectures that have both sides; `excused` maps (kernel, machine, test) to why a
     failure does not speak against the patch.
@@ -39,12 +39,12 @@ def compare(log: Log) -> Compared:
 
 
 def signatures(test: TestRow) -> frozenset[str]:
-    """What a failure is recognised by: its findings, or the test's own words if it has none.
+    """The signatures that identify a failure: of its findings, or the test's own message if it has none.
 
-    In words, what differs between two boots of the same kernel is masked: addresses and times.
+    In a message, addresses and times are masked, which differ between two boots of the same kernel.
     """
     found = frozenset(finding.signature for finding in test.findings if finding.counts)
-    words = re.sub(r"\b(0x)?[0-9a-f]{8,16}\b|\d+\.\d+", "#", test.told())
+    words = re.sub(r"\b(0x)?[0-9a-f]{8,16}\b|\d+\.\d+", "#", test.describe())
     return found or frozenset({words})
 
 
@@ -56,7 +56,7 @@ def change(base: TestRow | None, patched: TestRow | None) -> str:
     if Outcome.INCONCLUSIVE in (was, now):
         return "inconclusive"
     if now is Outcome.SKIP and patched.id.startswith(BATCH):
-        return "same" if was is now else "inconclusive"  # it repeats what passed: the tests themselves tell more
+        return "same" if was is now else "inconclusive"  # it repeats the tests that passed: their own results say more
     if now is Outcome.SKIP:
         return {Outcome.PASS: "regressed", Outcome.SKIP: "same"}.get(was, "inconclusive")
     if base.flaky or patched.flaky:
@@ -79,7 +79,7 @@ class _Side:
         worst: dict[str, str] = {}
         for name, machine in dict.fromkeys((*self.was, *self.now)):
             if name == PATCH:
-                continue  # speaks of the pair already
+                continue  # it is about the pair already
             was = self.was.get((name, machine)) or self._came_up(self.base, name, machine)
             now = self.now.get((name, machine)) or self._came_up(self.patched, name, machine)
             changed = change(was, now)
@@ -94,7 +94,7 @@ class _Side:
         return tuple(Comparison(name, self.base.arch, word) for name, word in worst.items())
 
     def _came_up(self, kernel: KernelRow, name: str, machine: str) -> TestRow | None:
-        """A pseudo-test that was passed without a word: what was booted had been built."""
+        """A pseudo-test that passed without an event: a kernel that booted had been built."""
         booted = any(m.kernel == kernel.id for m in self.log.machines) or bool(self.log.on(kernel))
         tried = any(t.kernel == kernel.id and t.id != BUILD for t in self.log.rows())
         if name in PSEUDO and (booted or (name == BUILD and tried)):
@@ -102,14 +102,14 @@ class _Side:
         return None
 
     def _meaning(self, changed: str, was: TestRow | None, now: TestRow | None) -> Verdict:
-        """What a change means for the verdict; an inconclusive test has spoken for itself already."""
+        """The meaning of a change for the verdict; an inconclusive test has been judged already."""
         failed = now is not None and now.outcome is Outcome.FAIL
         if changed == "regressed":
             return Verdict.REGRESSED
         if changed == "still-failing":
             return Verdict.INCONCLUSIVE if now is not None and now.id in PSEUDO else Verdict.PASS
         if changed == "missing" and now is None:
-            # A base that fell while nothing is heard of the patched kernel's own fate stays open.
+            # If base failed, and nothing is known of the patched kernel, the comparison stays open.
             machine = was.machine if was else ""
             return Verdict.PASS if self.log.fell(self.patched, machine) else Verdict.INCONCLUSIVE
         if changed == "missing" and now is not None:
@@ -128,6 +128,6 @@ class _Side:
         def side(test: TestRow | None) -> str:
             if test is None:
                 return "no result"
-            return test.told() if test.bad or test.why else str(test.outcome)
+            return test.describe() if test.bad or test.why else str(test.outcome)
 
         return f"{name} [{self.base.arch}] {changed}: base: {side(was)}; patched: {side(now)}"

@@ -1,25 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what --coverage demands of a run: who calls what may fail has seen it fail, or the run is inconclusive."""
+"""The condition of --coverage: each caller of a fallible function has seen it fail, or the run is inconclusive.
+
+Of a patch, whose lines are counted on a kernel beside, it is only asked that they were, and that no test failed there
+alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.oracles.coverage import Call, Coverage
-from harness.records import Role, Verdict
+from harness.core.records import Role, Verdict
+from harness.coverage.branches import Call
+from harness.coverage.counters import FOLDER
+from harness.coverage.coverage import Coverage
 from harness.verdict.log import Log, Reason
 
 
 def gaps(log: Log) -> Iterator[Reason]:
-    """What a run with --coverage leaves open on the kernels under test. A replay's one test need not cover all."""
+    """The gaps in coverage on the kernels under test. A replay's one test need not cover all."""
     plan = log.run.plan if log.run and isinstance(log.run.plan, dict) else {}
     if not plan.get("coverage") or plan.get("test_id"):
         return
     for kernel in log.standing():
         if kernel.role is Role.BASE or not log.on(kernel):
             continue
-        for line in _missing(log.coverage.get(kernel.id)):
-            yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id}: {line}", log.again(drop="-k"))
+        found = log.coverage.get(kernel.id)
+        if found and found.beside:
+            lines, step = _beside(log, found), log.again()
+        else:
+            lines, step = _missing(found), log.again(drop="-k")
+        for line in lines:
+            yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id}: {line}", step)
+
+
+def _beside(log: Log, found: Coverage) -> Iterator[str]:
+    if found.why:
+        yield f"its lines were not counted: {found.why}"
+    known = {test.id for test in log.rows() if test.kernel == found.kernel and test.bad}
+    for test in found.failing:
+        if test not in known:
+            yield f"{test} fails on the kernel that counts lines, and not on this one (see OUT/{FOLDER}/{found.arch})"
 
 
 def _missing(found: Coverage | None) -> Iterator[str]:
@@ -32,7 +52,7 @@ def _missing(found: Coverage | None) -> Iterator[str]:
 
 
 def unseen(call: Call) -> str:
-    """That a caller never saw a failure, in one line."""
+    """A message for a caller that never saw a failure."""
     place = f"{call.file}:{call.line}"
     if call.why:
         return f"{call.function}() cannot be seen to handle a failure of {call.callee}(): {call.why} ({place})"

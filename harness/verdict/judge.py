@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the rules that turn an event log into one verdict.
+"""The rules that turn an event log into one verdict.
 
 Precedence: regressed, fail, inconclusive, pass. A pass has to be earned by a whole log; whatever is
 missing, unwatched or unproved makes the run inconclusive.
@@ -7,34 +7,36 @@ missing, unwatched or unproved makes the run inconclusive.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
-from harness.records import SCHEMA, Event, Outcome, Role, Verdict
-from harness.verdict import allowed, coverage
+from harness.core.records import SCHEMA, Event, Outcome, Verdict
+from harness.core.words import plural
+from harness.verdict import allowed, coverage, lacks
 from harness.verdict.compare import Compared, compare
 from harness.verdict.log import Log, Reason
 from harness.verdict.rows import PSEUDO, Results, RunRow, TestRow
 from harness.verdict.sites import objection, remarks, table
-from harness.words import plural
 
 _WORST_FIRST = (Verdict.REGRESSED, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 
-def judge(events: Iterable[Event]) -> Results:
-    """The results of a run from its event log, run-end included.
+def judge(events: Iterable[Event], archs: Collection[str] | None = None) -> Results:
+    """The results of a run from its event log, run-end included; with `archs` what they would be of these
+    architectures alone, in a run that goes on.
 
     Every kernel that takes part needs its kernel event, also one that did not build (its test-end has the
     id ``build`` or ``boot``). Raises HarnessError when an event's data is not what records.EventKind
     says; a log that lacks something is inconclusive, never pass.
     """
-    log = Log(events)
+    log = Log(events, archs)
     log.settle(_settled)
     compared = compare(log)
-    reasons = [*log.complete(), *coverage.gaps(log), *compared.reasons]
+    lost = (Reason(Verdict.INCONCLUSIVE, line) for line in lacks.gaps(log))
+    reasons = [*log.complete(), *lost, *coverage.gaps(log), *compared.reasons]
     for test in log.rows():
         reasons += _for_itself(log, test, compared)
-    reasons.sort(key=lambda reason: _WORST_FIRST.index(reason.verdict))  # stable: else in the log's order
+    reasons.sort(key=lambda reason: _WORST_FIRST.index(reason.verdict))  # a stable sort: otherwise in the log's order
     verdict = reasons[0].verdict if reasons else Verdict.PASS
     sites = table(log.rows())
     listed = allowed.table(log)
@@ -54,6 +56,7 @@ def judge(events: Iterable[Event]) -> Results:
         coverage=tuple(log.coverage.values()),
         remarks=(*remarks(log.declared, log.kernels.values(), sites), *allowed.notes(listed)),
         allowed=listed,
+        patches=log.patches,
     )
 
 
@@ -66,10 +69,12 @@ def _good(compared: Compared) -> str:
 
 
 def _settled(test: TestRow) -> TestRow:
-    """The outcome that the evidence allows, whatever the test itself said."""
+    """The outcome that the evidence allows, whatever the test's own was."""
     against = [finding for finding in test.findings if finding.counts]
     if test.outcome is not Outcome.FAIL and against:
         return replace(test, outcome=Outcome.FAIL, why=against[0].title)
+    if test.outcome is Outcome.SKIP and (why := _blind(test)):
+        return replace(test, outcome=Outcome.INCONCLUSIVE, why=why)  # it did something before the skip
     if test.outcome is not Outcome.PASS or test.id in PSEUDO:
         return test
     if test.model.first_disagreement:
@@ -77,22 +82,28 @@ def _settled(test: TestRow) -> TestRow:
     against_it, objected = objection(test.faults.sites, allowed.signatures(test))
     if against_it:
         return replace(test, outcome=Outcome.FAIL, why=objected)
-    why = objected if test.evidence else "no oracle watched it"
+    why = _blind(test) or (objected if test.evidence else "no oracle watched it")
+    return replace(test, outcome=Outcome.INCONCLUSIVE, why=why) if why else test
+
+
+def _blind(test: TestRow) -> str:
+    """The oracle that did not see all of a test, if any."""
+    why = ""
     for seen in test.evidence:
         if not seen.watched:
             why = f"{seen.oracle} was not watching" + (f": {seen.why}" if seen.why else "")
         elif seen.lost:
             why = f"{seen.oracle} lost {plural(seen.lost, 'record')}" + (f": {seen.why}" if seen.why else "")
-    return replace(test, outcome=Outcome.INCONCLUSIVE, why=why) if why else test
+    return why
 
 
 def _for_itself(log: Log, test: TestRow, compared: Compared) -> Iterator[Reason]:
-    """What one test says without looking at another kernel."""
+    """The reasons of one test without a comparison."""
     kernel = log.kernels.get(test.kernel)
-    line = f"{test.id} [{test.kernel}]: {test.told()}"
+    line = f"{test.id} [{test.kernel}]: {test.describe()}"
     if test.outcome is Outcome.INCONCLUSIVE:
         yield Reason(Verdict.INCONCLUSIVE, line, log.retry(test))
-    elif kernel is not None and (kernel.role is Role.BASE or kernel.arch in compared.archs):
+    elif kernel is not None and (not log.under_test(kernel) or kernel.arch in compared.archs):
         return  # base is not under test, and the patched kernel was judged against it
     elif test.outcome is Outcome.FAIL:
         yield Reason(Verdict.FAIL, line)
@@ -102,6 +113,6 @@ def _for_itself(log: Log, test: TestRow, compared: Compared) -> Iterator[Reason]
 
 def _excused(log: Log, test: TestRow, compared: Compared) -> TestRow:
     kernel = log.kernels.get(test.kernel)
-    if test.bad and kernel is not None and kernel.role is Role.BASE:
+    if test.bad and kernel is not None and not log.under_test(kernel):
         return replace(test, excused="base is not under test")
     return replace(test, excused=compared.excused.get((test.kernel, test.machine, test.id), ""))

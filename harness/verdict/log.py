@@ -1,19 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the event log as evidence: what it tells, and what it ought to tell but does not."""
+"""The event log as evidence: what it contains, and what it lacks."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
-from harness.errors import HarnessError, UsageError
+from harness.core.errors import HarnessError, UsageError
+from harness.core.records import (
+    Canary,
+    Event,
+    EventKind,
+    Outcome,
+    Patches,
+    Protection,
+    Role,
+    Selection,
+    SessionEnd,
+    SessionError,
+    SessionStart,
+    Verdict,
+    WorkerEnd,
+    Workers,
+    decode,
+)
+from harness.coverage.coverage import Coverage
 from harness.faults.optional import Declared
-from harness.oracles.coverage import Coverage
-from harness.records import Canary, Event, EventKind, Outcome, Role, Verdict, decode
+from harness.session import replay_file
+from harness.verdict.order import Order
 from harness.verdict.rows import PATCH, PSEUDO, SELFTESTS_BUILD, KernelRow, MachineRow, RunRow, TestRow
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS, Outcome.SKIP)
@@ -22,7 +40,7 @@ T = TypeVar("T")
 
 
 class Reason(NamedTuple):
-    """Why a verdict is not a better one, as one line, and the command that leads on."""
+    """Why a verdict is not a better one, as one line, and the command to run next."""
 
     verdict: Verdict
     line: str
@@ -40,69 +58,87 @@ def _payload(event: Event, kind: type[T], part: Any = None) -> T:
 
 
 def _without_selftests(test: TestRow) -> bool:
-    """Whether the run was to be of the tree's selftests, and it has none."""
+    """Whether the run was to test the tree's selftests, and it has none."""
     return test.id == SELFTESTS_BUILD and test.outcome is Outcome.INCONCLUSIVE
 
 
 class Log:
-    """The event log sorted by what it tells of, and what it ought to tell but does not."""
+    """The event log sorted by subject, and what it lacks."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[Event], archs: Collection[str] | None = None) -> None:
+        """Read all events. With `archs` the run still goes on: these architectures are done."""
+        self.archs = archs
         self.run: RunRow | None = None
+        self.protection = Protection()
+        self.patches = Patches()
         self.kernels: dict[str, KernelRow] = {}
         self.machines: list[MachineRow] = []
         self.canaries: list[Canary] = []
         self.raw: list[TestRow] = []
         self.tests: dict[tuple[str, str, str], TestRow] = {}
-        self.sessions: list[Event] = []
+        self.selections: list[Selection] = []
+        self.workers: list[Workers] = []
+        self.sessions: list[SessionStart] = []
+        self.session_ends: list[SessionEnd] = []
+        self.worker_ends: list[WorkerEnd] = []
+        self.errors: list[SessionError] = []
         self.declared: dict[str, Declared] = {}
-        """What was declared optional, by where; each part of a session tells of it."""
+        """The declared optional sites, by place; each part of a session has them."""
         self.coverage: dict[str, Coverage] = {}
-        self.statuses: list[int] = []
         self.starts: Counter[tuple[str, str, str]] = Counter()
         self.ends: Counter[tuple[str, str, str]] = Counter()
-        """Of a test, by kernel, machine and id."""
-        self.ended: Event | None = None
-        self.before_end = 0
-        first, last, count = 0.0, 0.0, 0
+        """The test-end events of a test, by kernel, machine and id."""
+        self.order = Order()
         for event in events:
-            if self.ended is None and event.kind is EventKind.RUN_END:
-                self.ended, self.before_end = event, count
-            first, last, count = first or event.time, event.time, count + 1
+            self.order.take(event)
             self._take(event)
         if self.run:
-            self.run = replace(self.run, started=first, seconds=round(max(0.0, last - first), 3))
+            self.run = replace(
+                self.run, started=self.order.first, seconds=self.order.seconds, protection=self.protection
+            )
 
     def _take(self, event: Event) -> None:
         match event.kind:
             case EventKind.RUN_START:
                 self.run = replace(_payload(event, RunRow), id=event.run)
+            case EventKind.PROTECTION:
+                self.protection = _payload(event, Protection)
+            case EventKind.PATCHES:
+                self.patches = _payload(event, Patches)
+            case EventKind.SURVEY:
+                self.selections.append(_payload(event, Selection))
             case EventKind.KERNEL:
                 kernel = _payload(event, KernelRow)
                 self.kernels[kernel.id] = kernel
             case EventKind.MACHINE:
                 self.machines.append(_payload(event, MachineRow))
+            case EventKind.CHILDREN:
+                self.workers.append(_payload(event, Workers))
             case EventKind.CANARY:
                 self.canaries.append(_payload(event, Canary))
             case EventKind.SESSION_START:
-                self.sessions.append(event)
-                for item in event.data.get("optional", ()):
+                self.sessions.append(_payload(event, SessionStart))
+                for item in self.sessions[-1].optional:
                     entry = _payload(event, Declared, item)
                     self.declared[entry.place] = entry
             case EventKind.COVERAGE:
                 self.coverage[event.kernel] = _payload(event, Coverage)
             case EventKind.SESSION_END:
-                self.statuses.append(int(event.data.get("exitstatus", -1)))
+                self.session_ends.append(_payload(event, SessionEnd))
+            case EventKind.CHILD_END:
+                self.worker_ends.append(_payload(event, WorkerEnd))
+            case EventKind.ERROR:
+                self.errors.append(_payload(event, SessionError))
             case EventKind.TEST_START:
                 self.starts[event.kernel, str(event.data.get("machine", "")), event.test] += 1
-            case EventKind.SEARCH:
-                pass  # for who waits: the test's end has it all
+            case EventKind.SEARCH | EventKind.RETRY:
+                pass  # progress only: the test's end has it all
             case EventKind.TEST_END:
                 test = _payload(event, TestRow)
                 self.ends[test.kernel, test.machine, test.id] += 1
                 self.raw.append(test)
             case EventKind.RUN_END:
-                pass  # kept by the caller, who counts
+                pass  # the order keeps it
 
     def settle(self, settled: Callable[[TestRow], TestRow]) -> None:
         """Judge each test's result by `settled`, and of two for one test keep the worse: a second try
@@ -125,25 +161,27 @@ class Log:
         return [t for t in self.rows() if t.kernel == kernel.id and t.id not in PSEUDO]
 
     def fell(self, kernel: KernelRow, machine: str = "") -> bool:
-        """Whether a kernel did not build, or came up on no machine or not on this one, which no test can follow.
+        """Whether a kernel did not build, or did not boot on any machine or on this one, so that no test can follow.
 
-        So it is with selftests that do not compile, or are not there.
+        The same holds for selftests that do not compile, or do not exist.
         """
-        fallen = {t.machine for t in self._pseudo(kernel) if t.outcome is Outcome.FAIL or _without_selftests(t)}
+        own = [t for t in self.rows() if t.kernel == kernel.id and t.id in PSEUDO]
+        fallen = {t.machine for t in own if t.outcome is Outcome.FAIL or _without_selftests(t)}
         made = any(row.kernel == kernel.id for row in self.machines)
         return machine in fallen or (bool(fallen) and not made)
 
-    def _pseudo(self, kernel: KernelRow) -> list[TestRow]:
-        return [t for t in self.rows() if t.kernel == kernel.id and t.id in PSEUDO]
-
     def unchanged(self, kernel: KernelRow) -> TestRow | None:
-        """The pseudo-test that says that the patch changes nothing in this kernel, if it does not."""
+        """The pseudo-test that says that the patch changes nothing in this kernel, if that is so."""
         rows = (t for t in self.rows() if t.kernel == kernel.id and t.id == PATCH and t.outcome is Outcome.SKIP)
         return next(rows, None)
 
+    def under_test(self, kernel: KernelRow) -> bool:
+        """Whether the verdict is about this kernel: a base is only compared with, unless it is alone."""
+        return kernel.role is not Role.BASE or self.alone
+
     def standing(self) -> list[KernelRow]:
-        """The kernels that tests must have run on: they came up, and so did what they are compared for."""
-        tested = [k for k in self.kernels.values() if k.role is not Role.BASE and not self.unchanged(k)]
+        """The kernels that tests must have run on: they booted, and so did the other side of a comparison."""
+        tested = [k for k in self.kernels.values() if self.under_test(k) and not self.unchanged(k)]
         archs = {k.arch for k in tested if not self.fell(k)}
         return [k for k in self.kernels.values() if k.arch in archs and not self.fell(k)]
 
@@ -158,19 +196,29 @@ class Log:
         return shlex.join(["kharness", *argv, *(() if set(more) <= set(argv) else more)])
 
     def retry(self, test: TestRow) -> str:
-        """The command that does one test once more."""
+        """The command that repeats one test."""
         if test.replay:
-            return shlex.join(["kharness", "replay", test.replay])
+            return replay_file.one_line(test.replay, self.run.argv if self.run else ())
         if test.id in PSEUDO:
             return self.again(drop="--suite" if _without_selftests(test) else "")
-        name = test.id.rpartition("::")[2].partition("[")[0]  # -k takes names, no paths and brackets
+        name = test.id.rpartition("::")[2].partition("[")[0]  # -k takes names, not paths and brackets
         return shlex.join([*shlex.split(self.again(drop="-k")), "-k", name])
 
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """The request, from run-start."""
+        return self.run.plan if self.run and isinstance(self.run.plan, dict) else {}
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is a replay: one test on one kernel, without its former comparison."""
+        return bool(self.plan.get("test_id"))
+
     def complete(self) -> Iterator[Reason]:
-        """What the log ought to hold but does not; each makes the run inconclusive."""
-        if self.sessions and not any(s.data.get("collected") for s in self.sessions):
+        """What the log lacks; each line makes the run inconclusive."""
+        if self.sessions and not any(s.collected for s in self.sessions):
             yield Reason(Verdict.INCONCLUSIVE, "no test was collected", self._unselected())
-        for line in (*self._run_gaps(), *self._session_gaps(), *self._kernel_gaps(), *self._test_gaps()):
+        for line in (*self._run_gaps(), *self._kernel_gaps(), *self._test_gaps()):
             yield Reason(Verdict.INCONCLUSIVE, line)
         yield from self._patch_gaps()
         yield from self._canary_gaps()
@@ -186,24 +234,24 @@ class Log:
 
     def _unselected(self) -> str:
         """The command line of this run without its selection of tests."""
-        # What a plan file selects is not on the command line: an empty selection overrides it.
-        planned = self.run and isinstance(self.run.plan, dict) and self.run.plan.get("select")
+        # A plan file's selection is not on the command line: an empty one overrides it.
+        planned = self.plan.get("select")
         more = ("-k", "") if self.run and planned and "-k" not in self.run.argv else ()
         return self.again(*more, drop="-k")
 
     def _canary_gaps(self) -> Iterator[Reason]:
-        told = [item for session in self.sessions for item in session.data.get("canaries", ())]
+        due = [item for session in self.sessions for item in session.canaries]
         for kernel in self.standing():
             for machine in dict.fromkeys(test.machine for test in self.on(kernel)):
                 place = (kernel.id, machine)
-                wanted = Counter(c["oracle"] for c in told if (c["kernel"], c["machine"]) == place)
+                wanted = Counter(c.oracle for c in due if (c.kernel, c.machine) == place)
                 mine = [canary for canary in self.canaries if (canary.kernel, canary.machine) == place]
                 for line in self._missed(wanted, mine):
                     yield Reason(Verdict.INCONCLUSIVE, f"{kernel.id} on {machine}: {line}", self.again())
 
     @staticmethod
     def _missed(wanted: Counter[str], mine: list[Canary]) -> Iterator[str]:
-        """What the canaries of one kernel on one machine leave open."""
+        """The gaps in the canaries of one kernel on one machine."""
         if not mine:
             yield "no canary was run: no oracle is proved"
         for name in wanted - Counter(canary.oracle for canary in mine) if mine else ():
@@ -213,34 +261,18 @@ class Log:
                 yield f"{canary.oracle} missed its canary" + (f": {canary.why}" if canary.why else "")
 
     def _run_gaps(self) -> Iterator[str]:
-        if self.run is None:
-            yield "the event log has no beginning: how the run was started is not known"
-        if self.ended is None:
-            yield "the event log has no end: the run was cut short"
-        elif why := self.ended.data.get("why"):
-            yield f"the run ended early: {why}"
-        elif self.ended.data.get("events", self.before_end) != self.before_end:
-            yield f"the event log lost lines: {self.ended.data['events']} were written, {self.before_end} are left"
+        yield from self.order.gaps(goes_on=self.archs is not None)
         if not any(kernel.role is not Role.BASE for kernel in self.kernels.values()):
-            yield "no kernel under test took part"
-
-    def _session_gaps(self) -> Iterator[str]:
-        if self.standing() and not self.sessions:
-            yield "pytest never started"
-        if len(self.statuses) < len(self.sessions):
-            yield "pytest died before its end"
-        for status in self.statuses:
-            if status not in (0, 1, 5):  # pytest's ExitCode: OK, TESTS_FAILED, NO_TESTS_COLLECTED
-                yield f"pytest ended with status {status}"
-            bad = any(t.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE) for t in self.rows())
-            if status == 1 and not bad:
-                yield "pytest reported a failure that no test's result shows"
+            if not (self.alone and self.kernels):
+                yield "no kernel under test took part"
 
     def _kernel_gaps(self) -> Iterator[str]:
         seen = Counter((kernel.arch, kernel.role) for kernel in self.kernels.values())
         for (arch, role), number in seen.items():
             if role is not Role.TREE and number > 1:
-                yield f"{arch}: {number} {role} kernels cannot be told apart"
+                yield f"{arch}: {number} {role} kernels have the same id"
+            if self.alone:
+                continue
             if role is Role.PATCHED and not seen[arch, Role.BASE]:
                 yield f"{arch}: no base kernel to compare the patched one with"
             if role is Role.BASE and not seen[arch, Role.PATCHED]:
@@ -258,9 +290,8 @@ class Log:
             yield f"tests ran on machine {name[1]!r} with kernel {name[0]}, which the log does not describe"
 
     def _machine_gaps(self, kernel: KernelRow, tests: list[TestRow]) -> Iterator[str]:
-        """Machines that gave no test: those that were made, and those that the command line asked for."""
-        plan = self.run.plan if self.run and isinstance(self.run.plan, dict) else {}
-        asked = [str(name) for name in plan.get("machines", ())]
+        """Machines without a test: those that were made, and those that the command line requested."""
+        asked = [str(name) for name in self.plan.get("machines", ())]
         made = [machine.spec.name for machine in self.machines if machine.kernel == kernel.id]
         for name in dict.fromkeys((*asked, *made)):
             mine = [test for test in tests if test.machine == name]
@@ -272,10 +303,9 @@ class Log:
     def _test_gaps(self) -> Iterator[str]:
         standing = {kernel.id for kernel in self.standing()}
         for session in self.sessions:
-            for item in session.data.get("collected", ()):
-                key = (item["kernel"], item["machine"], item["id"])
-                if item["kernel"] in standing and not self.ends[key]:
-                    yield f"{item['id']} [{item['kernel']} on {item['machine']}]: collected, but it never ended"
+            for item in session.collected:
+                if item.kernel in standing and not self.ends[item.kernel, item.machine, item.id]:
+                    yield f"{item.id} [{item.kernel} on {item.machine}]: collected, but it never ended"
         for key in sorted(self.starts.keys() | self.ends.keys()):
             starts, ends = self.starts[key], self.ends[key]
             kernel, machine, name = key

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the shape of OUT/results.json: what a run is told to have been, row by row.
+"""The shape of OUT/results.json: a run, row by row.
 
-The rows are types of their own where records.py holds more than users should parse, so that the file
-stays as it is when the harness's inner types grow. Fields may be added, never renamed.
+A test's row has every field of its result in the event log: one more there is one more in the file. The other rows are
+types of their own, for records.py holds more of kernels and machines than users should parse. Fields may be added,
+never renamed.
 """
 
 from __future__ import annotations
@@ -10,23 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.oracles.coverage import Coverage
-from harness.plan import Allowed
-from harness.records import (
+from harness.core.plan import Allowed
+from harness.core.records import (
     Canary,
     Comparison,
-    Dump,
     FaultSite,
-    FaultSummary,
-    Finding,
-    Kept,
     MachineSpec,
-    ModelSummary,
     Outcome,
+    Patches,
+    Protection,
     Role,
-    SearchSummary,
+    TestResult,
     Verdict,
 )
+from harness.coverage.coverage import Coverage
 
 BUILD, BOOT = "build", "boot"
 """Ids of the pseudo-tests that stand for a kernel that does not compile or does not boot."""
@@ -34,7 +32,7 @@ BUILD, BOOT = "build", "boot"
 PATCH = "patch"
 """Whether the patch changes what is built: passed, or skipped where it does not."""
 BATCH = "batch::"
-"""Ids of the leak batch begin so."""
+"""Prefix of the ids of leak batches."""
 SELFTESTS_BUILD = "selftests-build"
 """Whether the tree's own selftests compile; inconclusive where it has none."""
 PSEUDO = (BUILD, SELFTESTS_BUILD, BOOT, PATCH)
@@ -42,7 +40,8 @@ PSEUDO = (BUILD, SELFTESTS_BUILD, BOOT, PATCH)
 
 @dataclass(frozen=True)
 class RunRow:
-    """How the run was asked for; `started` is seconds since the epoch, `seconds` its wall time."""
+    """How the run was requested; `started` is seconds since the epoch, `seconds` its wall time; `protection` is the
+    sandbox's protection as probed, empty in a run that ended before that."""
 
     argv: tuple[str, ...] = ()
     seed: int | None = None
@@ -51,11 +50,13 @@ class RunRow:
     id: str = ""
     started: float = 0.0
     seconds: float = 0.0
+    protection: Protection = field(default_factory=Protection)
 
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One kernel; `tree` and `config_sha256` are content hashes, `build_seconds` wall time."""
+    """One kernel; `tree` and `config_sha256` are content hashes, `build_seconds` wall time. `compiler` and `fragments`
+    tell what made its code and its configuration."""
 
     id: str
     role: Role
@@ -71,11 +72,13 @@ class KernelRow:
     cached: bool
     source: str = ""
     toolchain: str = ""
+    compiler: str = ""
+    fragments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class MachineRow:
-    """One machine a kernel ran on; seconds are wall time, `why` tells why this accelerator."""
+    """One machine that a kernel ran on; seconds are wall time, `why` says why this accelerator."""
 
     arch: str
     spec: MachineSpec
@@ -88,7 +91,7 @@ class MachineRow:
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """That an oracle watched a test to its end; `lost` counts records it never saw."""
+    """Whether an oracle watched a test to its end; `lost` counts records that it never saw."""
 
     oracle: str
     watched: bool = True
@@ -97,45 +100,27 @@ class EvidenceRow:
 
 
 @dataclass(frozen=True)
-class TestRow:
-    """One test on one kernel and machine, as judged.
+class TestRow(TestResult):
+    """One test on one kernel and machine, as judged: its result in the event log without the oracles' payloads.
 
-    `excused` tells why a failure speaks against nothing that is under test; empty if it does.
+    `excused` says why a failure speaks against nothing that is under test; empty if it does.
     """
 
-    __test__ = False  # not a test class for pytest to collect
-
-    id: str
-    arch: str
-    kernel: str
-    machine: str
-    outcome: Outcome
-    seconds: float = 0.0
-    attempts: int = 1
-    why: str = ""
-    replay: str | None = None
-    step: str = ""
-    faults: FaultSummary = field(default_factory=FaultSummary)
-    model: ModelSummary = field(default_factory=ModelSummary)
-    evidence: tuple[EvidenceRow, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    evidence: tuple[EvidenceRow, ...] = ()  # type: ignore[assignment]  # less than an Evidence
     excused: str = ""
-    kept: Kept | None = None
-    dump: Dump | None = None
-    search: SearchSummary | None = None
 
     @property
     def flaky(self) -> bool:
-        """Whether it passed, but not at once."""
+        """Whether it passed, but not at the first attempt."""
         return self.outcome is Outcome.PASS and self.attempts > 1
 
     @property
     def bad(self) -> bool:
-        """Whether it failed, or passed but not at once."""
+        """Whether it failed, or passed but not at the first attempt."""
         return self.outcome is Outcome.FAIL or self.flaky
 
-    def told(self) -> str:
-        """What went wrong, in one line."""
+    def describe(self) -> str:
+        """Say in one line what went wrong."""
         lines = self.why.splitlines() or [f.title for f in self.findings if f.counts] or [str(self.outcome)]
         return f"passed only at attempt {self.attempts}" if self.flaky else lines[0]
 
@@ -153,8 +138,8 @@ class SiteRow(FaultSite):
 class AllowedRow(Allowed):
     """One entry of the allow-list, and its use.
 
-    `findings` is how many it allowed or, if it is `expired`, would have. It is used at all only where it `could` be:
-    tests ran on an architecture of its.
+    `findings` is how many it allowed or, if it is `expired`, would have. `could`: it could be used, as tests ran on an
+    architecture that it is about.
     """
 
     findings: int = 0
@@ -165,7 +150,7 @@ class AllowedRow(Allowed):
 class Results:
     """OUT/results.json. `why` are one-line reasons, the verdict's own first; `next` is a command.
 
-    `remarks` are lines that do not count: what somebody declared and no test needed.
+    `remarks` are lines that do not count, such as declarations that no test needed.
     """
 
     schema: int
@@ -182,6 +167,7 @@ class Results:
     remarks: tuple[str, ...] = ()
     coverage: tuple[Coverage, ...] = ()
     allowed: tuple[AllowedRow, ...] = ()
+    patches: Patches = field(default_factory=Patches)
 
     def role(self, row: TestRow | SiteRow) -> Role:
         """The role of the kernel a test ran on; one the log does not describe counts as the tree."""

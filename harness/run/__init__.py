@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One run: sources, kernels, saved guests, pytest's processes, results."""
