@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what people and machines read of a run: terminal, results.json, JUnit, HTML, replay files."""
+"""What people and machines read of a run: terminal, results.json, JUnit, HTML."""

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the few lines of source that a finding is shown with, read from the very source that was built."""
+"""The few lines of source that a finding is shown with, read from the very source that was built."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from harness.errors import HarnessError
-from harness.records import Finding, Line
+from harness.core.errors import HarnessError
+from harness.core.records import Finding, Line
+from harness.host import below
 from harness.verdict import Results, TestRow
 
 AROUND = 2
@@ -23,14 +23,14 @@ _NAME = re.compile(r"[\w./+-]{1,200}", re.ASCII)
 
 
 def excerpts(results: Results, trees: Mapping[str, Path]) -> Results:
-    """The results, each finding that was not expected with the source around its line.
+    """Add to each finding that was not expected the source around its line.
 
-    `trees` are the sources by a kernel's id; where one is not there, or has not this file or line, a finding stays as
-    it is. Raises HarnessError for a file that is there and cannot be read.
+    `trees` are the sources by a kernel's id; a finding whose tree, file or line is missing stays as it is. Raises
+    HarnessError for a file that exists and cannot be read.
     """
     known: dict[tuple[Path, str, int], tuple[Line, ...]] = {}
 
-    def told(test: TestRow, finding: Finding) -> Finding:
+    def excerpted(test: TestRow, finding: Finding) -> Finding:
         tree = trees.get(test.kernel)
         if tree is None or finding.expected or not finding.file or not finding.line:
             return finding
@@ -39,25 +39,26 @@ def excerpts(results: Results, trees: Mapping[str, Path]) -> Results:
             known[key] = read(*key)
         return replace(finding, excerpt=known[key])
 
-    tests = (replace(test, findings=tuple(told(test, finding) for finding in test.findings)) for test in results.tests)
+    tests = (replace(test, findings=tuple(excerpted(test, one) for one in test.findings)) for test in results.tests)
     return replace(results, tests=tuple(tests))
 
 
 def read(tree: Path, file: str, line: int) -> tuple[Line, ...]:
     """The lines around `line`, counted from 1, tabs as 8 blanks; none if `tree` has no such file or line.
 
-    The name comes from a guest's console: it may be anything, and nothing outside the tree is read, neither by its
-    name nor by a link. Raises HarnessError for a file that is there and cannot be read.
+    The name comes from a guest's console and may be anything: nothing outside the tree is read, neither by its name
+    nor by a link. Raises HarnessError for a file that exists and cannot be read.
     """
     if not _NAME.fullmatch(file):
         return ()
-    path = Path(os.path.realpath(tree / file))
-    if not path.is_relative_to(os.path.realpath(tree)) or not path.is_file():
-        return ()
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if not below.is_file(tree, file, links=True):
+            return ()
+        lines = below.read_text(tree, file, links=True).splitlines()
+    except below.Unsafe:
+        return ()
     except OSError as error:
-        raise HarnessError(f"cannot read {path}: {error.strerror}", step="check that disk") from error
+        raise HarnessError(f"cannot read {tree / file}: {error.strerror}", step="check that disk") from error
     if not 0 < line <= len(lines):
         return ()
     first, last = max(1, line - AROUND), min(len(lines), line + AROUND)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns report.html: the whole run as one file that needs no network, no script and no other file."""
+"""report.html: the whole run as one file that needs no network, no script and no other file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.records import Finding, render_frame
-from harness.report import coverage, sites, text
+from harness.core.records import Finding, render_frame
+from harness.report import claims, coverage, sites, text
 from harness.report.page import page
 from harness.report.results import store
+from harness.report.trim import trimmed
 from harness.verdict import Results, TestRow
 
+FILE = "report.html"
 TEMPLATE = "report.html.j2"
 REASONS = 8
 """Shown at once; the rest is folded."""
@@ -21,7 +23,8 @@ CALLERS = 4
 
 
 def render(results: Results) -> str:
-    """The report. What came out of a guest is escaped, its control characters made visible."""
+    """The report. Output of a guest is escaped, with its control characters made visible."""
+    results = trimmed(results)
     filters: dict[str, Callable[..., object]] = {
         "frame": render_frame,
         "callers": lambda finding: ", ".join(text.callers(finding)[:CALLERS]),
@@ -39,10 +42,12 @@ def render(results: Results) -> str:
         "summary": sites.summary,
         "under": sites.under_fault,
         "again": lambda finding, test: sites.fault_line(results, test, finding),
+        "fate": text.fate_line,
         "covered": coverage.summary,
+        "evidence": lambda claim: claims.evidence(results, claim),
         "kept": text.kept_line,
         "dump": text.dump_line,
-        "replay": text.replay_line,
+        "replay": lambda test: text.replay_line(results, test),
         "word": text.outcome_word,
         "kind": _kind,
     }
@@ -76,13 +81,13 @@ def _kind(test: TestRow) -> str:
 
 
 def _found(results: Results) -> list[tuple[int, TestRow, Finding, int]]:
-    """Each finding once: the number of the test whose section shows it, that test, itself, in how many tests."""
+    """Each finding once: the number of the test whose section shows it, that test, the finding, in how many tests."""
     numbers = {id(test): number for number, test in enumerate(results.tests, start=1)}
     return [(numbers[id(test)], test, finding, times) for test, finding, times in text.distinct(results)]
 
 
 def _places(results: Results) -> dict[tuple[str, str], tuple[str, Finding]]:
-    """Where the page shows a finding, by kernel and signature: its anchor, and itself."""
+    """Where the page shows a finding, by kernel and signature: its anchor, and the finding."""
     found: dict[tuple[str, str], tuple[str, Finding]] = {}
     for number, test in enumerate(results.tests, start=1):
         for place, finding in enumerate(test.findings, start=1):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns junit.xml: the results for a CI, which is red there exactly when the verdict is not pass."""
+"""junit.xml: the results for a CI, which is red there exactly when the verdict is not pass."""
 
 from __future__ import annotations
 
@@ -8,29 +8,24 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.records import Finding, Outcome, Verdict, render_frame
+from harness.core.records import Finding, Outcome, Verdict, render_frame
 from harness.report.results import store
 from harness.report.sites import fault_line, under_fault
-from harness.report.text import (
-    clean,
-    dump_line,
-    kept_line,
-    machine_line,
-    place,
-    replay_line,
-    source_line,
-    verdict_line,
-)
+from harness.report.text import clean, dump_line, kept_line, machine_line, place, replay_line, source_line, verdict_line
+from harness.report.trim import trimmed
 from harness.verdict import KernelRow, Results, TestRow
+
+FILE = "junit.xml"
 
 
 def render(results: Results) -> str:
     """The document: one suite a kernel (and so an architecture), and one, ``kharness``, for the run itself.
 
-    What base shows, or a patched kernel shows as base does, is ``skipped``: a CI that reads only this
-    file must not blame the patch. What the run as a whole lacked (a canary, pytest's end) is an error of the
-    case ``kharness.verdict``.
+    A failure of base, or one of the patched kernel that base shows too, is ``skipped``: a CI that reads only
+    this file must not blame the patch. What the run as a whole lacked (a canary, pytest's end) is an error of
+    the case ``kharness.verdict``.
     """
+    results = trimmed(results)
     root = ET.Element("testsuites", name="kharness")
     root.append(_verdict_suite(results))
     known = {kernel.id for kernel in results.kernels}
@@ -41,6 +36,9 @@ def render(results: Results) -> str:
         root.append(_suite(results, None, lost))
     for what in ("tests", "failures", "errors", "skipped"):
         root.set(what, str(sum(int(suite.get(what, "0")) for suite in root)))
+    for node in root.iter():  # XML 1.0 has no control characters at all
+        node.attrib.update({name: clean(value) for name, value in node.attrib.items()})
+        node.text = clean(node.text) if node.text else node.text
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
@@ -58,7 +56,8 @@ def _verdict_suite(results: Results) -> ET.Element:
         ET.SubElement(case, "error", message=clean(results.why[0]), type="inconclusive").text = why
     elif results.verdict is not Verdict.PASS:
         ET.SubElement(case, "failure", message=clean(results.why[0]), type=str(results.verdict)).text = why
-    ET.SubElement(case, "system-out").text = verdict_line(results, "")
+    lines = [verdict_line(results, ""), *map(clean, results.remarks)]
+    ET.SubElement(case, "system-out").text = "\n".join(lines)
     return _count(suite)
 
 
@@ -72,9 +71,7 @@ def _suite(results: Results, kernel: KernelRow | None, tests: list[TestRow]) -> 
     properties = ET.SubElement(suite, "properties")
     if kernel:
         facts = {"kernel": kernel.id, "tree": kernel.tree, "dirty": str(kernel.dirty).lower()}
-        facts |= {
-            f"machine.{m.spec.name}": machine_line(m) for m in results.machines if m.kernel == kernel.id
-        }
+        facts |= {f"machine.{m.spec.name}": machine_line(m) for m in results.machines if m.kernel == kernel.id}
         for key, value in facts.items():
             ET.SubElement(properties, "property", name=clean(key), value=clean(value))
     for test in tests:
@@ -86,37 +83,35 @@ def _case(results: Results, test: TestRow, suite: str) -> ET.Element:
     path, _, name = clean(test.id).rpartition("::")
     inside = path.removesuffix(".py").replace("/", ".").replace("::", ".")
     case = ET.Element("testcase", name=name, time=f"{test.seconds:.3f}")
-    case.set(
-        "classname", ".".join(part for part in (suite, test.machine and clean(test.machine), inside) if part)
-    )
-    told = clean(test.told())
+    case.set("classname", ".".join(part for part in (suite, test.machine and clean(test.machine), inside) if part))
+    message = clean(test.describe())
     if test.bad and test.excused:
-        ET.SubElement(case, "skipped", message=f"{clean(test.excused)}: {told}")
+        ET.SubElement(case, "skipped", message=f"{clean(test.excused)}: {message}")
     elif test.outcome is Outcome.FAIL:
         kinds = [finding.kind for finding in test.findings if finding.counts]
-        failure = ET.SubElement(case, "failure", message=told, type=clean(kinds[0]) if kinds else "fail")
+        failure = ET.SubElement(case, "failure", message=message, type=clean(kinds[0]) if kinds else "fail")
         failure.text = clean(_details(results, test))
     elif test.outcome is Outcome.INCONCLUSIVE or test.flaky:
         kind = "flaky" if test.flaky else "inconclusive"
-        ET.SubElement(case, "error", message=told, type=kind).text = clean(_details(results, test))
+        ET.SubElement(case, "error", message=message, type=kind).text = clean(_details(results, test))
     elif test.outcome is Outcome.SKIP:
-        ET.SubElement(case, "skipped", message=told)
+        ET.SubElement(case, "skipped", message=message)
     return case
 
 
 def _details(results: Results, test: TestRow) -> str:
     found = (_finding(results, test, finding) for finding in test.findings if finding.counts)
-    parts = [test.why, *found, replay_line(test), kept_line(test), dump_line(test)]
+    parts = [test.why, *found, replay_line(results, test), kept_line(test), dump_line(test)]
     return "\n\n".join(part for part in parts if part)
 
 
 def _finding(results: Results, test: TestRow, finding: Finding) -> str:
     frames = [f"  {render_frame(frame)}" for frame in finding.frames]
     under = [under_fault(finding), fault_line(results, test, finding)]
-    told = [f"{finding.kind}: {finding.title}", place(finding), *(line for line in under if line)]
+    head = [f"{finding.kind}: {finding.title}", place(finding), *(line for line in under if line)]
     source = [source_line(line, finding) for line in finding.excerpt]
     stacks = [text for s in finding.stacks for text in (f"{s.name}:", *(f"  {render_frame(f)}" for f in s.frames))]
-    return "\n".join([*told, *source, *frames, *stacks, *finding.log])
+    return "\n".join([*head, *source, *frames, *stacks, *finding.log])
 
 
 def _count(suite: ET.Element) -> ET.Element:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the output folder of a run: whose it is, results.json in it, and out/latest."""
+"""The output folder of a run: whose it is, results.json in it, and out/latest."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import HarnessError, UsageError
-from harness.records import SCHEMA, decode, encode
-from harness.verdict import Results
+from harness.core import event_log
+from harness.core.errors import HarnessError, UsageError
+from harness.core.records import SCHEMA, Verdict, decode, encode
+from harness.verdict import Results, judge
 
 MARKER = ".kharness-out"
-"""Marks a folder as one that a run made, and is locked while the run lives."""
+"""This file marks a folder as one that a run made, and is locked while the run lives."""
 
 RESULTS = "results.json"
+EVENTS = "events.jsonl"
 OLD = "old"
 """Where a folder named by --out keeps the run before this one."""
 
 
 @dataclass
 class Out:
-    """An output folder held by this process: no second run gets it until :meth:`release`."""
+    """An output folder locked by this process: no second run gets it until :meth:`release`."""
 
     path: Path
     lock: int
@@ -42,24 +45,24 @@ def claim(out: Path | None = None, base: Path = Path("out")) -> Out:
     """Make the folder of a new run, empty, and point ``base/latest`` at it.
 
     Without `out` it is ``base/<UTC timestamp>-<pid>``. A named folder that an earlier run made is taken
-    again: what that run left goes to its ``old`` folder, so that nobody reads a stale verdict there. `latest` is
+    again: the earlier run's files go to its ``old`` folder, so that a stale verdict is never read there. `latest` is
     moved before the run starts for the same reason, and only for folders within `base`. Raises UsageError
-    for a folder that is neither empty nor a run's, or that a live run holds.
+    for a folder that is neither empty nor a run's, or that a live run uses.
     """
     path = base / time.strftime(f"%Y%m%dT%H%M%SZ-{os.getpid()}", time.gmtime()) if out is None else out
     try:
-        held = _hold(path)
+        claimed = _hold(path)
         try:
             if path.resolve().parent == base.resolve():
                 point(base / "latest", path.name)
         except BaseException:
-            held.release()
+            claimed.release()
             raise
     except OSError as error:
         raise UsageError(
             f"cannot use {path} for the results: {error.strerror}", step="choose another folder with --out"
         ) from error
-    return held
+    return claimed
 
 
 def _hold(path: Path) -> Out:
@@ -68,17 +71,14 @@ def _hold(path: Path) -> Out:
     path.mkdir(parents=True, exist_ok=True)
     if any(path.iterdir()) and not (path / MARKER).is_file():
         raise UsageError(
-            f"{path} is not empty and holds no results of kharness",
-            step="choose an empty or new folder with --out",
+            f"{path} is not empty and holds no results of kharness", step="choose an empty or new folder with --out"
         )
     lock = os.open(path / MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise UsageError(
-            f"another run is writing to {path}", step="choose another folder with --out"
-        ) from error
+        raise UsageError(f"another run is writing to {path}", step="choose another folder with --out") from error
     _set_aside(path)
     return Out(path, lock)
 
@@ -95,7 +95,7 @@ def _set_aside(path: Path) -> None:
 
 
 def point(link: Path, target: str) -> None:
-    """Makes `link` lead to `target`, in one step. Raises UsageError where something else lies there."""
+    """Make `link` point to `target`, atomically. Raises UsageError where something other than a link is there."""
     if link.exists() and not link.is_symlink():
         raise UsageError(f"{link} is in the way of the link to the newest run", step=f"move {link} away")
     fresh = link.with_name(f".latest-{os.getpid()}")
@@ -106,44 +106,88 @@ def point(link: Path, target: str) -> None:
 
 def store(path: Path, text: str) -> None:
     """Write a file whole or not at all. Raises HarnessError naming the file when the disk refuses."""
+    fresh = _fresh(path, text)
+    try:
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise _refused(path, error) from error
+
+
+def store_all(texts: Mapping[Path, str]) -> None:
+    """Write all of these files, or none of them: an old one does not stay either. Raises what :func:`store` does."""
+    fresh: dict[Path, Path] = {}
+    try:
+        for path, text in texts.items():
+            fresh[path] = _fresh(path, text)
+        for path, whole in fresh.items():
+            whole.replace(path)
+    except BaseException as error:
+        for path in (*fresh.values(), *texts):
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _refused(next(iter(texts)), error) from error
+        raise
+
+
+def _fresh(path: Path, text: str) -> Path:
+    """Write the text to a file beside `path`, synced to disk. Raises HarnessError when the disk refuses."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise HarnessError(
-            f"cannot write {path}: {error.strerror}",
-            step="free space on that disk" if full else "choose another folder with --out",
-        ) from error
+        raise _refused(path, error) from error
+    return fresh
+
+
+def _refused(path: Path, error: OSError) -> HarnessError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    step = "free space on that disk" if full else "choose another folder with --out"
+    return HarnessError(f"cannot write {path}: {error.strerror}", step=step)
+
+
+def render(results: Results) -> str:
+    """The text of results.json."""
+    return json.dumps(encode(results), indent=1, ensure_ascii=True) + "\n"
 
 
 def write(results: Results, out: Path) -> Path:
     """Write OUT/results.json atomically and return its path."""
     path = out / RESULTS
-    store(path, json.dumps(encode(results), indent=1, ensure_ascii=True) + "\n")
+    store(path, render(results))
     return path
 
 
+def _killed(judged: Results) -> Results:
+    """The results of a run that was killed before it wrote them."""
+    if judged.verdict is not Verdict.PASS:
+        return judged
+    why = "the run was ended before it had written its results"
+    return replace(judged, verdict=Verdict.INCONCLUSIVE, why=(why,))
+
+
 def read(path: Path) -> Results:
-    """The results of a run from its folder or its results.json; UsageError when there are none."""
+    """The results of a run from its folder or its results.json; UsageError when there are none.
+
+    A killed run left none: then they are what its event log shows, but never a pass.
+    """
     file = path / RESULTS if path.is_dir() else path
+    events = file.with_name(EVENTS)
+    if not file.exists() and events.is_file():
+        return _killed(judge(event_log.read(events)))
     try:
         data = json.loads(file.read_bytes())
     except OSError as error:
-        raise UsageError(
-            f"no results in {path}: {error.strerror}", step="give the folder of a run"
-        ) from error
-    except ValueError as error:
+        raise UsageError(f"no results in {path}: {error.strerror}", step="give the folder of a run") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not JSON: {error}", step="give the folder of a run") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise UsageError(
-            f"{file} has schema {schema!r}, this kharness reads {SCHEMA}",
-            step="use the version that wrote it",
+            f"{file} has schema {schema!r}, this kharness reads {SCHEMA}", step="use the version that wrote it"
         )
     return decode(data, Results)

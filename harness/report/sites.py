@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns how fault sites are told: which function a site is named by, in which order, under which heading."""
+"""How fault sites are shown: which function names a site, in which order, under which heading."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from harness.core.records import FaultSite, Finding, Frame, Role
+from harness.core.words import plural
+from harness.faults import types
 from harness.faults.sites import WORST, base_name
-from harness.oracles.blame import is_allocator
-from harness.records import FaultSite, Finding, Frame, Role
+from harness.oracles.splat.blame import is_allocator
 from harness.verdict import KernelRow, Results, SiteRow, TestRow
 from harness.verdict.sites import is_bad, rank
-from harness.words import plural
 
 CALLERS = 3
 OPTIONAL = "absorbed as declared"
 
-_WORDS = (*WORST, OPTIONAL, "not told apart", "never injected")
-
-# Within the allocators, besides what the oracles pass over (mm/slub.c, mm/page_alloc.c, mm/kmemleak.c, mm/util.c).
-_INSIDE = re.compile(r"_*pcs_\w+|prepare_alloc_pages|_*alloc_object|_*kmemdup_\w+")
+_WORDS = (*WORST, OPTIONAL, "not attributed", "never injected")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def _table(known: KernelRow | None, kernel: str, arch: str, sites: Iterable[Site
 
 
 def _order(site: SiteRow) -> tuple[int, tuple[str, ...]]:
-    """What is bad first, the worst of it before the rest; then as the source goes, from the outermost function in."""
+    """Bad sites first, the worst before the others; then by source, from the outermost function in."""
     return (rank(site.outcome) if is_bad(site) else rank("handled"), tuple(reversed(site.stack)))
 
 
@@ -92,17 +90,17 @@ def outcome(site: FaultSite) -> str:
     """How the faults of a site ended, in words, with their numbers where they differ."""
     if not site.injected:
         return "never injected"
-    told = {word: number for word, number in site.outcomes.items() if number} or {site.outcome: site.injected}
-    if list(told) == ["none"]:
-        return "not told apart"  # several faults in one operation: which of them ended it is not known
-    parts = sorted(told.items(), key=lambda item: rank(item[0]))
+    ended = {word: number for word, number in site.outcomes.items() if number} or {site.outcome: site.injected}
+    if list(ended) == ["none"]:
+        return "not attributed"  # several faults in one operation: which of them ended it is not known
+    parts = sorted(ended.items(), key=lambda item: rank(item[0]))
     return ", ".join(f"{number} {word}" if len(parts) > 1 else word for word, number in parts)
 
 
 def answers(site: FaultSite) -> str:
     """What the operation answered, the most frequent first: ``-ENOMEM``, or ``-ENOMEM 20, 0 3``."""
-    told = Counter({_errno(word): number for word, number in site.answers.items()}).most_common()
-    return ", ".join(f"{word} {number}" if len(told) > 1 else word for word, number in told)
+    counts = Counter({_errno(word): number for word, number in site.answers.items()}).most_common()
+    return ", ".join(f"{word} {number}" if len(counts) > 1 else word for word, number in counts)
 
 
 def _errno(word: str) -> str:
@@ -111,51 +109,51 @@ def _errno(word: str) -> str:
 
 
 def size(site: FaultSite) -> str:
-    """How much was asked for: bytes, or the order for pages."""
-    return f"order {site.size}" if site.type == "page" else f"{site.size} B"
+    """The size of the allocation: bytes, or the order for pages."""
+    return types.size(site.type, site.size)
 
 
 def flags(site: FaultSite) -> str:
-    """How it was asked for: gfp flags by name, or their number where this kernel names none."""
+    """The gfp flags of the allocation by name, or their number where this kernel names none."""
     return site.flags or f"{site.gfp:#x}"
 
 
 def summary(sites: Iterable[FaultSite]) -> str:
-    """``51 sites, 20 handled, 31 absorbed as declared``: by the worst that came of each."""
+    """``51 sites, 20 handled, 31 absorbed as declared``: by the worst outcome of each."""
     counts: Counter[str] = Counter()
     for site in sites:
         word = OPTIONAL if site.outcome == "absorbed" and site.optional else site.outcome
-        counts["never injected" if not site.injected else "not told apart" if word == "none" else word] += 1
+        counts["never injected" if not site.injected else "not attributed" if word == "none" else word] += 1
     words = sorted(counts, key=lambda word: _WORDS.index(word) if word in _WORDS else -1)
     return ", ".join([plural(counts.total(), "site"), *(f"{counts[word]} {word}" for word in words)])
 
 
 def by_operation(sites: Iterable[SiteRow], most: int) -> list[str]:
-    """A summary an operation, whoever did a part of it (``attach, loader`` is an attach), and one of those over `most`.
+    """A summary for each operation, whichever task did it (``attach, loader`` is an attach), and one for the rest.
 
-    First come those with a site that does not pass, then those with most sites.
+    At most `most` operations have their own; first come those with a bad site, then those with most sites.
     """
     found: dict[str, list[SiteRow]] = {}
     for site in sites:
         found.setdefault(site.operation.partition(",")[0], []).append(site)
     order = sorted(found, key=lambda name: (not any(map(is_bad, found[name])), -len(found[name]), name))
-    told = [f"{name}: {summary(found[name])}" for name in order[: most if len(order) > most + 1 else None]]
-    rest = order[len(told) :]
+    lines = [f"{name}: {summary(found[name])}" for name in order[: most if len(order) > most + 1 else None]]
+    rest = order[len(lines) :]
     if rest:
-        told.append(f"{plural(len(rest), 'more operation')}: {summary(site for name in rest for site in found[name])}")
-    return told
+        lines.append(f"{plural(len(rest), 'more operation')}: {summary(site for name in rest for site in found[name])}")
+    return lines
 
 
 def named(stack: Sequence[str]) -> tuple[str, ...]:
-    """What a site is called: the innermost function that is no allocator's, and its callers up to a BPF program."""
-    names = [name for name in stack if not (is_allocator(name) or _INSIDE.fullmatch(name))]
+    """The name of a site: the innermost function that is not an allocator's, and its callers up to a BPF program."""
+    names = [name for name in stack if not is_allocator(name)]
     if "bpf" in names[1:]:
         names = names[: names.index("bpf", 1) + 1]
     return tuple(names[: CALLERS + 1]) or tuple(stack[:1])
 
 
 def frames(site: FaultSite) -> tuple[Frame, ...]:
-    """A site's frames, from where its chain begins: what looks at the allocation lies further in."""
+    """A site's frames, from where its chain begins: the functions further in only observe the allocation."""
     names = [base_name(frame.function) for frame in site.frames]
     return site.frames[names.index(site.stack[0]) :] if site.stack and site.stack[0] in names else site.frames
 
@@ -166,14 +164,14 @@ def called(stack: Sequence[str]) -> str:
 
 
 def under_fault(finding: Finding) -> str:
-    """Under which fault a finding came: ``during create, fault at init_dsq < scx_bpf_create_dsq``, or nothing."""
+    """The fault under which a finding came: ``during create, fault at cgroup_create < cgroup_mkdir``, or empty."""
     site = called(finding.site.split(" < ")) if finding.site else ""
     parts = [f"during {finding.operation}" if finding.operation else "", f"fault at {site}" if site else ""]
     return ", ".join(part for part in parts if part)
 
 
 def fault_line(results: Results, test: TestRow, finding: Finding) -> str:
-    """The commands that make one finding's fault again, and no other; nothing where it came without a fault."""
+    """The commands that inject one finding's fault again, and no other; empty for a finding without a fault."""
     if not finding.fault:
         return ""
     plan = f"printf '%s\\n' {shlex.quote(finding.fault)} > fault.yaml"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the summary at the end of a run: findings first, one screen, the verdict on the last line."""
+"""The summary at the end of a run: findings first, one screen, the verdict on the last line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
-from rich.console import Console
 from rich.text import Text
 
-from harness.records import Outcome, Role, Verdict
-from harness.report import coverage, sites
+from harness.core.records import Outcome, PatchHow, Role, Verdict
+from harness.core.words import plural
+from harness.host.progress import console
+from harness.host.streams import Lossy
+from harness.report import claims, coverage, sites
 from harness.report.text import (
     allowed_lines,
     callers,
@@ -21,9 +23,11 @@ from harness.report.text import (
     distinct,
     dump_line,
     duration,
+    fate_line,
     kept_line,
     kernel_line,
     machine_line,
+    one_line,
     place,
     replay_line,
     search_lines,
@@ -35,7 +39,6 @@ from harness.report.text import (
 )
 from harness.verdict import MachineRow, Results
 from harness.verdict.sites import is_bad
-from harness.words import plural
 
 WIDTH = 80
 _LABEL = 10
@@ -44,6 +47,7 @@ _REASONS = 4
 _CALLERS = 3
 _OPERATIONS = 3
 _STACKS = 2
+_PATCHES = 6
 _STYLES = {
     Verdict.PASS: "bold green",
     Verdict.FAIL: "bold red",
@@ -57,34 +61,25 @@ def show(results: Results, stream: TextIO, report: str = "out/latest/report.html
 
     Colours only on a terminal and without NO_COLOR in the environment; the words are the same either way.
     """
-    colour = stream.isatty() and not os.environ.get("NO_COLOR")
-    console = Console(
-        file=stream,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        no_color=not colour,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        soft_wrap=True,
-    )
+    colour = Lossy(stream).isatty() and not os.environ.get("NO_COLOR")
+    screen = console(stream, colour=colour)
     lines = render(results, report).splitlines()
     for line in lines[:-1]:
         text = Text(line)
         if line[:_LABEL].strip():
             text.stylize("bold", 0, _LABEL)
-        console.print(text)
+        screen.print(text)
     last = Text(lines[-1])
     last.stylize(_STYLES[results.verdict], 0, len(f"verdict: {results.verdict}"))
-    console.print(last)
+    screen.print(last)
 
 
 def render(results: Results, report: str = "out/latest/report.html") -> str:
     """The summary as plain text, wrapped at 80 columns but for commands and the last line."""
     lines = [*_findings(results, report), *_reasons(results, report), *_facts(results)]
     if results.next:
-        lines.append(f"{'next':<{_LABEL}}{clean(results.next)}")  # never wrapped: it is to be pasted
-    return "\n".join([*lines, verdict_line(results, report)]) + "\n"
+        lines.append(f"{'next':<{_LABEL}}{one_line(results.next)}")  # never wrapped: it is to be pasted
+    return "\n".join([*map(one_line, lines), verdict_line(results, report)]) + "\n"
 
 
 def _entry(label: str, text: str) -> list[str]:
@@ -109,21 +104,21 @@ def _findings(results: Results, report: str) -> Iterator[str]:
         for stack in finding.stacks[:_STACKS]:
             yield from _entry("", stack_line(stack))
         for line in finding.excerpt:
-            yield " " * _LABEL + clean(source_line(line, finding))
-        for told in sequence_lines(finding):
-            yield " " * _LABEL + clean(told)
+            yield " " * _LABEL + one_line(source_line(line, finding))
+        for text in sequence_lines(finding):
+            yield " " * _LABEL + one_line(text)
         if under := sites.under_fault(finding):
             yield from _entry("", under)
         others = f" and {plural(times - 1, 'more test')}" if times > 1 else ""
         yield from _entry("", f"in {test.id} [{test.kernel}]{others}")
-        if finding.fault and not number:  # they are long: of the others the report has them
-            yield " " * _LABEL + clean(sites.fault_line(results, test, finding))
+        if finding.fault and not number:  # they are long: the report has those of the other findings
+            yield " " * _LABEL + one_line(sites.fault_line(results, test, finding))
         if test.replay:
-            yield " " * _LABEL + clean(replay_line(test))
+            yield " " * _LABEL + one_line(replay_line(results, test))
         if test.kept:
-            yield " " * _LABEL + clean(kept_line(test))
+            yield " " * _LABEL + one_line(kept_line(test))
         if test.dump:
-            yield " " * _LABEL + clean(dump_line(test))
+            yield " " * _LABEL + one_line(dump_line(test))
     if len(found) > _FINDINGS:
         yield " " * _LABEL + f"and {plural(len(found) - _FINDINGS, 'more finding')} in {report}"
 
@@ -141,26 +136,32 @@ def _facts(results: Results) -> Iterator[str]:
     sums = totals(results)
     for kernel in results.kernels:
         yield from _entry("kernel", kernel_line(kernel))
-    # Base and patched run on the same machine: once is enough, with the slower one's times.
+    odd = [fate for fate in results.patches.fates if fate.how is not PatchHow.APPLIED]
+    lines = [*map(fate_line, odd), *results.patches.remarks]
+    for number, line in enumerate(lines[:_PATCHES]):
+        yield from _entry("" if number else "patch", line)
+    for number, line in enumerate(claims.lines(results)):
+        yield from _entry("" if number else "claims", line)
+    if len(lines) > _PATCHES:
+        yield from _entry("", f"and {plural(len(lines) - _PATCHES, 'more line')} in results.json")
+    # Base and patched run on the same machine: it is shown once, with the slower one's times.
     alike = {(m.arch, m.spec, m.accelerator, m.why): m for m in sorted(results.machines, key=_times)}
     known: set[tuple[str, str]] = set()
     for machine in alike.values():
-        yield from _entry("machine", machine_line(machine, told=(machine.accelerator, machine.why) in known))
+        yield from _entry("machine", machine_line(machine, explained=(machine.accelerator, machine.why) in known))
         known.add((machine.accelerator, machine.why))
+    if results.run.protection.lacking:
+        yield from _entry("sandbox", results.run.protection.describe())
     oracles = sorted({canary.oracle for canary in results.canaries})
-    yield from _entry(
-        "canaries", f"{sums.caught} of {sums.canaries} caught: {', '.join(oracles) or 'none run'}"
-    )
+    yield from _entry("canaries", f"{sums.caught} of {sums.canaries} caught: {', '.join(oracles) or 'none run'}")
     outcomes = ", ".join(f"{number} {word}" for word, number in sums.outcomes)
     yield from _entry("tests", f"{sums.tests}: {outcomes}" if sums.tests else "none")
     skipped = [test for test in results.under_test() if test.outcome is Outcome.SKIP]
     if skipped:
-        yield from _entry("skipped", f"{skipped[0].id}: {skipped[0].told()}{_more(len(skipped) - 1)}")
+        yield from _entry("skipped", f"{skipped[0].id}: {skipped[0].describe()}{_more(len(skipped) - 1)}")
     changes = Counter(row.change for row in results.comparison)
     if changes:
-        yield from _entry(
-            "to base", ", ".join(f"{number} {change}" for change, number in sorted(changes.items()))
-        )
+        yield from _entry("to base", ", ".join(f"{number} {change}" for change, number in sorted(changes.items())))
     if sums.reached or sums.injected:
         counts = f"{sums.reached} reached, {sums.injected} injected, {sums.handled} handled"
         yield from _entry("faults", f"{plural(sums.sites, 'site')}: {counts}")
@@ -169,18 +170,24 @@ def _facts(results: Results) -> Iterator[str]:
         yield from _entry("" if number else "allowed", line)
     for line in coverage.lines(results):
         yield from _entry("coverage", line)
+    for number, line in enumerate(coverage.patch_lines(results)):
+        yield from _entry("" if number else "patch", line)
+    for number, line in enumerate(claims.lines(results)):
+        yield from _entry("" if number else "claims", line)
     if sums.operations:
         compared = f"{plural(sums.operations, 'operation')}, {plural(sums.compared, 'answer')} compared"
-        told = sums.disagreements[0] if sums.disagreements else "the model agrees with each"
-        yield from _entry("model", f"{compared}: {told}" if sums.compared else compared)
+        agreement = sums.disagreements[0] if sums.disagreements else "the model agrees with each"
+        yield from _entry("model", f"{compared}: {agreement}" if sums.compared else compared)
     for line in search_lines(results):
         yield from _entry("search", line)
     seed = "" if results.run.seed is None else f", seed {results.run.seed}"
-    yield from _entry("time", f"{duration(results.run.seconds)}{seed}")
+    guarded = results.run.protection
+    within = f"; sandbox: {guarded.how}, nothing lacking" if guarded.how and not guarded.lacking else ""
+    yield from _entry("time", f"{duration(results.run.seconds)}{seed}{within}")
 
 
 def _sites(results: Results) -> Iterator[str]:
-    """What became of the faults, by operation; a site that is wrong and has no finding is named."""
+    """How the faults ended, by operation; names each bad site that has no finding."""
     for table in (table for table in sites.tables(results) if table.role is not Role.BASE):
         rows = [site for group in table.groups for site in group.sites]
         yield from _entry("sites", f"{table.arch} {'; '.join(sites.by_operation(rows, _OPERATIONS))}")

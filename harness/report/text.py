@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the words that terminal, JUnit and HTML share: counts, durations, places, totals."""
+"""The words that terminal, JUnit and HTML share: counts, durations, places, totals."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.core.printable import clean as clean
+from harness.core.printable import one_line as one_line
+from harness.core.records import (
+    Finding,
+    HunkState,
+    Line,
+    MachineSpec,
+    Outcome,
+    PatchFate,
+    PatchHow,
+    SearchSummary,
+    Stack,
+)
+from harness.core.words import plural
 from harness.host.progress import duration as rough
-from harness.oracles.blame import is_helper
-from harness.records import Finding, Line, MachineSpec, Outcome, SearchSummary, Stack
+from harness.oracles.splat.blame import is_helper
+from harness.report import coverage
+from harness.session import replay_file
 from harness.verdict import KernelRow, MachineRow, Results, TestRow, allowed
-from harness.words import plural
-
-# Not printable on a terminal and not allowed in XML 1.0: C0 but tab and newline, DEL, C1, surrogates, FFFE/F.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def clean(text: str) -> str:
-    """Text that came out of a guest, with control characters as ``\\x1b``: safe for terminals and XML."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``0.12 s``, ``42 s``, ``3 min 5 s``, ``1 h 2 min``."""
+    """Seconds in readable units: ``0.12 s``, ``42 s``, ``3 min 5 s``, ``1 h 2 min``."""
     return f"{seconds:.2f} s" if seconds < 10 else rough(seconds)
 
 
 def place(finding: Finding) -> str:
-    """``init_dsq (kernel/sched/ext/ext.c:4711)`` as far as it is known."""
+    """``copy_process (kernel/fork.c:2011)`` as far as it is known."""
     where = f"{finding.file}:{finding.line}" if finding.line else finding.file or ""
     if finding.function and where:
         return f"{finding.function} ({where})"
@@ -38,7 +44,7 @@ def place(finding: Finding) -> str:
 
 
 def allowed_lines(results: Results) -> list[str]:
-    """What the allow-list spared, and what is to be mended in it."""
+    """What the allow-list spared, and which of its entries are to be fixed."""
     used = [row for row in results.allowed if row.findings and not row.expired]
     spared = [f"{plural(row.findings, 'finding')} until {row.expires}: {row.reason} ({row.place})" for row in used]
     return [*spared, *allowed.notes(results.allowed)]
@@ -47,22 +53,47 @@ def allowed_lines(results: Results) -> list[str]:
 def stack_line(stack: Stack) -> str:
     """A further stack in one line: its name, and the first function that is no helper with the next ones."""
     sure = [frame for frame in stack.frames if frame.reliable]
-    told = [frame for frame in sure if not is_helper(frame.function)] or sure
-    where = f" ({told[0].file}:{told[0].line})" if told and told[0].file else ""
-    return f"{stack.name}: {told[0].function}{where}" if told else stack.name
+    named = [frame for frame in sure if not is_helper(frame.function)] or sure
+    where = f" ({named[0].file}:{named[0].line})" if named and named[0].file else ""
+    return f"{stack.name}: {named[0].function}{where}" if named else stack.name
 
 
 def source_line(line: Line, finding: Finding) -> str:
-    """A line of a finding's source with its number, the one that is blamed with a mark."""
+    """A line of a finding's source with its number; the blamed line is marked."""
     return f"{'>' if line.line == finding.line else ' '}{line.line:6} {line.text}"
 
 
 def kernel_line(kernel: KernelRow) -> str:
-    """What was tested: release, content, whether edits lay in it, how it came to be built."""
+    """What was tested: release, content, whether it had edits, how it was built, oddities of its source."""
     content = f"tree {kernel.tree[:12]}" + (" dirty" if kernel.dirty else "")
     patches = f", {plural(len(kernel.patches), 'patch')}" if kernel.patches else ""
     built = "from the cache" if kernel.cached else f"built in {duration(kernel.build_seconds)}"
-    return f"{kernel.role} {kernel.arch} {kernel.release}, {content}{patches}, {built}"
+    remark = re.fullmatch(r"(linux-source-\S+ \S+) \((.*)\)", kernel.source)  # see harness/source/debian.py
+    odd = f"; {remark[1]} by {remark[2]}" if remark else ""
+    return f"{kernel.role} {kernel.arch} {kernel.release}, {content}{patches}, {built}{odd}"
+
+
+HOW = {
+    PatchHow.APPLIED: "applied",
+    PatchHow.REPAIRED: "repaired by the tree, then applied",
+    PatchHow.COMPLETED: "in the tree in part; the rest was applied",
+    PatchHow.TAKEN_OUT: "in the tree already; base is without it",
+    PatchHow.AS_IT_IS: "in the tree already, and cannot be taken out: the tree is tested as it is",
+}
+WORDS = {
+    HunkState.CONTAINED: "there",
+    HunkState.DIFFERS: "there in other words",
+    HunkState.MISSING: "missing",
+    HunkState.NOWHERE: "without a place",
+}
+
+
+def fate_line(fate: PatchFate) -> str:
+    """What became of a patch."""
+    states = Counter(hunk.state for hunk in fate.hunks)
+    counts = ", ".join(f"{states[state]} {word}" for state, word in WORDS.items() if states[state])
+    many = f" ({plural(len(fate.hunks), 'hunk')}: {counts})" if fate.hunks else ""
+    return f"{fate.name}: {HOW[fate.how]}{many}"
 
 
 def spec_line(spec: MachineSpec) -> str:
@@ -72,20 +103,20 @@ def spec_line(spec: MachineSpec) -> str:
 
 
 SEARCHED = "found by a search:"
-"""The first line of the log of what a search found (harness/suite/search/searching.py)."""
+"""The first line of the log of what a search found."""
 
 
 def sequence_lines(finding: Finding) -> list[str]:
-    """Of what a search found: how it was shrunk, and its operations with their answers."""
+    """How a finding of a search was shrunk, and its operations with their answers."""
     if SEARCHED not in finding.log:
         return []
     start = finding.log.index(SEARCHED) + 1
-    told = [finding.log[start]]
+    lines = [finding.log[start]]
     for line in finding.log[start + 1 :]:
         if not line.startswith("  "):
             break
-        told.append(line)
-    return told
+        lines.append(line)
+    return lines
 
 
 def search_lines(results: Results) -> list[str]:
@@ -106,7 +137,7 @@ def searched(done: SearchSummary) -> str:
 
 
 def callers(finding: Finding) -> tuple[str, ...]:
-    """Who called the function that is blamed, nearest first: what tells apart two leaks of one allocation."""
+    """The callers of the blamed function, nearest first: they distinguish two leaks of one allocation."""
     names = [frame.function for frame in finding.frames if frame.reliable and not frame.function.startswith("0x")]
     if finding.function not in names:
         return ()
@@ -114,22 +145,20 @@ def callers(finding: Finding) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in above if name != finding.function))
 
 
-def machine_line(machine: MachineRow, *, told: bool = False) -> str:
-    """A machine with its accelerator and, unless that was `told` of another one, why it is that one."""
-    why = f" ({machine.why})" if machine.why and not told else ""
+def machine_line(machine: MachineRow, *, explained: bool = False) -> str:
+    """A machine with its accelerator and why it is that one, unless another line has `explained` it."""
+    why = f" ({machine.why})" if machine.why and not explained else ""
     times = f"boot {duration(machine.boot_seconds)}, restore {duration(machine.restore_seconds)}"
-    return (
-        f"{machine.arch} {machine.spec.name}: {spec_line(machine.spec)}; {machine.accelerator}{why}; {times}"
-    )
+    return f"{machine.arch} {machine.spec.name}: {spec_line(machine.spec)}; {machine.accelerator}{why}; {times}"
 
 
-def replay_line(test: TestRow) -> str:
-    """The command that does the test again, or nothing if it left no replay file."""
-    return shlex.join(["kharness", "replay", test.replay]) if test.replay else ""
+def replay_line(results: Results, test: TestRow) -> str:
+    """The command that repeats the test, or empty if it left no replay file."""
+    return replay_file.one_line(test.replay, results.run.argv) if test.replay else ""
 
 
 def kept_line(test: TestRow) -> str:
-    """The command that opens the test's guest, or why it was not kept; nothing if nobody asked."""
+    """The command that opens the test's guest, or why it was not kept; empty if that was not requested."""
     if test.kept is None:
         return ""
     if not test.kept.path:
@@ -138,7 +167,7 @@ def kept_line(test: TestRow) -> str:
 
 
 def dump_line(test: TestRow) -> str:
-    """Where the guest's memory lies, or why it was not written; nothing if nobody asked or the guest lived."""
+    """The file of the guest's memory, or why it was not written; empty if not requested, or if the guest lived."""
     if test.dump is None:
         return ""
     return f"guest memory: {test.dump.path} ({test.dump.mib} MiB)" if test.dump.path else f"no dump: {test.dump.why}"
@@ -199,7 +228,9 @@ def verdict_line(results: Results, report: str) -> str:
         parts.append(f"{plural(sums.injected, 'fault')} injected ({sums.handled} handled)")
     if sums.compared:
         parts.append(f"{plural(sums.compared, 'answer')} compared")
-    return clean(f"verdict: {results.verdict.upper()}  {', '.join(parts)}  {report}".rstrip())
+    if missing := coverage.shortfall(results):
+        parts.append(f"but {missing}")
+    return one_line(f"verdict: {results.verdict.upper()}  {', '.join(parts)}  {report}".rstrip())
 
 
 def distinct(results: Results) -> list[tuple[TestRow, Finding, int]]:

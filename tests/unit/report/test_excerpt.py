@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of the source that findings are shown with: which lines, of which tree, and where there are none."""
+"""The tests of the source that findings are shown with: which lines, of which tree, and where there are none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError
-from harness.records import Finding, Frame, Line, Outcome, Stack, encode
+from harness.core.errors import HarnessError
+from harness.core.records import Finding, Frame, Line, Outcome, Stack, encode
+from harness.host import below
 from harness.report import excerpt, html, junit, terminal
 from harness.report.excerpt import excerpts, read
 from harness.verdict import Results, judge
@@ -41,7 +42,8 @@ def test_the_lines_around(tmp_path: Path, line: int, numbers: list[int]) -> None
 
 
 @pytest.mark.parametrize(
-    "file", ["kernel/none.c", "kernel", "", "/etc/passwd", "../secret.c", "link.c", "a\x00b", "\udc80", "x" * 5000, "loop"]
+    "file",
+    ["kernel/none.c", "kernel", "", "/etc/passwd", "../secret.c", "link.c", "a\x00b", "\udc80", "x" * 5000, "loop"],
 )
 def test_what_is_no_file_of_the_tree_is_not_read(tmp_path: Path, file: str) -> None:
     folder = tree(tmp_path / "tree")
@@ -59,11 +61,11 @@ def test_a_link_within_the_tree_is_followed(tmp_path: Path) -> None:
 
 def test_what_is_there_and_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
-        raise PermissionError(13, "Permission denied")
+        raise OSError(5, "Input/output error")
 
     folder = tree(tmp_path)
-    monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(HarnessError, match=r"cannot read .*ext\.c: Permission denied"):
+    monkeypatch.setattr(below, "read_text", refuse)
+    with pytest.raises(HarnessError, match=r"cannot read .*ext\.c: Input/output error"):
         read(folder, FILE, 3)
 
 

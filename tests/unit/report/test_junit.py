@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of junit.xml."""
+"""The tests of junit.xml."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.records import Outcome, Role, Verdict
+from harness.core.records import Outcome, Role, Verdict
 from harness.report import junit
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, Log, kernel, result
@@ -24,8 +24,8 @@ def parsed(results: Results) -> ET.Element:
 def test_a_suite_for_the_run_and_one_a_kernel_and_architecture() -> None:
     root = parsed(judge(Log(TREE, ARM).events()))
     assert [suite.get("name") for suite in root] == ["kharness", "tree.x86_64 7.2.13", "tree.arm64 7.2.13"]
-    assert root.attrib == {"name": "kharness", "tests": "5", "failures": "0", "errors": "0", "skipped": "0"}
-    case = root[1].findall("testcase")[0]
+    assert root.attrib == {"name": "kharness", "tests": "9", "failures": "0", "errors": "0", "skipped": "0"}
+    case = root[1].findall("testcase")[2]  # behind build and boot
     assert case.attrib == {
         "name": "test_enomem",
         "classname": "tree.x86_64.default.tests.kernel.dsq.test_create",
@@ -35,19 +35,12 @@ def test_a_suite_for_the_run_and_one_a_kernel_and_architecture() -> None:
 
 def test_fail_is_a_failure_inconclusive_an_error_skip_is_skipped() -> None:
     log = Log(TREE, ARM)
-    log.put(
-        result(TREE, CREATE, findings=(LEAK,), replay="r.json"), result(TREE, DESTROY, Outcome.SKIP, why="no")
-    )
+    log.put(result(TREE, CREATE, findings=(LEAK,), replay="r.json"), result(TREE, DESTROY, Outcome.SKIP, why="no"))
     root = parsed(judge(log.put(result(ARM, CREATE, Outcome.INCONCLUSIVE, why="the agent died")).events()))
     assert (root.get("failures"), root.get("errors"), root.get("skipped")) == ("2", "1", "1")
     failure = root.find("testsuite/testcase[@name='test_enomem']/failure")
     assert failure is not None and failure.get("type") == "percpu leak"
-    for words in (
-        "init_dsq (kernel/sched/ext/ext.c:4711)",
-        "[inlined]",
-        "kharness replay r.json",
-        LEAK.log[0],
-    ):
+    for words in ("init_dsq (kernel/sched/ext/ext.c:4711)", "[inlined]", "kharness replay r.json", LEAK.log[0]):
         assert words in (failure.text or "")
     error = root.find("testsuite/testcase/error")
     assert error is not None and error.get("message") == "the agent died"
@@ -57,9 +50,7 @@ def test_fail_is_a_failure_inconclusive_an_error_skip_is_skipped() -> None:
 @pytest.mark.parametrize("patched", [Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE])
 @pytest.mark.parametrize("canary", [True, False])
 def test_red_exactly_when_the_verdict_is_not_pass(base: Outcome, patched: Outcome, canary: bool) -> None:
-    log = Log(BASE, PATCHED).put(
-        result(BASE, CREATE, base, why="x"), result(PATCHED, CREATE, patched, why="x")
-    )
+    log = Log(BASE, PATCHED).put(result(BASE, CREATE, base, why="x"), result(PATCHED, CREATE, patched, why="x"))
     log.canaries[0] = replace(log.canaries[0], caught=canary)
     results = judge(log.events())
     root = parsed(results)

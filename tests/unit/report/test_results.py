@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of the output folder, results.json and replay files."""
+"""The tests of the output folder, results.json and replay files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import replay
-from harness.errors import HarnessError, UsageError
-from harness.plan import FaultPlan
-from harness.records import SCHEMA, Fault, Operation, Outcome, Scenario
+from harness.core.errors import HarnessError, UsageError
+from harness.core.options import Options
+from harness.core.plan import FaultPlan
+from harness.core.records import SCHEMA, Fault, Operation, Outcome, Scenario
 from harness.report import results
+from harness.session import replay_file
 from harness.verdict import judge
 from tests.unit.report.eventlog import CREATE, LEAK, Log, kernel, result
 
@@ -28,9 +29,7 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "verdict": "maybe"}']
-)
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "verdict": "maybe"}'])
 def test_a_file_that_is_no_results(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(UsageError):
@@ -94,9 +93,7 @@ def test_a_folder_of_an_earlier_run_shows_no_stale_verdict(tmp_path: Path) -> No
 
 def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
     held = results.claim(tmp_path / "mine")
-    code = (
-        f"from pathlib import Path; from harness.report.results import claim; claim(Path({str(held.path)!r}))"
-    )
+    code = f"from pathlib import Path; from harness.report.results import claim; claim(Path({str(held.path)!r}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert other.returncode == 1 and "another run is writing" in other.stderr
     held.release()
@@ -114,13 +111,42 @@ def test_something_of_the_users_named_latest_is_not_replaced(tmp_path: Path) -> 
 def test_a_replay_file_is_read_back_as_it_was(tmp_path: Path) -> None:
     operation = Operation("run", {"prog": "create", "ids": [1, 2]}, Fault("failslab", ("init_dsq",), nth=3))
     scenario = Scenario("default", (operation,), 42)
-    made = replay.Replay(
-        SCHEMA, kernel(), CREATE, "default", 42, (LEAK.signature,), scenario, ("kharness", "run"),
+    made = replay_file.Replay(
+        SCHEMA,
+        kernel(),
+        CREATE,
+        "default",
+        42,
+        (LEAK.signature,),
+        scenario,
+        ("kharness", "run"),
         faults=(FaultPlan("create", Fault("function", nth=1, caller="init_dsq")),),
-    )  # fmt: skip
-    path = replay.write(tmp_path / "a file.json", made)
-    assert replay.read(path) == made
-    assert replay.one_line(path) == f"kharness replay '{path}'"
+    )
+    path = replay_file.write(tmp_path / "a file.json", made)
+    assert replay_file.read(path) == made
+    assert replay_file.one_line(path) == f"kharness replay '{path}'"
+    ours = ("kharness", "run", "--suite", "tests/kernel/sched_ext")
+    assert replay_file.one_line(path, ours) == f"kharness replay '{path}'"
+    for typed in (
+        ("--suite", "/mine"),
+        ("--suite=/mine", "-k", "x"),
+    ):  # code of the user's, which no file may name alone
+        assert replay_file.one_line(path, ("kharness", "run", *typed)) == f"kharness replay --suite /mine '{path}'"
+
+
+def test_a_replay_file_has_the_options_that_a_replay_needs(tmp_path: Path) -> None:
+    given = Options(cmdline="nosmp", coverage=True, keep=True, jobs=7)
+    made = replay_file.Replay(SCHEMA, kernel(), CREATE, "default", 42, (), Scenario("default", (), 42), options=given)
+    path = replay_file.write(tmp_path / "f.json", made)
+    data = json.loads(path.read_text())
+    assert (data["cmdline"], data["coverage"]) == ("nosmp", True), "each is a key of its own"
+    assert not {"options", "keep", "jobs"} & data.keys()
+    assert replay_file.read(path).options == Options(cmdline="nosmp", coverage=True)
+    path.write_text(json.dumps({**data, "cmdline": 7}))
+    with pytest.raises(UsageError, match=r"f\.json: .*\$\.cmdline"):
+        replay_file.read(path)
+    path.write_text(json.dumps({name: value for name, value in data.items() if name not in replay_file.KEPT}))
+    assert replay_file.read(path).options == Options(), "an older file has none of them"
 
 
 @pytest.mark.parametrize("text", ["x", "[1]", '{"schema": 7}', '{"schema": 1, "kernel": 3}'])
@@ -128,7 +154,7 @@ def test_a_file_that_is_no_replay(tmp_path: Path, text: str) -> None:
     path = tmp_path / "f.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"f\.json") as error:
-        replay.read(path)
+        replay_file.read(path)
     assert error.value.step
     with pytest.raises(UsageError, match="cannot read"):
-        replay.read(tmp_path / "none")
+        replay_file.read(tmp_path / "none")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the tests of how fault sites are told, in words, on the page, on the terminal and to a CI."""
+"""The tests of how fault sites are shown, in words, on the page, on the terminal and to a CI."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
+from harness.core.records import FaultSite, FaultSummary, Frame, Role
 from harness.faults.optional import Declared
-from harness.records import FaultSite, FaultSummary, Frame, Role
 from harness.report import html, junit, sites, terminal
 from harness.verdict import Results, SiteRow, judge
 from harness.verdict.sites import is_bad
@@ -41,7 +41,10 @@ def swept(number: int = 60) -> Results:
 @pytest.mark.parametrize(
     ("chain", "name"),
     [
-        ("slab_alloc_node < __kmalloc_cache_node_noprof < _kmalloc_node_noprof < scx_bpf_create_dsq < bpf < g", "scx_bpf_create_dsq < bpf"),
+        (
+            "slab_alloc_node < __kmalloc_cache_node_noprof < _kmalloc_node_noprof < scx_bpf_create_dsq < bpf < g",
+            "scx_bpf_create_dsq < bpf",
+        ),
         (" < ".join((*POOL, "init_dsq", "f")), "mem_pool_alloc < init_dsq < f"),
         (
             "prepare_alloc_pages < __alloc_frozen_pages_noprof < alloc_slab_page < allocate_slab < new_slab < refill_objects"
@@ -53,7 +56,7 @@ def swept(number: int = 60) -> Results:
         ("bpf < f", "bpf < f"),
         ("", ""),
     ],
-)  # fmt: skip
+)
 def test_a_site_is_called_by_who_wanted_the_memory(chain: str, name: str) -> None:
     assert sites.called(chain.split(" < ")) == name
 
@@ -64,7 +67,7 @@ def test_a_site_is_called_by_who_wanted_the_memory(chain: str, name: str) -> Non
         ({"handled": 3}, 3, "handled"),
         ({"handled": 2, "leaked": 1, "splat": 0}, 3, "1 leaked, 2 handled"),
         ({}, 0, "never injected"),
-        ({}, 3, "not told apart"),
+        ({}, 3, "not attributed"),
         ({"of a later version": 1, "crash": 1}, 2, "1 of a later version, 1 crash"),
     ],
 )
@@ -129,7 +132,7 @@ def test_the_page_shows_every_site() -> None:
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert all(link is not None and link[1:] in ids for link in page.values("href"))
-    row = re.search(r'1 leaked, 14 handled</td>.*?</tr>', text, re.DOTALL)
+    row = re.search(r"1 leaked, 14 handled</td>.*?</tr>", text, re.DOTALL)
     assert row and re.search(r'<a href="#t\d+-f1">percpu leak</a>', row[0]), "the finding is a link"
     assert "<script" not in text
 
@@ -155,8 +158,7 @@ def test_the_summary_counts_by_operation_and_names_what_is_bad() -> None:
     assert "          during create, fault at init_dsq < scx_bpf_create_dsq < bpf\n" in text
     words = " ".join(text.split())
     assert (
-        "sites x86_64 create: 2 sites, 1 leaked, 1 handled;"
-        " attach: 59 sites, 30 handled, 29 absorbed as declared"
+        "sites x86_64 create: 2 sites, 1 leaked, 1 handled; attach: 59 sites, 30 handled, 29 absorbed as declared"
     ) in words
     assert "sites arm64 attach: 59 sites, 30 handled, 29 absorbed as declared; create: 1 site, 1 handled" in words
     assert "declared nowhere" not in text
@@ -170,8 +172,10 @@ def test_an_undeclared_site_without_a_finding_is_named() -> None:
     results = judge(Log(TREE).put(result(TREE, CREATE, faults=FaultSummary(1, 1, 1, (site, more)))).events())
     text = " ".join(terminal.render(results).split())
     assert "absorbed, declared nowhere: create, fault at f < g (and 1 more)" in text
-    told = judge(Log(TREE).put(result(TREE, CREATE, faults=FaultSummary(1, 1, 1, (replace(site, findings=("s",)),)))).events())
-    assert "declared nowhere" not in terminal.render(told)
+    shown = judge(
+        Log(TREE).put(result(TREE, CREATE, faults=FaultSummary(1, 1, 1, (replace(site, findings=("s",)),)))).events()
+    )
+    assert "declared nowhere" not in terminal.render(shown)
 
 
 def test_many_operations_are_added_up() -> None:
@@ -180,9 +184,11 @@ def test_many_operations_are_added_up() -> None:
     many = replace(fine[5], operation="call-5, helper")
     bad = replace(fine[4], stack=("g",), outcome="leaked")
     assert sites.by_operation([*fine, many, bad], 3) == [
-        "call-4: 2 sites, 1 leaked, 1 handled", "call-5: 2 sites, 2 handled", "call-0: 1 site, 1 handled",
+        "call-4: 2 sites, 1 leaked, 1 handled",
+        "call-5: 2 sites, 2 handled",
+        "call-0: 1 site, 1 handled",
         "3 more operations: 3 sites, 3 handled",
-    ]  # fmt: skip
+    ]
 
 
 def test_base_is_left_out_of_the_summary() -> None:
@@ -204,9 +210,19 @@ def test_the_fault_alone_can_be_made_again() -> None:
     line = sites.fault_line(results, test, FAULTY)
     assert line.startswith("printf '%s\\n' '- {operation: create, what: page, nth: 3}' > fault.yaml; kharness run ")
     assert shlex.split(line.partition("; ")[2]) == [
-        "kharness", "run", "--tree", "a b", "--arch", "x86_64", "--machine", "default", "--faults", "fault.yaml",
-        "-k", "plan",
-    ]  # fmt: skip
+        "kharness",
+        "run",
+        "--tree",
+        "a b",
+        "--arch",
+        "x86_64",
+        "--machine",
+        "default",
+        "--faults",
+        "fault.yaml",
+        "-k",
+        "plan",
+    ]
     assert line in terminal.render(results)
     assert line in Page(results).text
     assert sites.fault_line(results, test, SPLAT) == ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the golden summaries of the terminal report."""
+"""The golden summaries of the terminal report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Canary, Outcome, Role
+from harness.core.records import Canary, Outcome, Role
 from harness.report import terminal
 from harness.verdict import Results, judge
 from tests.unit.report.eventlog import CREATE, DESTROY, LEAK, MACHINE, SPLAT, Log, kernel, result
@@ -54,9 +54,7 @@ def test_golden(name: str) -> None:
 
 
 def test_a_pass_fits_one_screen_with_two_architectures_and_two_kernels_each() -> None:
-    kernels = [
-        kernel(role, arch, dirty=True) for arch in ("x86_64", "arm64") for role in (Role.BASE, Role.PATCHED)
-    ]
+    kernels = [kernel(role, arch, dirty=True) for arch in ("x86_64", "arm64") for role in (Role.BASE, Role.PATCHED)]
     log = Log(*kernels)
     log.put(*(result(of, DESTROY, Outcome.SKIP, why="needs 2 nodes") for of in kernels))
     lines = terminal.render(judge(log.events())).splitlines()

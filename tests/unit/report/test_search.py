@@ -1,21 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tests of how a search is told: how much it did and how fast, and of what it found each operation."""
+"""Tests of how a search is shown: how much it did and how fast, and of what it found each operation."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.records import SCHEMA, Finding, Outcome, SearchSummary, Verdict
+from sched_ext.search.searching import SEARCHED
+
+from harness.core.records import SCHEMA, Finding, Outcome, SearchSummary, Verdict
 from harness.report import terminal
 from harness.report.text import searched, sequence_lines
-from harness.suite.search.searching import SEARCHED
 from harness.verdict import Results, RunRow, TestRow
 
-DONE = SearchSummary(290, 19972, 8, 60.98, {"operations": (17499, 1.75), "loads": (459, 14.5), "loads with tasks": (0, 0.0)})
+DONE = SearchSummary(
+    290, 19972, 8, 60.98, {"operations": (17499, 1.75), "loads": (459, 14.5), "loads with tasks": (0, 0.0)}
+)
 FINDING = Finding(
-    "model", "disagreement", "create(0x0, node -1) answered 0, the model allows only -EEXIST", "model:disagreement::x",
-    log=(SEARCHED, "2 operations in a pristine guest:", "  attach [] -> 0", "  create 0x0 node -1 -> 0", "BUG: of the log"),
-)  # fmt: skip
+    "model",
+    "disagreement",
+    "create(0x0, node -1) answered 0, the model allows only -EEXIST",
+    "model:disagreement::x",
+    log=(
+        SEARCHED,
+        "2 operations in a pristine guest:",
+        "  attach [] -> 0",
+        "  create 0x0 node -1 -> 0",
+        "BUG: of the log",
+    ),
+)
 
 
 def results(row: TestRow) -> Results:
@@ -38,8 +50,10 @@ def test_one_that_did_nothing() -> None:
 
 def test_of_a_finding_its_operations_are_told_and_no_more() -> None:
     assert sequence_lines(FINDING) == [
-        "2 operations in a pristine guest:", "  attach [] -> 0", "  create 0x0 node -1 -> 0",
-    ]  # fmt: skip
+        "2 operations in a pristine guest:",
+        "  attach [] -> 0",
+        "  create 0x0 node -1 -> 0",
+    ]
     assert sequence_lines(replace(FINDING, log=("BUG: of the log",))) == []
 
 
