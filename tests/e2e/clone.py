@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a private copy of the user's cache, in hard links: warm from the start, and nothing of the user's at risk.
+"""A private copy of the user's cache, in hard links: warm from the start, and nothing of the user's at risk.
 
 What kharness changes in place (locks, git folders, apt's state) is copied for real; everything else it
 only ever replaces by renaming, which leaves the original alone.
@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.core.plan import CACHE_CAP_GIB
 from harness.host.cache import Cache, remove
 
 PREFIX = ".e2e-"
@@ -26,9 +27,22 @@ LINKED_FOLDERS = ("ccache",)
 KINDS = ("toolchain", "guest", "source", "steering", "config", "kernel", "programs", "module", "initramfs", "snapshot")
 
 
+ROOM_BYTES = CACHE_CAP_GIB << 29
+"""At most so much is in a copy, half of the cap: what tests make may have nothing pruned that they rely on."""
+
+
 def _copy(source: Path, target: Path, *, link: bool) -> None:
     how = "-al" if link else "-a"
     subprocess.run(["cp", how, "--", str(source), str(target)], check=True)
+
+
+def _copy_plain(source: Path, target: Path, *, link: bool) -> None:
+    """As :func:`_copy`, of a folder in which another run may just be at work: what goes away meanwhile is not copied."""
+    argv = ["cp", "-al" if link else "-a", "--", str(source), str(target)]
+    done = subprocess.run(argv, env={**os.environ, "LC_ALL": "C"}, stderr=subprocess.PIPE, text=True)
+    wrong = [line for line in done.stderr.splitlines() if not line.endswith(": No such file or directory")]
+    if wrong or (done.returncode and not done.stderr):
+        raise OSError(f"cp of {source} ended with {done.returncode}: {wrong}")
 
 
 def _fill(real: Cache, root: Path) -> None:
@@ -37,26 +51,43 @@ def _fill(real: Cache, root: Path) -> None:
         (root / kind).mkdir()
         (root / ".meta" / kind).mkdir(parents=True)
         for entry in sorted((real.root / kind).iterdir()):
+            record = real.root / ".meta" / kind / f"{entry.name}.json"
             try:
+                used = record.stat().st_mtime_ns
                 with real.hold(kind, entry.name):
+                    os.utime(record, ns=(used, used))  # to be copied is no use
                     _copy(entry, root / kind, link=True)
-            except HarnessError:
+                    _copy(record, root / ".meta" / kind, link=False)
+            except (HarnessError, FileNotFoundError):
                 continue  # pruned since it was listed
-            size = real.root / ".meta" / kind / f"{entry.name}.json"
-            if size.exists():
-                _copy(size, root / ".meta" / kind, link=False)
     (root / "folder").mkdir(exist_ok=True)
     for folder in sorted((real.root / "folder").glob("*")):
-        _copy(folder, root / "folder", link=folder.name in LINKED_FOLDERS)
+        _copy_plain(folder, root / "folder", link=folder.name in LINKED_FOLDERS)
+        mark = real.root / ".meta/folder" / f"{folder.name}.used"
+        if mark.exists():
+            (root / ".meta/folder").mkdir(parents=True, exist_ok=True)
+            _copy(mark, root / ".meta/folder", link=False)
     for private in ("tmp", "lock"):  # ccache maps a file of the one, and the other is what it says
         if (root / "folder/ccache" / private).is_dir():
             remove(root / "folder/ccache" / private)
     if (real.root / "durations").is_dir():
-        _copy(real.root / "durations", root, link=False)
+        _copy_plain(real.root / "durations", root, link=False)
+    Cache(root, 0).prune(None, ROOM_BYTES)
+
+
+@contextlib.contextmanager
+def _alone(real: Path) -> Iterator[None]:
+    """No other session makes, sweeps or removes a copy within the block."""
+    folder = os.open(real, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _sweep(real: Path) -> None:
-    """Removes the copies of sessions that were killed: those whose lock is free."""
+    """Removes the copies of sessions that were killed: those whose lock is free. The caller is alone."""
     for left in real.glob(f"{PREFIX}*"):
         with open(left / "lock", "a") as lock, contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,19 +95,26 @@ def _sweep(real: Path) -> None:
 
 
 @contextlib.contextmanager
-def cloned() -> Iterator[Path]:
-    """A value for XDG_CACHE_HOME, gone after the block. On the file system of the user's cache, for links need that."""
-    real = Cache.default(0)
-    _sweep(real.root)
-    base = Path(tempfile.mkdtemp(prefix=PREFIX, dir=real.root))
-    with open(base / "lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def cloned(real: Cache | None = None, name: str = "") -> Iterator[Path]:
+    """A value for XDG_CACHE_HOME, gone after the block: `name`, where it matters what it is called.
+
+    It is on the file system of `real`, by default the user's cache, for links need that.
+    """
+    real = real or Cache.default(0)
+    with contextlib.ExitStack() as stack:
+        with _alone(real.root):
+            _sweep(real.root)
+            base = Path(tempfile.mkdtemp(prefix=PREFIX, dir=real.root))
+            lock = stack.enter_context(open(base / "lock", "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            (base / "kharness").mkdir()
-            _fill(real, base / "kharness")
-            yield base
+            home = base / name
+            (home / "kharness").mkdir(parents=True)
+            _fill(real, home / "kharness")
+            yield home
         finally:
-            remove(base)
+            with _alone(real.root):
+                remove(base)
 
 
 def link_tree(source: Path, target: Path, leave_out: tuple[str, ...]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what every end-to-end test stands on: a private cache, the command, and the search for what it left behind."""
+"""What every end-to-end test stands on: a private cache, the command, and the search for what it left behind."""
 
 from __future__ import annotations
 

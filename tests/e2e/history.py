@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a history to be bisected: 64 commits on a kernel, of which one breaks destroy, two do not build, one panics."""
+"""A history to be bisected: 64 commits on a kernel, of which one breaks destroy, two do not build, one panics."""
 
 from __future__ import annotations
 

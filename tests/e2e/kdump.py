@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns reading a compressed dump: the format of diskdump (diskdump_mod.h and IMPLEMENTATION of makedumpfile)."""
+"""Reading a compressed dump: the format of diskdump (diskdump_mod.h and IMPLEMENTATION of makedumpfile)."""
 
 from __future__ import annotations
 

@@ -106,7 +106,20 @@ def test_a_failure_of_one_guest_in_three(kharness: Kharness, passed: Done, cache
     try:
         flaky = history.make(tree.folder, tree.scheduler, commits=CULPRIT + 5, always=False)
         ends = ["--good", flaky.commit(CULPRIT - 2), "--bad", flaky.commit(CULPRIT + 5)]
-        words = ["bisect", "--tree", str(tree.folder), *ends, "--arch", ARCH, "-k", TEST, "--tries", "20", "--out", "here"]
+        words = [
+            "bisect",
+            "--tree",
+            str(tree.folder),
+            *ends,
+            "--arch",
+            ARCH,
+            "-k",
+            TEST,
+            "--tries",
+            "20",
+            "--out",
+            "here",
+        ]
         done = kharness(*words, timeout=2 * STEPS_SECONDS).expect(0)
     finally:
         shutil.rmtree(tree.folder)
@@ -134,7 +147,11 @@ def test_git_bisect_run_understands_us(kharness: Kharness, made: Made) -> None:
     git(clone, "bisect", "start", made.commit(CULPRIT + 2), made.commit(CULPRIT - 2))
     python = [sys.executable, "-m", "harness", "run", "--bisect-exit", "--tree", str(clone), "--arch", ARCH, "-k", TEST]
     done = subprocess.run(
-        ["git", "-C", str(clone), "bisect", "run", *python], env=kharness.environment(), cwd=kharness.cwd,
-        capture_output=True, text=True, timeout=STEPS_SECONDS,
-    )  # fmt: skip
+        ["git", "-C", str(clone), "bisect", "run", *python],
+        env=kharness.environment(),
+        cwd=kharness.cwd,
+        capture_output=True,
+        text=True,
+        timeout=STEPS_SECONDS,
+    )
     assert f"{made.commit(CULPRIT)} is the first bad commit" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]

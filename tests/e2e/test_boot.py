@@ -40,18 +40,16 @@ def test_hang(kharness: Kharness, passed: Done) -> None:
     """The deadline ends it, and the console's end is kept. Long enough for this machine to get to user space."""
     enough = f"{5 + 4 * passed.results['machines'][0]['boot_seconds']:.0f}"
     done = kharness.run(
-        "-k", "duplicate", "--cmdline", STAYS_UP, timeout=120, env={"KHARNESS_BOOT_SECONDS": enough}
+        "-k", "duplicate", "--cmdline", STAYS_UP, timeout=300, env={"KHARNESS_BOOT_SECONDS": enough}
     ).expect(1)
     (finding,) = done.test("boot")["findings"]
     assert finding["kind"] == "hang"
     assert "the kernel hangs" in done.stdout
     assert any("busybox" in line for line in finding["log"]), "the console's last lines are not shown"
     assert done.verdict.startswith("verdict: FAIL")
-    assert done.seconds < float(enough) + 60
+    assert done.seconds < float(enough) + 90
 
 
 def test_deadline_that_is_none(kharness: Kharness, passed: Done) -> None:
-    done = kharness.run(
-        "--cmdline", "kharness_e2e", timeout=60, env={"KHARNESS_BOOT_SECONDS": "soon"}
-    ).expect(2)
+    done = kharness.run("--cmdline", "kharness_e2e", timeout=60, env={"KHARNESS_BOOT_SECONDS": "soon"}).expect(2)
     assert "KHARNESS_BOOT_SECONDS=soon" in done.error

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.plan import DEFAULT_ARCHES
+from harness.core.options import DEFAULT_ARCHES
 from tests.e2e.command import Done, Kharness
 from tests.e2e.trees import UserTree
 
@@ -60,7 +60,7 @@ def test_exit_dsq_removed(kharness: Kharness, user_tree: UserTree, arch: str) ->
         done = broken(kharness, user_tree, arch)
     leaks = [finding for finding in findings(done) if finding["oracle"] == "ledger"]
     assert leaks, f"no leak, but {[(f['oracle'], f['title']) for f in findings(done)]}"
-    assert not [finding for finding in findings(done) if finding["oracle"] in ("kmemleak", "percpu")], "told twice"
+    assert not [finding for finding in findings(done) if finding["oracle"] in ("kmemleak", "percpu")], "shown twice"
     assert all("percpu" in leak["kind"] + leak["title"] for leak in leaks)
     for leak in leaks:
         stack = functions(leak)
@@ -78,9 +78,7 @@ def test_exit_dsq_removed(kharness: Kharness, user_tree: UserTree, arch: str) ->
 def test_warn_added(kharness: Kharness, user_tree: UserTree, arch: str) -> None:
     """Function, file and line of the WARN."""
     file = user_tree.scheduler
-    with user_tree.edited(
-        file, "scx_bpf_create_dsq", "\ts32 ret;\n", "\ts32 ret;\n\n\tWARN_ON_ONCE(1);\n"
-    ) as line:
+    with user_tree.edited(file, "scx_bpf_create_dsq", "\ts32 ret;\n", "\ts32 ret;\n\n\tWARN_ON_ONCE(1);\n") as line:
         done = broken(kharness, user_tree, arch)
     found = findings(done)
     assert found

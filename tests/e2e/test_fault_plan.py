@@ -23,7 +23,9 @@ def carried(cache_home: Path, passed: Done, tmp_path_factory: pytest.TempPathFac
     """One run of a plan alone, named in a file of options beside it; the suite is another."""
     folder = tmp_path_factory.mktemp("plans")
     (folder / "faults.yaml").write_text(PLAN)
-    (folder / "mine.yaml").write_text("faults: faults.yaml\nsuite: tests/kernel/test_guest.py\nselect: plan\n")
+    (folder / "mine.yaml").write_text(
+        "faults: faults.yaml\nsuite: tests/kernel/sched_ext/test_guest.py\nselect: plan\n"
+    )
     for started in place(cache_home):
         yield started.run(str(folder / "mine.yaml"), timeout=600)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the long campaign against the parsers of logs: 100,000 damaged ones, and every pair of golden ones at once."""
+"""The long campaign against the parsers of logs: 100,000 damaged ones, and every pair of golden ones at once."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.plan import DEFAULT_ARCHES
+from harness.core.options import DEFAULT_ARCHES
 from tests.e2e.command import Done, Kharness
 from tests.e2e.conftest import place
 from tests.e2e.kdump import pages
@@ -34,7 +34,7 @@ def hung(cache_home: Path, passed: Done, suite: Callable[[str], str]) -> Iterato
     """One run of all ways, on each architecture."""
     for started in place(cache_home):
         arches = ",".join(DEFAULT_ARCHES)
-        yield started.run("--arch", arches, "--suite", suite("hang"), "-k", "hangs", timeout=900).expect(1)
+        yield started.run("--arch", arches, "--suite", suite("hang"), "-k", "hangs").expect(1)
 
 
 def finding(done: Done, arch: str, way: str) -> dict[str, Any]:
@@ -77,9 +77,11 @@ def test_the_canary_proves_it(hung: Done) -> None:
 
 
 @each_architecture
-def test_memory_is_dumped_when_asked_for(kharness: Kharness, passed: Done, suite: Callable[[str], str], arch: str) -> None:
+def test_memory_is_dumped_when_asked_for(
+    kharness: Kharness, passed: Done, suite: Callable[[str], str], arch: str
+) -> None:
     """Of a guest that hangs and of one that panicked: QEMU stays until it is written."""
-    done = kharness("run", "--arch", arch, "--dump", "--suite", suite("hang"), "-k", "sleep or dies", timeout=600).expect(1)
+    done = kharness("run", "--arch", arch, "--dump", "--suite", suite("hang"), "-k", "sleep or dies").expect(1)
     assert done.test("test_dies")["findings"][0]["kind"] == "panic"
     for name in ("test_hangs[sleep]", "test_dies"):
         row = done.test(name)

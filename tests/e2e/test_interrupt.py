@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import GOODBYE_SECONDS, Done, Kharness, Running
+from tests.e2e.command import Done, Kharness, Running
 from tests.e2e.conftest import QUICK, place
 from tests.e2e.leaks import below
 from tests.e2e.trees import UserTree
@@ -81,6 +81,5 @@ def test_while_booting_and_testing(kharness: Kharness, passed: Done, cache: Path
     running = kharness.start_run(*args)
     log = kharness.cwd / "out/latest/events.jsonl"
     running.wait_until("a test runs", lambda: '"test-start"' in log.read_text() if log.exists() else False)
-    done = interrupted(running, number)
-    assert done.seconds < GOODBYE_SECONDS + 60
+    interrupted(running, number)
     assert kharness.run(*args).expect(0).verdict.startswith("verdict: PASS")

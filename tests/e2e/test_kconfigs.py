@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.plan import DEFAULT_ARCHES
-from harness.planfile import variants
+from harness.core.options import DEFAULT_ARCHES
+from harness.run.planning import variants
 from tests.e2e.command import Kharness
 from tests.e2e.mutants import SILENT, Mutant
 from tests.e2e.test_mutants import named
@@ -50,6 +50,6 @@ def test_what_the_plain_kernel_does_not_show(
     with user_tree.edited(user_tree.scheduler, mutant.function, mutant.old, mutant.new):
         done = kharness("run", "--kconfig", mutant.kconfig, *what, timeout=BUILD_SECONDS).expect(1)
         found = [finding for row in done.results["tests"] for finding in row["findings"] if not finding["expected"]]
-        told = [finding for finding in found if finding["kind"] == mutant.says]
-        assert any(named(finding, mutant.blamed) for finding in told), "\n".join(f["title"] for f in found)
+        shown = [finding for finding in found if finding["kind"] == mutant.says]
+        assert any(named(finding, mutant.blamed) for finding in shown), "\n".join(f["title"] for f in found)
         kharness("run", *what, timeout=BUILD_SECONDS).expect(0)

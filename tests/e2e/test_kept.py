@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import kbuild, kept
-from harness.build.make import BuildRequest
-from harness.build.sections import differing
-from harness.definition import load
+from harness.core.definition import load
+from harness.core.options import DEFAULT_JOBS
+from harness.core.records import Kernel, Role
 from harness.host.cache import Cache, remove
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
-from harness.plan import DEFAULT_JOBS
-from harness.records import Kernel, Role
+from harness.kbuild import build_folders, kbuild
+from harness.kbuild.make import BuildRequest
+from harness.kbuild.sections import differing
 from harness.source import local
 from harness.source.tree import Tree
 from tests.e2e.trees import UserTree
@@ -42,8 +42,11 @@ def entries_differ(one: Path, other: Path) -> list[str]:
     metas = [json.loads((top / "meta.json").read_text()) for top in (one, other)]
     for meta in metas:
         meta["warnings"].sort()
-    return found + [key for key in metas[0].keys() | metas[1].keys()
-                    if key != "build_seconds" and metas[0].get(key) != metas[1].get(key)]  # fmt: skip
+    return found + [
+        key
+        for key in metas[0].keys() | metas[1].keys()
+        if key != "build_seconds" and metas[0].get(key) != metas[1].get(key)
+    ]
 
 
 def test_two_commits_one_on_the_other_and_from_nothing(user_tree: UserTree, cache_home: Path, cache: Path) -> None:
@@ -66,6 +69,6 @@ def test_two_commits_one_on_the_other_and_from_nothing(user_tree: UserTree, cach
             kernel = build(tree, steps, True)
             assert not kernel.cached
             assert entries_differ(Path(kernel.path), Path(build(tree, plain, False).path)) == [], f"commit {number}"
-        assert len([entry for entry in steps.entries() if entry.kind == kept.KIND]) == 1
+        assert len([entry for entry in steps.entries() if entry.kind == build_folders.KIND]) == 1
     finally:
         remove(plain.root)

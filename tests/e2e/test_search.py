@@ -25,14 +25,18 @@ PARTS = ("harness", "tests", "bpf_progs", "vm", "kconfigs", "pyproject.toml", "r
 """Of a checkout, what a run needs."""
 
 CAUGHT = (
-    "duplicate-is-lost", "id-stays-in-hash", "fifo-at-head", "vtime-backwards", "count-not-decremented",
+    "duplicate-is-lost",
+    "id-stays-in-hash",
+    "fifo-at-head",
+    "vtime-backwards",
+    "count-not-decremented",
     "back-pointer-unset",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """One rule of the model changed: in `file` of harness/model, the one `old` becomes `new`.
+    """One rule of the model changed: in `file` of tests/kernel/sched_ext/model, the one `old` becomes `new`.
 
     `field` is the only one that may be out of the way in the scheduler that shows it, if it takes one.
     """
@@ -45,24 +49,49 @@ class Wrong:
 
 
 MODELS = (
-    Wrong("duplicate-allowed", "rules.py", 'frozenset({EEXIST}), "the id is live"', 'frozenset({OK}), "the id is live"'),
     Wrong(
-        "destroy-keeps-the-id", "dsq.py", "answer.aborts is None:\n                table.remove(answer.op.dsq_id)",
+        "duplicate-allowed", "rules.py", 'frozenset({EEXIST}), "the id is live"', 'frozenset({OK}), "the id is live"'
+    ),
+    Wrong(
+        "destroy-keeps-the-id",
+        "dsq.py",
+        "answer.aborts is None:\n                table.remove(answer.op.dsq_id)",
         "answer.aborts is None:\n                table.find(answer.op.dsq_id)",
     ),
-    Wrong("fifo-at-head", "queue.py", "self.tasks.insert(0 if head else len(self.tasks), (task, None))", "self.tasks.insert(0, (task, None))"),
+    Wrong(
+        "fifo-at-head",
+        "queue.py",
+        "self.tasks.insert(0 if head else len(self.tasks), (task, None))",
+        "self.tasks.insert(0, (task, None))",
+    ),
     Wrong("vtime-without-wrap", "queue.py", "return (a - b) & U64 >= 1 << 63", "return a < b"),
     Wrong("counts-one-more", "dsq.py", "gone | {len(queue)}", "gone | {len(queue) + 1}"),
     Wrong("one-node-more", "rules.py", "if node > highest or", "if node > highest + 1 or"),
     Wrong(
-        "sub-above-another", "sub.py", "if other.running and other.parent is parent and within(other.cgroup, op.cgroup):",
+        "sub-above-another",
+        "sub.py",
+        "if other.running and other.parent is parent and within(other.cgroup, op.cgroup):",
         "if False:",
     ),
-    Wrong("sub-has-the-roots-table", "dsq.py", "            owner = self.links.get(self.associated)\n", "            owner = self.root\n"),
-    Wrong("sub-stays-without-its-cgroup", "schedulers.py", "if scheduler.cgroup == cgroup and scheduler.parent:", "if not cgroup:"),
-    Wrong("one-cpu-more", "dsq.py", "if 0 <= cpu < self.rules.possible_cpus:", "if 0 <= cpu <= self.rules.possible_cpus:"),
-    Wrong("any-timeout", "ops.py", "if case.timeout_ms > MAX_TIMEOUT_MS:", "if case.timeout_ms > ids.U32:", "timeout_ms"),
-)  # fmt: skip
+    Wrong(
+        "sub-has-the-roots-table",
+        "dsq.py",
+        "            owner = self.links.get(self.associated)\n",
+        "            owner = self.root\n",
+    ),
+    Wrong(
+        "sub-stays-without-its-cgroup",
+        "schedulers.py",
+        "if scheduler.cgroup == cgroup and scheduler.parent:",
+        "if not cgroup:",
+    ),
+    Wrong(
+        "one-cpu-more", "dsq.py", "if 0 <= cpu < self.rules.possible_cpus:", "if 0 <= cpu <= self.rules.possible_cpus:"
+    ),
+    Wrong(
+        "any-timeout", "ops.py", "if case.timeout_ms > MAX_TIMEOUT_MS:", "if case.timeout_ms > ids.U32:", "timeout_ms"
+    ),
+)
 
 
 def sequence(done: Done) -> list[dict[str, Any]]:
@@ -92,7 +121,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
 def test_a_wrong_model_is_caught_by_the_clean_kernel(
     cache_home: Path, passed: Done, checkout: Path, wrong: Wrong
 ) -> None:
-    file = checkout / "harness/model" / wrong.file
+    file = checkout / "tests/kernel/sched_ext/model" / wrong.file
     text = file.read_text()
     assert text.count(wrong.old) == 1, f"{wrong.file} holds {wrong.old!r} {text.count(wrong.old)} times"
     file.write_text(text.replace(wrong.old, wrong.new))
@@ -100,7 +129,7 @@ def test_a_wrong_model_is_caught_by_the_clean_kernel(
     for kharness in place(cache_home):
         done = kharness.start_run(
             "-k", "test_search", "--machine", "default", "--search", "120s", "--seed", "1", env=own
-        ).finish(600)  # fmt: skip
+        ).finish(600)
         done.expect(1)
         (finding,) = counting(done)
         assert finding["oracle"] == "model"
@@ -116,9 +145,21 @@ def test_a_known_bad_kernel_is_caught_in_few_moves(kharness: Kharness, user_tree
     mutant = next(one for one in MUTANTS if one.name == name)
     with user_tree.edited(user_tree.scheduler, mutant.function, mutant.old, mutant.new):
         done = kharness(
-            "run", "--arch", ARCH, "--tree", str(user_tree.folder), "-k", "test_search", "--machine", "default",
-            "--search", "120s", "--seed", "1", timeout=1500,
-        )  # fmt: skip
+            "run",
+            "--arch",
+            ARCH,
+            "--tree",
+            str(user_tree.folder),
+            "-k",
+            "test_search",
+            "--machine",
+            "default",
+            "--search",
+            "120s",
+            "--seed",
+            "1",
+            timeout=1500,
+        )
     done.expect(1)
     found = counting(done)
     assert any(named(finding, mutant.blamed) for finding in found), [one["title"] for one in found]
@@ -129,7 +170,7 @@ def test_a_known_bad_kernel_is_caught_in_few_moves(kharness: Kharness, user_tree
 def test_a_replay_does_the_sequence_alone(cache_home: Path, passed: Done, checkout: Path) -> None:
     """With the model as it was it comes back; with the model mended it does not."""
     wrong = MODELS[0]
-    file = checkout / "harness/model" / wrong.file
+    file = checkout / "tests/kernel/sched_ext/model" / wrong.file
     text = file.read_text()
     file.write_text(text.replace(wrong.old, wrong.new))
     own = {"PYTHONPATH": str(checkout)}

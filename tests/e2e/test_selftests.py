@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from selftests.build import FOLDER
+from selftests.results import Word, parse
 
-from harness.build.selftests import FOLDER
-from harness.oracles.ktap import Word, parse
 from tests.e2e.command import Done, Kharness
 from tests.e2e.trees import UserTree
 
@@ -24,7 +24,11 @@ OUTCOMES = {"pass": Word.OK, "fail": Word.NOT_OK, "skip": Word.SKIP}
 def test_results_agree_with_what_the_runner_prints(kharness: Kharness, version: str, arch: str) -> None:
     """All of them on a kernel that nobody broke: none fails."""
     done = kharness("run", "--kernel", version, "--arch", arch, "--suite", "selftests", timeout=3600).expect(0)
-    rows = {row["id"].removeprefix("selftests::"): row for row in done.results["tests"] if row["id"].startswith("selftests::")}
+    rows = {
+        row["id"].removeprefix("selftests::"): row
+        for row in done.results["tests"]
+        if row["id"].startswith("selftests::")
+    }
     kept = list((done.cwd / "out/latest/selftests").iterdir())
     assert len(rows) == len(kept) > 25
     for path in kept:
@@ -38,7 +42,9 @@ def test_results_agree_with_what_the_runner_prints(kharness: Kharness, version: 
 
 def test_one_is_run_alone_though_others_have_its_name(kharness: Kharness) -> None:
     """The runner's -t alone would run dequeue_iter and dequeue_remote as well."""
-    done = kharness("run", "--kernel", "7.3", "--suite", "selftests", "-k", "dequeue and not iter and not remote").expect(0)
+    done = kharness(
+        "run", "--kernel", "7.3", "--suite", "selftests", "-k", "dequeue and not iter and not remote"
+    ).expect(0)
     (text,) = (path.read_text() for path in (done.cwd / "out/latest/selftests").iterdir())
     assert [said.name for said in parse(text).tests] == ["dequeue"]
 

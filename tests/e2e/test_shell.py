@@ -39,9 +39,20 @@ def test_command_with_files_and_input(home: Kharness, arch: str) -> None:
     tool.write_text('#!/bin/sh\necho "$# $2"; wc -c; echo oh >&2; uname -m > /tmp/arch; exit 7\n')
     tool.chmod(0o755)
     done = home.shell(
-        "--arch", arch, "--put", "a tool:/tmp/deep/er/", "--get", "/tmp/arch:arch", "--get", "/bin/busybox:.",
-        "/tmp/deep/er/a tool", "one", "two  three", given=data, timeout=SECONDS,
-    ).expect(7)  # fmt: skip
+        "--arch",
+        arch,
+        "--put",
+        "a tool:/tmp/deep/er/",
+        "--get",
+        "/tmp/arch:arch",
+        "--get",
+        "/bin/busybox:.",
+        "/tmp/deep/er/a tool",
+        "one",
+        "two  three",
+        given=data,
+        timeout=SECONDS,
+    ).expect(7)
     assert done.stdout.split("\n") == ["2 two  three", str(len(data)), ""]
     assert "oh\n" in done.stderr
     assert "kharness: " not in done.stderr, "a status of the command's comes without a line of ours"
@@ -66,9 +77,14 @@ def terminal(home: Kharness) -> Iterator[Callable[..., pexpect.spawn[str]]]:
 
     def start(*args: str, columns: int = 80) -> pexpect.spawn[str]:
         child = pexpect.spawn(
-            sys.executable, ["-m", "harness", *args], cwd=str(home.cwd), timeout=SECONDS,
-            env=home.environment({"TERM": "vt100"}), dimensions=(24, columns), encoding="latin-1",
-        )  # fmt: skip
+            sys.executable,
+            ["-m", "harness", *args],
+            cwd=str(home.cwd),
+            timeout=SECONDS,
+            env=home.environment({"TERM": "vt100"}),
+            dimensions=(24, columns),
+            encoding="latin-1",
+        )
         started.append(child)
         return child
 
@@ -125,7 +141,7 @@ def test_panic(home: Kharness, arch: str) -> None:
 
 def test_qemu_is_killed(home: Kharness) -> None:
     running = home.start_shell("echo up >&2; sleep 1000")
-    running.wait_for("^up$", SECONDS)
+    running.wait_for("(?m)^up$", SECONDS)
     (qemu,) = below(running.process.pid, "qemu-system")
     os.kill(qemu, signal.SIGKILL)
     assert "QEMU was killed by SIGKILL" in running.finish(SECONDS).expect(4).error
@@ -139,7 +155,7 @@ def test_the_ssh_server_ends(home: Kharness) -> None:
 
 def test_ctrl_c_leaves_a_command(home: Kharness) -> None:
     running = home.start_shell("echo up >&2; sleep 1000")
-    running.wait_for("^up$", SECONDS)
+    running.wait_for("(?m)^up$", SECONDS)
     done = running.interrupt().expect(130)
     assert done.seconds < SECONDS + GOODBYE_SECONDS
 
@@ -235,7 +251,7 @@ def symbol(vmlinux: str, name: str) -> int:
 
 @ARCHES
 def test_gdb(home: Kharness, arch: str) -> None:
-    """The machine stands until told to go on, stops at start_kernel, goes on, and then there is the shell."""
+    """The machine stands until gdb continues it, stops at start_kernel, goes on, and then there is the shell."""
     running = home.start_shell("--arch", arch, "--gdb", "echo up; exit 5")
     words, stub = attached(running)
     assert words[0].startswith("gdb") and words[1].endswith("/vmlinux")

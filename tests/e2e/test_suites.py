@@ -106,7 +106,9 @@ def test_kmemleak_that_stopped_watching_is_no_pass(
     """Its pool ran out, or somebody turned it off: in a test, or only when the leak batch did again what passed."""
     done = kharness.run("--suite", suite("blind"), timeout=600).expect(3)
     off = "Kernel memory leak detector disabled"
-    (batch,) = [row["id"] for row in done.results["tests"] if row["id"].startswith("batch::") and row["outcome"] != "skip"]
+    (batch,) = [
+        row["id"] for row in done.results["tests"] if row["id"].startswith("batch::") and row["outcome"] != "skip"
+    ]
     for name, said in (("test_pool_runs_out", "Memory pool empty"), ("test_turned_off", off), (batch, off)):
         row = done.test(name)
         assert row["outcome"] == "inconclusive"
@@ -117,12 +119,13 @@ def test_kmemleak_that_stopped_watching_is_no_pass(
 
 
 def test_what_lives_is_counted_and_named(kharness: Kharness, passed: Done, suite: Callable[[str], str]) -> None:
-    """At a test's end by the ledger, within it against the model; each leak is told once."""
+    """At a test's end by the ledger, within it against the model; each leak is reported once."""
     done = kharness.run("--suite", suite("alive"), timeout=600).expect(1)
     found = {f["function"]: f for f in done.test("test_that_leaks_both")["findings"]}
     assert {name: (f["oracle"], f["kind"], f["count"]) for name, f in found.items()} == {
-        "kharness_leak_percpu": ("ledger", "percpu leak", 3), "kharness_leak_slab": ("ledger", "slab leak", 2),
-    }  # fmt: skip
+        "kharness_leak_percpu": ("ledger", "percpu leak", 3),
+        "kharness_leak_slab": ("ledger", "slab leak", 2),
+    }
     assert len(done.test("test_that_leaks_both")["findings"]) == 2
     for behind, objects, wanted in (("create", 5, 4), ("destroy", 3, 4)):
         row = done.test(f"test_behind_the_model_s_back[{behind}]")

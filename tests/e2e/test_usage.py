@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -116,6 +117,16 @@ def test_report_of_a_run(kharness: Kharness, passed: Done) -> None:
     done = kharness("report", str(passed.cwd / "out/latest"), timeout=30).expect(0)
     assert done.verdict.startswith("verdict: PASS")
     assert Path(passed.cwd / "out/latest/report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["mail", "json", "kcidb"])
+def test_report_of_a_run_for_others(kharness: Kharness, passed: Done, name: str) -> None:
+    """stdout is for it alone."""
+    done = kharness("report", str(passed.cwd / "out/latest"), "--format", name, timeout=30).expect(0)
+    if name == "mail":
+        assert done.stdout.startswith("Subject: PASS on Linux ")
+    else:
+        assert isinstance(json.loads(done.stdout), dict)
 
 
 def test_doctor_and_cache(kharness: Kharness, passed: Done) -> None:

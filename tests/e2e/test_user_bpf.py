@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""BPF schedulers of the user's: what is no scheduler is refused, what is thrown out fails, and replay wants the same."""
+"""BPF schedulers of the user's: what is no scheduler is refused, what is ejected fails, and replay wants the same."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def tested(cache_home: Path, passed: Done, programs: Path) -> Iterator[Done]:
     plan = programs / "plan.yaml"
     plan.write_text("bpf: [fair.bpf.c, thrown.bpf.c]\nselect: nothing\n")
     for started in place(cache_home):
-        yield started.run(str(plan), "--suite", "tests/kernel/test_guest.py", "-k", "schedules or clock", timeout=600)
+        yield started.run(
+            str(plan), "--suite", "tests/kernel/sched_ext/test_guest.py", "-k", "schedules or clock", timeout=600
+        )
 
 
 @pytest.mark.parametrize(
@@ -67,14 +69,12 @@ def test_a_scheduler_that_schedules_passes(tested: Done) -> None:
 def test_a_scheduler_that_exits_with_an_error_fails_with_its_reason(tested: Done) -> None:
     row = tested.test("test_schedules[thrown]")
     assert row["outcome"] == "fail"
-    assert row["why"].startswith("thrown was thrown out: BPF scheduler \"thrown\" disabled (scx_bpf_error)")
+    assert row["why"].startswith('thrown was ejected: BPF scheduler "thrown" disabled (scx_bpf_error)')
     assert row["why"].endswith("thrown.bpf.c:13: had enough")
     assert {found["kind"] for found in row["findings"]} == {"assertion", "sched_ext"}
 
 
-def test_a_replay_uses_the_same_program_and_refuses_another(
-    kharness: Kharness, tested: Done, programs: Path
-) -> None:
+def test_a_replay_uses_the_same_program_and_refuses_another(kharness: Kharness, tested: Done, programs: Path) -> None:
     row = tested.test("test_schedules[thrown]")
     again = kharness("replay", row["replay"], timeout=300).expect(1)
     # Not all of them: where the scheduler was called from when it had enough differs from run to run.

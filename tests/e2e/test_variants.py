@@ -23,4 +23,6 @@ def test_init_dsq_inlined_and_renamed(kharness: Kharness, user_tree: UserTree) -
     sites = [site for row in rows.values() for site in row["faults"]["sites"]]
     assert any("set_up_queue" in site["stack"] for site in sites)
     skipped = [name for name, row in rows.items() if row["outcome"] == "skip"]
-    assert skipped == ["test_attach_by_fail_function"], "its stack filter needs a function of its own, nothing else does"
+    assert skipped == ["test_attach_by_fail_function"], (
+        "its stack filter needs a function of its own, nothing else does"
+    )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a suite whose tests leave objects behind that the ledger counts, and one that the model knows nothing of."""
+"""A suite whose tests leave objects behind that the ledger counts, and one that the model knows nothing of."""
 
 from __future__ import annotations
 
 import pytest
+from sched_ext.dsq import Dsqs, dsq_context
 
-from harness.guest.guest import Guest, dsq_context
-from harness.suite.dsq import Dsqs
-from harness.suite.extra import CANARY
+from harness.guest.guest import Guest
+from harness.oracles.registry import CANARY
 
 PERCPU, SLAB = 3, 2
 """How many objects are left."""

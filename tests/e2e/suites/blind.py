@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a suite that puts kmemleak out of action: its pool runs out, it is turned off, and so in the leak batch only."""
+"""A suite that puts kmemleak out of action: its pool runs out, it is turned off, and so in the leak batch only."""
 
 from __future__ import annotations
 
+from sched_ext.dsq import Dsqs
+
+from harness.core.records import Fault, Operation, OpResult
+from harness.faults.sweep import Faults
 from harness.guest.guest import Guest
 from harness.guest.kmemleak import KNOB
-from harness.records import Fault, Operation, OpResult
-from harness.suite.bench import Bench
-from harness.suite.dsq import Dsqs
-from harness.suite.sweep import Faults
+from harness.session.context import TestContext
 
 OWN = "__alloc_object"
 """Below it kmemleak gets the object that it keeps of each allocation, or takes one from its pool (mm/kmemleak.c)."""
@@ -27,7 +28,7 @@ def test_turned_off(guest: Guest) -> None:
     guest.write(KNOB, "off")
 
 
-def test_turned_off_when_done_again(guest: Guest, bench: Bench) -> None:
+def test_turned_off_when_done_again(guest: Guest, context: TestContext) -> None:
     """The leak batch finds among what this test did what it has not done."""
     guest.read("/proc/version")
-    bench.guest.agent.history.append(OpResult(Operation("write", {"path": KNOB, "data": "off"}), {"ok": True}))
+    context.guest.agent.history.append(OpResult(Operation("write", {"path": KNOB, "data": "off"}), {"ok": True}))

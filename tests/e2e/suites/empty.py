@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a suite without a test."""
+"""A suite without a test."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a suite of kernels that hang, each in a way of its own, and one that dies: the module's canaries."""
+"""A suite of kernels that hang, each in a way of its own, and one that dies: the module's canaries."""
 
 from __future__ import annotations
 
 import pytest
 
 from harness.guest.guest import Guest
-from harness.suite.extra import CANARY
+from harness.oracles.registry import CANARY
 
 SECONDS = 2.0
 """Nominal, for an answer that does not come."""

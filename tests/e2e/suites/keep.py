@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a suite of two tests that every kernel fails: one leaves a scheduler behind, of the other nothing is left."""
+"""A suite of two tests that every kernel fails: one leaves a scheduler behind, of the other nothing is left."""
 
 from __future__ import annotations
 
+from sched_ext.dsq import Dsqs
+
 from harness.guest.guest import Guest
-from harness.suite.dsq import Dsqs
 
 
 def test_wants_another_state(dsq: Dsqs, guest: Guest) -> None:

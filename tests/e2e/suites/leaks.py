@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a suite of which one test leaks what only kmemleak sees, between operations that do not."""
+"""A suite of which one test leaks what only kmemleak sees, between operations that do not."""
 
 from __future__ import annotations
 
+from sched_ext.dsq import Dsqs
+
 from harness.guest.guest import Guest
-from harness.suite.dsq import Dsqs
-from harness.suite.extra import CANARY, LEAKS
+from harness.oracles.objects import LEAKS
+from harness.oracles.registry import CANARY
 
 
 def test_first(dsq: Dsqs) -> None:

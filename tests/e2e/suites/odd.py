@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns a suite whose tests cannot be judged, each for another reason that is not the kernel's."""
+"""A suite whose tests cannot be judged, each for another reason that is not the kernel's."""
 
 from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
+
+from sched_ext.dsq import Dsqs
 
 from harness.guest.guest import Guest
-from harness.suite.dsq import Dsqs
+from tests.e2e.leaks import below
 
 
-def _qemu_below(pid: int) -> int:
+def qemu_below(pid: int) -> int:
     """The QEMU process that runs somewhere below `pid`; a LookupError if there is none."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if Path(f"/proc/{child}/comm").read_text().startswith("qemu-system"):
-                return int(child)
-            try:
-                return _qemu_below(int(child))
-            except LookupError:
-                continue
+    for found in below(pid, "qemu-system"):
+        return found
     raise LookupError(f"no QEMU below {pid}")
+
+
+def kill_qemu(guest: Guest) -> None:
+    """Ends it as the OOM killer would."""
+    os.kill(qemu_below(guest.vm.pid), signal.SIGKILL)
 
 
 def test_refused_by_the_verifier(guest: Guest) -> None:
@@ -29,7 +29,7 @@ def test_refused_by_the_verifier(guest: Guest) -> None:
 
 
 def test_qemu_is_killed(dsq: Dsqs, guest: Guest) -> None:
-    os.kill(_qemu_below(guest.vm.pid), signal.SIGKILL)
+    kill_qemu(guest)
     dsq.create(1)
 
 
