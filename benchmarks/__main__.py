@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns `make bench`: measures everything in one run and prints one table; docs/benchmarks.md keeps the last."""
+"""`make bench`: measures everything in one run and prints one table; docs/lab/benchmarks.md keeps the last."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import typer
 
 from benchmarks import bench
 from benchmarks.rows import Row, table
-from harness.errors import Exit, KharnessError
+from harness.core.errors import Exit, KharnessError
+from harness.core.options import DEFAULT_ARCHES
+from harness.core.plan import CACHE_CAP_GIB
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.toolchain import open_toolchain
-from harness.plan import CACHE_CAP_GIB, DEFAULT_ARCHES
-from harness.suite.session import Ready
+from harness.session.session import Target
 
 SAMPLE_SECONDS = 1.0
 
@@ -38,7 +39,7 @@ def busy() -> float:
     return 1 - (idle_then - idle) / (total_then - total)
 
 
-def machine(ready: Ready) -> str:
+def machine(target: Target) -> str:
     """This machine and the guest, in two lines: a figure without them means nothing."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
@@ -46,28 +47,34 @@ def machine(ready: Ready) -> str:
     name = model[1] if model else platform.machine()
     return (
         f"host: {name}, {cpus} CPUs, {memory:.0f} GiB, {busy():.0%} of them used by others before\n"
-        f"guest: Linux {ready.kernel.release} {ready.kernel.arch}, {ready.machine.spec.possible_cpus} CPUs, "
-        f"{ready.machine.accelerator}"
+        f"guest: Linux {target.kernel.release} {target.kernel.arch}, {target.machine.spec.possible_cpus} CPUs, "
+        f"{target.machine.accelerator}"
     )
 
 
 def main(
     cold: Annotated[bool, typer.Option("--cold", help="Build a kernel from nothing too: minutes.")] = False,
+    patch: Annotated[bool, typer.Option("--patch", help="Lines and mutants of a patch too: half an hour.")] = False,
 ) -> None:
     """Measures the harness on this machine against its goals; above 1 of the goal is missed."""
     cache = Cache.default(CACHE_CAP_GIB << 30)
     progress = Progress(cache.folder("durations"))
     toolchain = open_toolchain("root", DEFAULT_ARCHES[0], cache, progress)
-    ready = bench.prepare(toolchain, cache, progress)
-    described = machine(ready)
+    target = bench.prepare(toolchain, cache, progress)
+    described = machine(target)
     rows: list[Row] = [bench.cold_build(toolchain, cache, progress)] if cold else []
+    with progress.phase("reading a thread", "bench-thread"):
+        rows.append(bench.thread())
     with progress.phase("boot and restore", "bench-boot"):
-        boots = bench.boot(ready, toolchain)
-        rows += [boots, bench.restore(ready, toolchain, boots)]
+        boots = bench.boot(target, toolchain)
+        rows += [boots, bench.restore(target, toolchain, boots)]
     with progress.phase("rates in one guest", "bench-rates"):
-        rows += bench.guest_rates(ready)
+        rows += bench.guest_rates(target)
     with progress.phase("a whole run", "bench-run"):
         rows.append(bench.whole_run())
+    if patch:
+        with progress.phase("a patch, its lines and mutants", "bench-patch"):
+            rows += bench.patched(toolchain, cache, progress)
     print(f"{described.replace(' before', f' before, {busy():.0%} after', 1)}\n\n{table(rows)}")
     missed = [row.name for row in rows if row.ratio is not None and row.ratio > 1]
     print(f"\nmissed: {', '.join(missed)}" if missed else "\nevery goal is met")

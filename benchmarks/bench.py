@@ -1,46 +1,47 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns the measurements: each is done with the harness's own classes, on a real kernel."""
+"""The measurements: each is done with the harness's own classes, on a real kernel."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 
+from sched_ext.dsq import Dsqs, dsq_context
+from sched_ext.operations import ENABLER, FIRST, action
+
 from benchmarks.rows import Row
-from harness.build import kbuild
-from harness.build.make import BuildRequest
-from harness.definition import load
-from harness.errors import GuestError, HarnessError
+from harness.core.definition import load
+from harness.core.errors import GuestError, HarnessError
+from harness.core.event_log import EventLog
+from harness.core.options import DEFAULT_ARCHES, DEFAULT_JOBS, DEFAULT_MACHINE, DEFAULT_SERIES, Options
+from harness.core.plan import KernelRequest, Plan, SourceRequest
+from harness.core.records import Role, decode
+from harness.faults.sweep import Faults
 from harness.guest import pristine
 from harness.guest.agent import Agent
-from harness.guest.guest import Guest, dsq_context
+from harness.guest.guest import Guest
+from harness.host import python
 from harness.host.cache import Cache, remove
 from harness.host.process import end, spawn
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
-from harness.journal import Journal
+from harness.kbuild import kbuild
+from harness.kbuild.make import BuildRequest
 from harness.machine.vm import Vm
-from harness.plan import (
-    DEFAULT_ARCHES,
-    DEFAULT_JOBS,
-    DEFAULT_MACHINE,
-    DEFAULT_SERIES,
-    KernelRequest,
-    Plan,
-    SourceRequest,
-)
-from harness.prepare import Workbench
-from harness.records import Role
-from harness.source import debian
-from harness.sources import Sources
-from harness.suite.bench import Bench
-from harness.suite.dsq import Dsqs
-from harness.suite.operations import ENABLER, FIRST, action
-from harness.suite.session import Ready
-from harness.suite.sweep import Faults
+from harness.mutants.command import TABLE
+from harness.mutants.judge import Fate
+from harness.mutants.rows import RUN, Table
+from harness.run.targets import Workbench
+from harness.run.trees import Sources
+from harness.session.context import TestContext
+from harness.session.session import Target
+from harness.source import debian, series
+from harness.suite import loader
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOTS = 5
@@ -49,21 +50,53 @@ SWEEPS, SWEEP_IDS = 5, 1000
 ATTACH_SWEEPS = 3
 RUNS, RUN_IDS = 5, 5000
 LOADS = 10
+THREAD_MAILS, THREAD_READS = 300, 5
 GRACE_SECONDS = 30.0
 
 
-def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Ready:
+def prepare(toolchain: Toolchain, cache: Cache, progress: Progress) -> Target:
     """The default kernel on the default machine, built and saved if they are not there yet."""
     request = KernelRequest(SourceRequest(version=DEFAULT_SERIES), DEFAULT_ARCHES[0])
     with tempfile.TemporaryDirectory(prefix="kharness-bench-") as out:
-        with Journal(Path(out) / "events.jsonl", "bench") as journal:
-            plan = Plan((request,), seed=1, out=out)
+        with EventLog(Path(out) / "events.jsonl", "bench") as event_log:
+            plan = Plan((request,), seed=1, options=Options(out=out))
             sources = Sources(plan, toolchain, cache, progress, Path(out))
-            bench = Workbench(plan, toolchain, cache, progress, journal, sources)
+            bench = Workbench(plan, toolchain, cache, progress, event_log, sources)
             targets = bench.targets([request], (DEFAULT_MACHINE,))
     if not targets:
         raise HarnessError(f"{request.source} did not build or boot", step="see 'kharness run'")
-    return Ready(targets[0], toolchain)
+    return Target(targets[0], toolchain, loader.of(loader.default()))
+
+
+def thread() -> Row:
+    """A thread of 300 mails, 30 patches and 270 replies with a tag each, from its mailbox to patches."""
+    mails = [_mail(f"p{number}", f"[PATCH {number}/30] a: b{number}", _patch(number)) for number in range(1, 31)]
+    for number in range(THREAD_MAILS - len(mails)):
+        of, who = number % 30 + 1, f"B{number} <b{number}@example.org>"
+        mails.append(_mail(f"r{number}", f"Re: [PATCH {of}/30] a: b{of}", f"Reviewed-by: {who}\n", f"p{of}", who))
+    values = []
+    with tempfile.TemporaryDirectory(prefix="kharness-bench-") as folder:
+        box = Path(folder) / "t.mbox"
+        box.write_text("".join(mails))
+        for _ in range(THREAD_READS):
+            start = time.monotonic()
+            found = series.read([str(box)])
+            values.append(time.monotonic() - start)
+    if len(found) != 30:
+        raise HarnessError(f"the thread gave {len(found)} patches", step="report this")
+    return Row("read a thread of 300 mails", "s", tuple(values), 2, f"{len(found)} patches")
+
+
+def _patch(number: int) -> str:
+    names = f"--- a/kernel/a{number}.c\n+++ b/kernel/a{number}.c\n"
+    body = "".join(f" int line_{line};\n" for line in range(100))
+    return f"Why.\n\n---\n\n{names}@@ -1,100 +1,101 @@\n{body}+int more;\n"
+
+
+def _mail(id: str, subject: str, body: str, to: str = "p1", who: str = "A <a@example.org>") -> str:
+    above = f"In-Reply-To: <{to}@example.org>\n" if to != id else ""
+    head = f"From: {who}\nDate: Mon, 1 Jan 2024 00:00:00 +0000\nSubject: {subject}\nMessage-ID: <{id}@example.org>\n"
+    return f"From mboxrd@z Thu Jan  1 00:00:00 1970\n{head}{above}\n{body}\n\n"
 
 
 def cold_build(toolchain: Toolchain, cache: Cache, progress: Progress) -> Row:
@@ -82,49 +115,100 @@ def cold_build(toolchain: Toolchain, cache: Cache, progress: Progress) -> Row:
     return Row("cold kernel build", "s", (seconds,), 420, f"{objects} objects, -j{DEFAULT_JOBS}")
 
 
-def boot(ready: Ready, toolchain: Toolchain) -> Row:
+def boot(target: Target, toolchain: Toolchain) -> Row:
     """From starting QEMU to the agent's first answer. The agent is asked at once and answers when it is up."""
-    return Row("boot to agent", "s", tuple(_to_answer(ready, toolchain) for _ in range(BOOTS)), 3)
+    return Row("boot to agent", "s", tuple(_to_answer(target, toolchain) for _ in range(BOOTS)), 3)
 
 
-def restore(ready: Ready, toolchain: Toolchain, boots: Row) -> Row:
+def restore(target: Target, toolchain: Toolchain, boots: Row) -> Row:
     """From starting QEMU on the saved guest to the first operation answered."""
-    state = ready.pristine.state
-    values = tuple(_to_answer(ready, toolchain, state) for _ in range(RESTORES))
+    state = target.pristine.state
+    values = tuple(_to_answer(target, toolchain, state) for _ in range(RESTORES))
     row = Row("restore to first operation", "s", values, 0.3)
     return Row(row.name, row.unit, values, row.goal, f"{boots.figure / row.figure:.1f} times faster than boot")
 
 
-def _to_answer(ready: Ready, toolchain: Toolchain, state: Path | None = None) -> float:
+def _to_answer(target: Target, toolchain: Toolchain, state: Path | None = None) -> float:
     start = time.monotonic()
-    with Vm(ready.pristine.launch, toolchain, state) as vm:
+    with Vm(target.pristine.launch, toolchain, state) as vm:
         vm.resume()
-        Agent(vm, ready.pristine.scale).call("ping", seconds=pristine.boot_seconds())
+        Agent(vm, target.pristine.scale).call("ping", seconds=pristine.boot_seconds())
         return time.monotonic() - start
 
 
 def whole_run() -> Row:
     """What `make run` does, everything cached: all tests, canaries and the leak batch. It must pass."""
     with tempfile.TemporaryDirectory(prefix="kharness-bench-") as folder:
-        said = Path(folder) / "said"
-        argv = [sys.executable, "-m", "harness", "run", "--out", str(Path(folder) / "out")]
-        start = time.monotonic()
-        with said.open("wb") as log:
-            child = spawn(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-            try:
-                child.wait()
-            finally:
-                status = end(child, GRACE_SECONDS)  # an interrupted run ends its guests and removes its files
-        seconds = time.monotonic() - start
-        last = (said.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-    if status != 0:
-        raise HarnessError(f"the run ended with status {status}: {last}", step="see 'make run'")
+        seconds, last = _command(Path(folder), "run")
     return Row("make run, all cached", "s", (seconds,), 60, last.removeprefix("verdict: ").partition(", ")[0])
 
 
-def guest_rates(ready: Ready) -> list[Row]:
+def _command(folder: Path, *words: str, passes: Collection[int] = (0,)) -> tuple[float, str]:
+    """Seconds and last line of a kharness command, whose results go to OUT in `folder`.
+
+    Raises HarnessError where it does not end with one of the statuses `passes`.
+    """
+    said = folder / "said"
+    argv = python.module("harness", *words, "--out", str(folder / "out"))
+    start = time.monotonic()
+    with said.open("wb") as log:
+        child = spawn(argv, cwd=ROOT, env=python.environment(), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            child.wait()
+        finally:
+            status = end(child, GRACE_SECONDS)  # an interrupted run ends its guests and removes its files
+    seconds = time.monotonic() - start
+    last = (said.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    if status not in passes:
+        raise HarnessError(f"kharness {words[0]} ended with status {status}: {last}", step=f"see 'kharness {words[0]}'")
+    return seconds, last
+
+
+def patched(toolchain: Toolchain, cache: Cache, progress: Progress) -> list[Row]:
+    """What is asked of a patch beside its verdict: that its lines are counted, and one more broken version of it.
+
+    Kernels are built before anything is timed.
+    """
+    tree = debian.fetch(DEFAULT_SERIES, toolchain, cache, progress)
+    with tempfile.TemporaryDirectory(prefix="kharness-bench-") as name:
+        folder = Path(name)
+        file = folder / "odd.patch"
+        file.write_text(_odd(tree.path))
+        words = ("--patch", str(file), "--arch", DEFAULT_ARCHES[0], "--machine", DEFAULT_MACHINE, "-k", "lifecycle")
+        took = {}
+        for number, (flag, passes) in enumerate({"--no-coverage": (0,), "--coverage": (0, 3)}.items()):
+            for turn in ("built", "timed"):  # 3: these tests alone do not cover every caller
+                place = folder / f"{number}-{turn}"
+                place.mkdir()
+                took[flag], _ = _command(place, "run", flag, *words, passes=passes)
+        plain, counted = took["--no-coverage"], took["--coverage"]
+        note = f"{counted:.0f} s and {plain:.0f} s, base and patched kernel"
+        place = folder / "mutants"
+        place.mkdir()
+        _command(place, "mutants", *words)
+        table = decode(json.loads((place / "out" / TABLE).read_text()), Table)
+    seconds = tuple(row.seconds for row in table.of(*RUN))
+    if not seconds:
+        raise HarnessError("no mutant could be run", step="see 'kharness mutants'")
+    return [
+        Row("lines of a patch, to without", "times", (counted / plain,), 1.5, note),
+        Row("one more mutant", "s", seconds, 60, f"{len(table.of(Fate.CAUGHT))} of {len(seconds)} caught"),
+    ]
+
+
+def _odd(tree: Path) -> str:
+    """A patch of create: one more id that is refused, of two lines."""
+    name = next(name for name in ("kernel/sched/ext/ext.c", "kernel/sched/ext.c") if (tree / name).is_file())
+    before = (tree / name).read_text()
+    refused = "\tif (unlikely(dsq_id & SCX_DSQ_FLAG_BUILTIN))\n\t\treturn -EINVAL;\n"
+    more = f"{refused}\tif (dsq_id == 0x7ead000000000001LLU)\n\t\treturn -EPERM;\n"
+    after = before.replace(refused, more, 1)
+    return "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), f"a/{name}", f"b/{name}"))
+
+
+def guest_rates(target: Target) -> list[Row]:
     """Creates, injections and whole schedulers a second, all in one restored guest. Guest time where it counts."""
-    bench = Bench("benchmark", ready, seed=1)
+    bench = TestContext("benchmark", target, seed=1)
     with bench.guest as guest:
         loads = _loads(guest)
         dsq, faults = Dsqs(bench), Faults(bench)
@@ -150,12 +234,12 @@ def _creates(dsq: Dsqs) -> Row:
     return Row("SYSCALL creates", "/s", tuple(rates), note=f"{RUN_IDS} ids at a time")
 
 
-def _sweeps(bench: Bench, dsq: Dsqs, faults: Faults, create: Row) -> Row:
+def _sweeps(bench: TestContext, dsq: Dsqs, faults: Faults, create: Row) -> Row:
     """As tests sweep creates: each run is looked at for its answer, its site, objects that it left, and the log."""
     rates, runs = [], []
     for turn in range(SWEEPS):
         before = bench.model.operations
-        faults.sweep_create(dsq, (FIRST << 1) + turn * SWEEP_IDS, ids=SWEEP_IDS, budget_ms=60000)
+        dsq.sweep_create(faults, (FIRST << 1) + turn * SWEEP_IDS, ids=SWEEP_IDS, budget_ms=60000)
         rate = faults.rates[-1]
         if rate.injected < SWEEP_IDS:
             raise GuestError(f"a sweep of {SWEEP_IDS} creates injected {rate.injected} faults")

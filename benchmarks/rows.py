@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owns what a benchmark prints: one row a figure, its goal, and how far it is from it."""
+"""What a benchmark prints: one row a figure, its goal, and how far it is from it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _number(value: float) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table with aligned columns, fit for docs/benchmarks.md as it is."""
+    """The rows as a Markdown table with aligned columns, fit for docs/lab/benchmarks.md as it is."""
     cells = [HEADER, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
 
