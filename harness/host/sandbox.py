@@ -59,9 +59,26 @@ score stays."""
 
 _OUTER = "7</proc/$$/stat"
 
-_BEGIN = 'read -r line <&7 || exit 143; case ${line##*) } in [ZX]*) exit 143;; esac; exec "$@" 7<&-'
-"""The first command inside: it continues only if the outer bubblewrap is alive (proc_pid_stat(5)). By then the inner
-one has set its death signal. If the outer one was killed before that, the inner one would run for ever."""
+_BEGIN = """\
+seen() {
+	while read -r key value _; do
+		[ "$key$value" = "$1" ] && return
+	done </proc/1/status
+	return 1
+}
+until seen "$1"; do :; done
+shift
+read -r line <&7 || exit 143
+case ${line##*) } in [ZX]*) exit 143;; esac
+exec "$@" 7<&-
+"""
+"""The first command inside: it continues only if the outer bubblewrap is alive (proc_pid_stat(5)). If that one was
+killed before the inner one, process 1, has set its death signal, the inner one would run for ever; so the command
+first waits until the signal is set. bubblewrap sets it in do_init() of bubblewrap.c, after it has started the command;
+right after that it takes the filter, which proc_pid_status(5) shows, and without a filter it waits for its children."""
+
+_FILTERED, _WAITING = "Seccomp:2", "State:S"
+"""How process 1 shows that: it has the filter, or without one it sleeps."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +172,8 @@ def enter(mode: Mode, view: Sequence[Mount], command: Command) -> list[str]:
     for mount in [*view, *([] if command.device is None else [Mount("dev-bind", device, device)])]:
         words += [*_above(mount.inside, made), *_words(mount)]
     words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", command.cwd, "--"]
-    inside = ["/bin/sh", "-c", _BEGIN, "sh", *_unprivileged(mode, command), *_limits(command), *command.argv]
+    sign = _WAITING if "seccomp" in mode.lacking else _FILTERED
+    inside = ["/bin/sh", "-c", _BEGIN, "sh", sign, *_unprivileged(mode, command), *_limits(command), *command.argv]
     opened = "".join(f" {number}</proc/{os.getpid()}/fd/{file}" for number, file in files.items()) + f" {_OUTER}"
     return ["/bin/sh", "-c", _LAUNCH + opened, "sh", "bwrap", *words, *inside]
 

@@ -447,6 +447,43 @@ def test_nothing_stays_of_a_sandbox_whose_owner_is_killed_while_it_is_made(tmp_p
     assert not left, f"{len(left)} of 60 run on"
 
 
+LATE = """
+#include <dlfcn.h>
+#include <linux/prctl.h>
+#include <unistd.h>
+
+int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
+{
+	int (*real)(int, ...) = dlsym(RTLD_NEXT, "prctl");
+
+	if (option == PR_SET_PDEATHSIG && getpid() == 1)
+		sleep(2);
+	return real(option, a, b, c, d);
+}
+"""
+"""Makes process 1 of a sandbox late in asking for its death signal, as a busy host does."""
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_nothing_begins_before_the_sandbox_ends_with_its_owner(tmp_path: Path, filtered: bool) -> None:
+    """bubblewrap starts the command before its process 1 has asked for a death signal."""
+    if shutil.which("bwrap") is None or shutil.which("cc") is None:
+        pytest.skip("bubblewrap and a compiler are needed")
+    late = tmp_path / "late.so"
+    build = ["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", str(late), "-xc", "-"]
+    subprocess.run(build, input=LATE, text=True, check=True)
+    mode = sandbox.pick_mode(VIEW, {})
+    if not filtered:
+        mode = sandbox.Mode(mode.switches, {**mode.lacking, "seccomp": "left out"})
+    argv = sandbox.enter(mode, VIEW, sandbox.Command(["sh", "-c", "echo ran; sleep 20; echo outlived"]))
+    if filtered:
+        argv[argv.index("bwrap") : argv.index("bwrap")] = ["env", f"LD_PRELOAD={late}"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as outer:
+        assert outer.stdout and outer.stdout.readline() == b"ran\n"
+        outer.kill()
+        assert outer.stdout.read() == b""
+
+
 def test_nothing_begins_below_an_outer_bubblewrap_that_is_dead(inside: Inside) -> None:
     """As one is that was killed, and for which nobody has waited yet."""
     argv = sandbox.enter(sandbox.pick_mode(VIEW, {}), VIEW, sandbox.Command(["echo", "ran"]))
