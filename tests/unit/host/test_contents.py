@@ -202,9 +202,9 @@ def test_what_was_found_whole_is_not_hashed_twice_in_a_boot(tmp_path: Path, monk
     hashed: list[str] = []
     real = contents._file_hash
 
-    def hashing(path: Path) -> str:
+    def hashing(path: Path, like: str = "") -> str:
         hashed.append(path.name)
-        return real(path)
+        return real(path, like)
 
     monkeypatch.setattr(contents, "_file_hash", hashing)
     os.utime(kitchen.path / "image", ns=(1, 1))  # another ctime, so it is hashed
@@ -437,3 +437,46 @@ def test_out_of_descriptors_no_entry_is_thrown_away(tmp_path: Path, monkeypatch:
             cache.produce("kernel", "key", fill, what="x", say=print)
     assert kitchen.get() == kitchen.path
     assert kitchen.made == 1
+
+
+def memory(folder: Path) -> None:
+    """A guest's memory as QEMU leaves it: data between holes."""
+    with open(folder / "memory", "xb") as file:
+        for place, data in ((0, b"\0" * 70000), (300_000, b"page"), (5 << 20, b"another")):
+            file.seek(place)
+            file.write(data)
+        file.truncate(32 << 20)
+
+
+def test_of_a_file_of_holes_the_data_count_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kitchen = Kitchen(tmp_path / "cache", memory)
+    with open(kitchen.path / "memory", "r+b") as file:
+        file.seek(20 << 20)
+        file.write(b"\0" * 100_000)  # as file systems may, too
+    kitchen.reboot(monkeypatch)
+    assert kitchen.get() == kitchen.path
+
+
+@pytest.mark.parametrize(
+    ("place", "data"), [(300_000, b"pagf"), (20 << 20, b"x"), (300_004, b"page"), (5 << 20, b"\0")]
+)
+def test_a_file_of_holes_that_changed_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, data: bytes
+) -> None:
+    kitchen = Kitchen(tmp_path / "cache", memory)
+    with open(kitchen.path / "memory", "r+b") as file:
+        file.seek(place)
+        file.write(data)
+    kitchen.reboot(monkeypatch)
+    kitchen.produce()
+    assert kitchen.made == 2 and "memory has another content" in "".join(kitchen.said)
+
+
+def test_a_file_of_holes_that_lost_them_is_still_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was copied, or is on a file system without holes."""
+    kitchen = Kitchen(tmp_path / "cache", memory)
+    whole = (kitchen.path / "memory").read_bytes()
+    (kitchen.path / "memory").write_bytes(whole)
+    assert (kitchen.path / "memory").stat().st_blocks * 512 >= len(whole)
+    kitchen.reboot(monkeypatch)
+    assert kitchen.get() == kitchen.path
