@@ -122,15 +122,15 @@ def boot(target: Target, toolchain: Toolchain) -> Row:
 
 def restore(target: Target, toolchain: Toolchain, boots: Row) -> Row:
     """From starting QEMU on the saved guest to the first operation answered."""
-    state = target.pristine.state
-    values = tuple(_to_answer(target, toolchain, state) for _ in range(RESTORES))
+    values = tuple(_to_answer(target, toolchain, saved=True) for _ in range(RESTORES))
     row = Row("restore to first operation", "s", values, 0.3)
     return Row(row.name, row.unit, values, row.goal, f"{boots.figure / row.figure:.1f} times faster than boot")
 
 
-def _to_answer(target: Target, toolchain: Toolchain, state: Path | None = None) -> float:
+def _to_answer(target: Target, toolchain: Toolchain, *, saved: bool = False) -> float:
+    found = target.pristine
     start = time.monotonic()
-    with Vm(target.pristine.launch, toolchain, state) as vm:
+    with Vm(found.launch, toolchain, *((found.state, found.memory) if saved else ())) as vm:
         vm.resume()
         Agent(vm, target.pristine.scale).call("ping", seconds=pristine.boot_seconds())
         return time.monotonic() - start

@@ -181,13 +181,15 @@ class Workload:
 class Guest:
     """A pristine guest, restored. Use as a context manager: leaving it ends QEMU.
 
-    With `linger` its memory is still there when it has crashed.
+    With `linger` its memory is still there when it has crashed. With `sequential` its CPUs take turns.
     """
 
-    def __init__(self, pristine: Pristine, toolchain: Toolchain, *, linger: bool = False) -> None:
+    def __init__(
+        self, pristine: Pristine, toolchain: Toolchain, *, linger: bool = False, sequential: bool = False
+    ) -> None:
         self.pristine = pristine
         self._linger = linger
-        self.vm = Vm(pristine.launch, toolchain, pristine.state)
+        self.vm = Vm(pristine.launch, toolchain, pristine.state, pristine.memory, sequential=sequential)
         self.agent = Agent(self.vm, pristine.scale)
         self.restore_seconds = 0.0
         self._names = 0

@@ -126,4 +126,4 @@ def restore(folder: Path, kept: KeptGuest, toolchain: Toolchain) -> Guest:
         target.facts,
         target.cmdline,
     )
-    return Guest(Pristine(launch, place / "state", 0.0, target.machine.scale, 0, (), "", True), toolchain)
+    return Guest(Pristine(launch, place / "state", None, 0.0, target.machine.scale, 0, (), "", True), toolchain)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +17,24 @@ from harness.core.errors import GuestError, HarnessError, KernelFailure, Machine
 from harness.guest import kmemleak, resident
 from harness.guest.agent import Agent
 from harness.host.cache import Cache
+from harness.host.process import DiskFull
 from harness.host.progress import Progress
 from harness.host.toolchain import Toolchain
 from harness.kbuild.symbols import Symbols
+from harness.machine import written
 from harness.machine.deadline import Deadline, scale_of
 from harness.machine.examine import look_into
-from harness.machine.qemu import Launch, command_line, hardware
+from harness.machine.qemu import Launch, Memory, backends, command_line, hardware
 from harness.machine.vm import Vm
 
 BOOT_SECONDS = 120.0
 """Deadline from power-on to the agent, where KHARNESS_BOOT_SECONDS names no other; about 3 s are needed."""
 
-FORMAT = 9
+FORMAT = 10
 """Version of a snapshot's content and preparation."""
+
+STATE, MEMORY = "state", "memory"
+"""What a snapshot consists of: QEMU's migration file, and a folder with the guest's memory."""
 
 BPF_FOLDER = "/bpf"
 KEEP_SECONDS = 60.0
@@ -53,13 +59,17 @@ BROKEN = (r"kharness: module refused", r"kharness: agent on no port", r"kharness
 
 @dataclass(frozen=True)
 class Pristine:
-    """A saved guest. `state` is QEMU's migration file; `log` the raw /dev/kmsg records of boot,
-    `percpu` the percpu_stats when it was saved, quiescent; `own` the addresses of our module's functions, as
-    harness.kbuild.addresses reads them. `missed` is how often each program of the resident ledger had missed an event
-    by then, `blind` why there is no such ledger, if there is none."""
+    """A saved guest. `state` is QEMU's migration file, `memory` what it lacks (None: nothing).
+
+    `log` are the raw /dev/kmsg records of boot, `percpu` the percpu_stats when it was saved, quiescent; `own` the
+    addresses of our module's functions, as harness.kbuild.addresses reads them. `missed` is how often each program of
+    the resident ledger had missed an event by then, `blind` why there is no such ledger, if there is none. `age_ms` is
+    kmemleak's minimum age of a leak.
+    """
 
     launch: Launch
     state: Path
+    memory: Memory | None
     boot_seconds: float
     scale: float
     next_seq: int
@@ -69,6 +79,7 @@ class Pristine:
     own: str = ""
     missed: dict[str, int] = field(default_factory=dict)
     blind: str = ""
+    age_ms: int = kmemleak.MIN_AGE_MS
 
 
 def key(launch: Launch, kernel: str, toolchain: Toolchain, functions: Sequence[str] = ()) -> str:
@@ -113,7 +124,8 @@ def load(launch: Launch, folder: Path, cached: bool) -> Pristine:
     meta = json.loads((folder / "meta.json").read_text())
     return Pristine(
         launch,
-        folder / "state",
+        folder / STATE,
+        Memory(folder / MEMORY, private=True),
         meta["boot_seconds"],
         meta["scale"],
         meta["next_seq"],
@@ -123,6 +135,7 @@ def load(launch: Launch, folder: Path, cached: bool) -> Pristine:
         meta["own"],
         meta["missed"],
         meta["blind"],
+        meta["age_ms"],
     )
 
 
@@ -146,12 +159,19 @@ def _boot(
     folder: Path,
     note: Callable[[str], None],
 ) -> None:
+    memory = Memory(folder / MEMORY, private=False)
+    memory.folder.mkdir()
+    # QEMU gets SIGBUS when there is no space for what the guest writes, which would look like the kernel's doing.
+    if shutil.disk_usage(folder).free < launch.spec.memory_mib << 20:
+        raise DiskFull(folder)
     start = time.monotonic()
-    with Vm(launch, toolchain) as vm:
+    with Vm(launch, toolchain, memory=memory) as vm:
         try:
             _prepare(vm, symbols, functions, folder, note, start)
         except MachineEnded as error:
             raise look_into(vm, error, 1.0) from error
+    for name, mib in backends(launch).items():
+        written.check(memory.folder / name, mib << 20)
 
 
 def _prepare(
@@ -176,7 +196,8 @@ def _prepare(
     under_test = (*symbols.spans(functions, NEAR), *resident.planting(own))
     blind = resident.attach(agent, BPF_FOLDER, under_test)
     note("kmemleak baseline")
-    kmemleak.baseline(agent)
+    age_ms = kmemleak.shorten(agent, symbols.variables(kmemleak.MIN_AGE))
+    kmemleak.baseline(agent, age_ms)
     agent.call("write", record=False, path="/sys/kernel/debug/clear_warn_once", data="1")
     percpu, missed = (quiesce(agent), {}) if blind else resident.begin(agent, lambda: quiesce(agent))
     records = agent.call("kmsg", record=False)
@@ -189,11 +210,12 @@ def _prepare(
         "log": records["records"],
         "percpu": percpu,
         "own": own,
+        "age_ms": age_ms,
         "missed": missed,
         "blind": blind,
     }
     note("saving")
-    vm.save(folder / "state")
+    vm.save(folder / STATE)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 

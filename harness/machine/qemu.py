@@ -31,6 +31,18 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A folder whose files are the guest's memory, one for each name in :func:`backends`.
+
+    Where `private` is set QEMU maps them copy-on-write and the files stay as they are; else the guest's memory is in
+    the files alone.
+    """
+
+    folder: Path
+    private: bool
+
+
+@dataclass(frozen=True)
 class Sockets:
     """The sockets and files of one running machine, all in one private folder."""
 
@@ -70,34 +82,55 @@ def command_line(launch: Launch) -> str:
     return " ".join(" ".join(parts).split())
 
 
-def _nodes(spec: MachineSpec) -> list[str]:
-    """CPUs and memory distributed evenly over the nodes; nothing for a machine of one."""
-    if spec.nodes == 1:
-        return []
-    cpus, memory = spec.possible_cpus // spec.nodes, spec.memory_mib // spec.nodes
-    out: list[str] = []
-    for node in range(spec.nodes):
-        out += ["-object", f"memory-backend-ram,id=node{node},size={memory}M"]
-        out += ["-numa", f"node,nodeid={node},cpus={node * cpus}-{(node + 1) * cpus - 1},memdev=node{node}"]
+def backends(launch: Launch) -> dict[str, int]:
+    """The MiB of each memory backend, by its id: one for each NUMA node that QEMU makes."""
+    spec = launch.spec
+    if spec.nodes == 1 or launch.definition.qemu.nodes:
+        return {"memory": spec.memory_mib}
+    return {f"node{node}": spec.memory_mib // spec.nodes for node in range(spec.nodes)}
+
+
+def _wired(launch: Launch) -> list[str]:
+    """How the machine uses its backends: the only one as its memory, several with the CPUs distributed evenly."""
+    machine, nodes = launch.definition.qemu.machine, backends(launch)
+    if len(nodes) == 1:
+        return ["-M", f"{machine},memory-backend={next(iter(nodes))}"]
+    cpus = launch.spec.possible_cpus // len(nodes)
+    out = ["-M", machine]
+    for node, name in enumerate(nodes):
+        out += ["-numa", f"node,nodeid={node},cpus={node * cpus}-{(node + 1) * cpus - 1},memdev={name}"]
     return out
 
 
-def hardware(launch: Launch) -> list[str]:
-    """The part of the argv that decides what the guest sees, and with it whether a snapshot fits."""
+def _memory(launch: Launch, memory: Memory | None) -> list[str]:
+    """The backends themselves: anonymous memory where there are no files."""
+    out: list[str] = []
+    for name, size in backends(launch).items():
+        if memory is None:
+            out += ["-object", f"memory-backend-ram,id={name},size={size}M"]
+        else:
+            how = "share=off,readonly=on,rom=off" if memory.private else "share=on"
+            out += ["-object", f"memory-backend-file,id={name},size={size}M,mem-path={memory.folder / name},{how}"]
+    return out
+
+
+def hardware(launch: Launch, *, sequential: bool = False) -> list[str]:
+    """The part of the argv that decides what the guest sees, and with it whether a snapshot fits.
+
+    `sequential` changes nothing of that: see :func:`argv`.
+    """
     qemu, spec = launch.definition.qemu, launch.spec
     return [
         qemu.binary,
-        "-M",
-        qemu.machine,
+        *_wired(launch),
         "-accel",
-        launch.accelerator,
+        "tcg,thread=single" if sequential and launch.accelerator == "tcg" else launch.accelerator,
         "-cpu",
         qemu.cpu[launch.accelerator],
         "-smp",
         str(spec.possible_cpus),
         "-m",
         str(spec.memory_mib),
-        *([] if qemu.nodes else _nodes(spec)),
         "-nodefaults",
         "-no-user-config",
         "-display",
@@ -117,14 +150,21 @@ def hardware(launch: Launch) -> list[str]:
     ]
 
 
-def argv(launch: Launch, sockets: Sockets, incoming: Path | None = None) -> list[str]:
-    """The whole argv. The machine starts paused (-S), so that nothing is lost before we listen."""
+def argv(
+    launch: Launch, sockets: Sockets, memory: Memory | None = None, *, incoming: bool = False, sequential: bool = False
+) -> list[str]:
+    """The whole argv. The machine starts paused (-S), so that nothing is lost before we listen.
+
+    With `incoming` it waits to be told where its state comes from (QMP's migrate-incoming). With `sequential` TCG has
+    one thread for all CPUs, which take turns (QEMU's docs/devel/multi-thread-tcg.rst); KVM knows nothing of the kind.
+    """
 
     def socket(name: str, path: Path) -> list[str]:
         return ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
 
     return [
-        *hardware(launch),
+        *hardware(launch, sequential=sequential),
+        *_memory(launch, memory),
         *socket("console", sockets.console),
         *socket("agent", sockets.agent),
         *socket("ssh", sockets.ssh),
@@ -138,5 +178,5 @@ def argv(launch: Launch, sockets: Sockets, incoming: Path | None = None) -> list
         "-append",
         command_line(launch),
         "-S",
-        *(["-incoming", f"file:{incoming}"] if incoming else []),
+        *(["-incoming", "defer"] if incoming else []),
     ]

@@ -31,7 +31,7 @@ from harness.host.toolchain import Toolchain
 from harness.machine import gdb, written
 from harness.machine.console import Console
 from harness.machine.deadline import Deadline
-from harness.machine.qemu import Launch, Sockets, argv
+from harness.machine.qemu import Launch, Memory, Sockets, argv
 from harness.machine.stopped import is_stopped
 
 STARTUP_SECONDS = 20.0
@@ -84,16 +84,29 @@ MAX_TMPDIR = 70
 
 
 class Vm:
-    """A QEMU process, started paused. Use as a context manager: leaving it ends QEMU. With `debug` gdb can attach.
+    """A QEMU process, started paused. Use as a context manager: leaving it ends QEMU.
+
+    With `debug` gdb can attach, with `sequential` its CPUs take turns (:func:`argv`).
+
+    `incoming` is the state of a saved guest. It lacks the memory if that is in the files of `memory`, which are then
+    to be private; a guest whose memory is to be in files is booted with others (see :meth:`save`).
 
     Errors say whose fault they are: MachineLost when QEMU does not start, MachineEnded (for the crash oracle) when it
     stops answering later.
     """
 
     def __init__(
-        self, launch: Launch, toolchain: Toolchain, incoming: Path | None = None, *, debug: bool = False
+        self,
+        launch: Launch,
+        toolchain: Toolchain,
+        incoming: Path | None = None,
+        memory: Memory | None = None,
+        *,
+        debug: bool = False,
+        sequential: bool = False,
     ) -> None:
         self.launch = launch
+        self._memory, self._sequential = memory, sequential
         self._debug = debug
         self._scratch = Scratch(_short_folder())
         self.sockets = Sockets(self._scratch.path)
@@ -128,11 +141,13 @@ class Vm:
         binds = [Bind(self.launch.image), Bind(self.launch.initramfs), Bind(self.sockets.folder, writable=True)]
         if self._incoming:
             binds.append(Bind(self._incoming))
+        if self._memory:
+            binds.append(Bind(self._memory.folder, writable=not self._memory.private))
         more = [*confine.options(self._toolchain, self.launch.definition.qemu.binary)]
         more += gdb.stub(self.sockets) if self._debug else []
-        command = self._toolchain.argv(
-            [*argv(self.launch, self.sockets, self._incoming), *more], binds=binds, kvm=self.launch.accelerator == "kvm"
-        )
+        saved, turns = self._incoming is not None, self._sequential
+        whole = [*argv(self.launch, self.sockets, self._memory, incoming=saved, sequential=turns), *more]
+        command = self._toolchain.argv(whole, binds=binds, kvm=self.launch.accelerator == "kvm")
         # A pipe: when it is full QEMU drops further output, so that it never waits for us, and fills no disk.
         self._stderr, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -154,6 +169,8 @@ class Vm:
             self._qmp = None
             raise self._not_started() from error
         if self._incoming:
+            self._leave_out_memory(self._memory is not None)
+            self.qmp("migrate-incoming", uri=f"file:{self._incoming}")
             self._wait_migration("inmigrate", Deadline(STARTUP_SECONDS, "the snapshot to be read"))
 
     def _connect(self, path: Path, deadline: Deadline) -> socket.socket:
@@ -250,10 +267,19 @@ class Vm:
             raise self.gone("passing a file") from error
         self.qmp("getfd", fdname=name)
 
+    def _leave_out_memory(self, out: bool) -> None:
+        """Whether a state has no memory that is in files which the guest writes to (ram_save_setup() in QEMU's
+        migration/ram.c). It must be read as it was written."""
+        self.qmp("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": out}])
+
     def save(self, path: Path) -> None:
-        """Stops the guest and writes its state to `path`, a file in a folder bound writable."""
+        """Stop the guest and write its state to `path`, without its memory if that is in files.
+
+        The guest goes on writing to these until QEMU has ended.
+        """
         self.qmp("stop")
         inside = self.sockets.folder / "state"
+        self._leave_out_memory(self._memory is not None and not self._memory.private)
         self.qmp("migrate", uri=f"file:{inside}")
         self._wait_migration("migrate", Deadline(SAVE_SECONDS, "the snapshot to be written"))
         written.take(inside, path, (self.launch.spec.memory_mib << 20) + STATE_SPARE)

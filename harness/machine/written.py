@@ -66,6 +66,14 @@ def read(path: Path, size: int) -> bytes:
     return data
 
 
+def check(path: Path, size: int) -> None:
+    """Raise MachineLost unless this is a plain file of so many bytes."""
+    with _plain(path, size) as file:
+        found = os.fstat(file.fileno()).st_size
+    if found != size:
+        raise MachineLost(f"QEMU wrote a {path.name} of {found} bytes, {size} were asked for")
+
+
 def take(path: Path, target: Path, most: int) -> None:
     """Move a file of at most so many bytes out of the folder. Raises MachineLost for anything else, DiskFull."""
     with _plain(path, most) as file:

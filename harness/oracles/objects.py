@@ -173,7 +173,7 @@ def blamed(found: Sequence[Finding], least: int) -> dict[str, bool]:
 def leaked(guest: Guest, target: KernelTarget) -> dict[str, bool]:
     """As :func:`counted`, and found by kmemleak."""
     exact = counted(guest, target)
-    return exact | blamed(kmemleak.findings(protocol.report(guest.agent), target.symbols), SEEN)
+    return exact | blamed(kmemleak.findings(protocol.report(guest.agent, target.pristine.age_ms), target.symbols), SEEN)
 
 
 EXACT = (percpu.ORACLE, "ledger slab", "ledger percpu")

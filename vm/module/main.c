@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The guest's helper module: its debugfs files, pcpu_alloc_noprof on the error-injection list, and parts that are too
- * small for a file of their own. It changes nothing in the kernel under test.
+ * small for a file of their own. It changes nothing in the kernel under test but what is written to them asks for.
  */
 #include <linux/ctype.h>
 #include <linux/debugfs.h>
@@ -70,6 +70,31 @@ static const struct file_operations workqueue_fops = {
 };
 
 /*
+ * Sets kmemleak's minimum age of a leak (jiffies_min_age, mm/kmemleak.c) to so many milliseconds; the host knows the
+ * variable's address. Written are both numbers.
+ */
+static ssize_t leak_age_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
+{
+	unsigned long at;
+	unsigned int ms;
+	char text[64] = "";
+
+	if (len >= sizeof(text))
+		return -EINVAL;
+	if (copy_from_user(text, from, len))
+		return -EFAULT;
+	if (sscanf(text, "%lx %u", &at, &ms) != 2)
+		return -EINVAL;
+	WRITE_ONCE(*(unsigned long *)at, msecs_to_jiffies(ms));
+	return len;
+}
+
+static const struct file_operations leak_age_fops = {
+	.owner = THIS_MODULE,
+	.write = leak_age_write,
+};
+
+/*
  * Our own functions, "address size name" a line, in hex: vmlinux does not have them, but the host may find a CPU in one
  * of them. kallsyms has them in a table of the module (struct mod_kallsyms, linux/module.h).
  */
@@ -109,6 +134,7 @@ static int __init kharness_init(void)
 	debugfs_create_file("last_words", 0600, folder, NULL, &last_words_fops);
 	debugfs_create_file("hold", 0200, folder, NULL, &hold_fops);
 	debugfs_create_file("workqueue", 0200, folder, NULL, &workqueue_fops);
+	debugfs_create_file("leak_age", 0200, folder, NULL, &leak_age_fops);
 	debugfs_create_file("symbols", 0400, folder, NULL, &symbols_fops);
 	last_words_init();
 	return 0;

@@ -19,7 +19,9 @@ class Knob:
         self.asked: list[str] = []
 
     def call(self, verb: str, /, *, check: bool = True, **args: Any) -> dict[str, Any]:
-        self.asked.append(f"{verb} {args.get('path', '')} {args.get('data', '')}".strip())
+        self.asked.append(
+            f"{verb} {args.get('path', '')} {args.get('data', args.get('ms', ''))}".replace("  ", " ").strip()
+        )
         if verb == "read":
             return {"ok": True, "data": "unreferenced object"}
         if verb == "write" and args["path"] == kmemleak.KNOB:
@@ -33,12 +35,12 @@ class Knob:
 
 def test_the_whole_protocol() -> None:
     knob = Knob(3)
-    assert kmemleak.report(cast(Agent, knob)) == "unreferenced object"
+    assert kmemleak.report(cast(Agent, knob), 300) == "unreferenced object"
     own = f"write {kmemleak.KNOB}"
     assert knob.asked == [
         f"write {kmemleak.SHRINK} 1",
         f"write {kmemleak.CHURN} 1",
-        "idle",
+        "idle 500",
         f"{own} scan",
         f"{own} scan",
         f"read {kmemleak.KNOB}",
@@ -49,16 +51,23 @@ def test_the_whole_protocol() -> None:
 @pytest.mark.parametrize("takes", [0, 1, 2])
 def test_where_kmemleak_did_not_look_to_the_end_nothing_is_reported(takes: int) -> None:
     with pytest.raises(kmemleak.Refused, match="^kmemleak refused to scan: Operation not permitted$") as error:
-        kmemleak.report(cast(Agent, Knob(takes)))
+        kmemleak.report(cast(Agent, Knob(takes)), 300)
     assert error.value.reason == "Operation not permitted"
 
 
 def test_a_baseline_that_was_not_scanned_is_none() -> None:
     with pytest.raises(kmemleak.Refused):
-        kmemleak.baseline(cast(Agent, Knob(1)))
-    kmemleak.baseline(cast(Agent, Knob(4)))
+        kmemleak.baseline(cast(Agent, Knob(1)), 300)
+    kmemleak.baseline(cast(Agent, Knob(4)), 300)
 
 
 @pytest.mark.parametrize(("takes", "answer"), [(0, "Operation not permitted"), (1, "")])
 def test_whether_it_is_on(takes: int, answer: str) -> None:
     assert kmemleak.refusal(cast(Agent, Knob(takes))) == answer
+
+
+@pytest.mark.parametrize(("variables", "wanted"), [({0xFFFF8000}, 300), (set(), 5000), ({1, 2}, 5000)])
+def test_the_age_is_shortened_where_the_kernel_has_the_variable(variables: set[int], wanted: int) -> None:
+    knob = Knob(0)
+    assert kmemleak.shorten(cast(Agent, knob), variables) == wanted
+    assert knob.asked == ([f"write {kmemleak.LEAK_AGE} 0xffff8000 300"] if wanted == 300 else [])

@@ -19,7 +19,7 @@ def test_one_that_hangs_is_examined_while_it_is_there(monkeypatch: pytest.Monkey
     done: list[str] = []
 
     class FakeVm:
-        def __init__(self, *args: object) -> None: ...
+        def __init__(self, *args: object, **named: object) -> None: ...
         def __enter__(self) -> None: ...
         def resume(self) -> None: ...
         def close(self) -> None:
@@ -35,7 +35,7 @@ def test_one_that_hangs_is_examined_while_it_is_there(monkeypatch: pytest.Monkey
     monkeypatch.setattr(guest, "Vm", FakeVm)
     monkeypatch.setattr(guest, "Agent", lambda vm, scale: SimpleNamespace(call=call))
     monkeypatch.setattr(guest, "look_into", look)
-    pristine: Any = SimpleNamespace(launch=None, state=None, scale=3.0)
+    pristine: Any = SimpleNamespace(launch=None, state=None, memory=None, scale=3.0)
     with pytest.raises(Hung), guest.Guest(cast(Pristine, pristine), cast(Toolchain, None)):
         pass
     assert done == ["looked into at 3.0", "ended"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import definition
-from harness.machine.qemu import AGENT_PORT, Launch, Sockets, argv, command_line, hardware
+from harness.machine.qemu import AGENT_PORT, Launch, Memory, Sockets, argv, backends, command_line, hardware
 
 
 @pytest.fixture
@@ -77,8 +77,30 @@ def test_the_machine_starts_paused_with_a_socket_for_each_channel(launch: Launch
 
 def test_a_restored_machine_differs_only_in_where_its_state_comes_from(launch: Launch) -> None:
     sockets = Sockets(Path("/tmp/x"))
-    cold, warm = argv(launch, sockets), argv(launch, sockets, Path("/snap/state"))
-    assert warm == [*cold, "-incoming", "file:/snap/state"]
+    cold, warm = argv(launch, sockets), argv(launch, sockets, incoming=True)
+    assert warm == [*cold, "-incoming", "defer"]
+
+
+def test_a_restored_machine_cannot_write_to_the_memory_that_was_saved(launch: Launch) -> None:
+    """QEMU's documentation of memory-backend-file: readonly=on,rom=off maps a file privately and opens it for reading."""
+    place, sockets = Path("/snap/memory"), Sockets(Path("/tmp/x"))
+    saved = after(argv(launch, sockets, Memory(place, private=False)), "-object")
+    restored = after(argv(launch, sockets, Memory(place, private=True), incoming=True), "-object")
+    first = "memory-backend-file,id=memory,size=1024M,mem-path=/snap/memory/memory"
+    assert saved == [f"{first},share=on"]
+    assert restored == [f"{first},share=off,readonly=on,rom=off"]
+    assert after(argv(launch, sockets), "-object") == ["memory-backend-ram,id=memory,size=1024M"]
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "arm64"])
+def test_every_backend_is_used_by_the_machine(launch: Launch, arch: str) -> None:
+    vm = definition.load(arch)
+    for name in ("default", "node2"):
+        one = replace(launch, definition=vm, spec=vm.spec(name))
+        used = [word.rpartition("memdev=")[2] for word in after(hardware(one), "-numa")]
+        used += [word.partition("memory-backend=")[2] for word in after(hardware(one), "-M")]
+        assert [word for word in used if word] == list(backends(one))
+        assert sum(backends(one).values()) == one.spec.memory_mib
 
 
 def test_no_path_of_a_run_decides_what_the_guest_sees(launch: Launch) -> None:
@@ -95,3 +117,13 @@ def test_nodes_come_from_the_kernel_or_from_qemu_but_not_from_both(launch: Launc
     assert by_qemu in ([], ["node,nodeid=0,cpus=0-2,memdev=node0", "node,nodeid=1,cpus=3-5,memdev=node1"])
     one = replace(two, spec=vm.spec("default"))
     assert "numa" not in command_line(one) and "-numa" not in hardware(one)
+
+
+def test_cpus_take_turns_on_the_same_hardware(launch: Launch) -> None:
+    """A snapshot fits both, as its key shows."""
+    sockets = Sockets(Path("/tmp/x"))
+    turns, once = (argv(launch, sockets, incoming=True, sequential=how) for how in (True, False))
+    assert after(turns, "-accel") == ["tcg,thread=single"]
+    assert [word for word in turns if "thread" not in word] == [word for word in once if word != "tcg"]
+    kvm = replace(launch, accelerator="kvm")
+    assert argv(kvm, sockets, sequential=True) == argv(kvm, sockets)

@@ -70,7 +70,7 @@ def target(blind: str = "") -> Target:
     def addresses(asked: Sequence[int]) -> tuple[tuple[Frame, ...], ...]:
         return tuple(FUNCTIONS.get(address, ()) for address in asked)
 
-    pristine = SimpleNamespace(percpu=stats(50), missed={"percpu_object_made": 7}, blind=blind)
+    pristine = SimpleNamespace(percpu=stats(50), missed={"percpu_object_made": 7}, blind=blind, age_ms=300)
     return cast(
         Target,
         SimpleNamespace(
