@@ -453,7 +453,8 @@ class Dump:
 class TestResult:
     """One test on one kernel and machine; `id` is canonical (leaves kernel and machine out).
 
-    `step` are arguments that would make the same run report more.
+    `step` are arguments that would make the same run report more. `turns`: its CPUs took turns, no two ran at the same
+    instant.
     """
 
     __test__ = False  # not a test class for pytest to collect
@@ -465,6 +466,7 @@ class TestResult:
     outcome: Outcome
     seconds: float = 0.0
     attempts: int = 1
+    turns: bool = False
     why: str = ""
     replay: str | None = None
     step: str = ""

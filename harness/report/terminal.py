@@ -155,7 +155,9 @@ def _facts(results: Results) -> Iterator[str]:
     oracles = sorted({canary.oracle for canary in results.canaries})
     yield from _entry("canaries", f"{sums.caught} of {sums.canaries} caught: {', '.join(oracles) or 'none run'}")
     outcomes = ", ".join(f"{number} {word}" for word, number in sums.outcomes)
-    yield from _entry("tests", f"{sums.tests}: {outcomes}" if sums.tests else "none")
+    turns = sum(test.turns for test in results.under_test())
+    how = f"; in {turns} of them the CPUs took turns (one thread of QEMU)" if turns else ""
+    yield from _entry("tests", f"{sums.tests}: {outcomes}{how}" if sums.tests else "none")
     skipped = [test for test in results.under_test() if test.outcome is Outcome.SKIP]
     if skipped:
         yield from _entry("skipped", f"{skipped[0].id}: {skipped[0].describe()}{_more(len(skipped) - 1)}")

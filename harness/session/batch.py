@@ -59,7 +59,9 @@ class LeakBatch(pytest.Item):
         if not done:
             self._skip(name, "no test passed whose operations could be repeated")
         deeds = [deed(other) for other in done]
-        result = self._judge(TestContext(name, self.target, self._session.session.seed), done, deeds)
+        turns = all(other.sequential for other in done)
+        context = TestContext(name, self.target, self._session.session.seed, sequential=turns)
+        result = self._judge(context, done, deeds)
         self._session.event_log.emit(EventKind.TEST_END, result, kernel=result.kernel, test=result.id)
         self.recorded = result.outcome in BAD
         if result.outcome is Outcome.FAIL:
@@ -82,8 +84,12 @@ class LeakBatch(pytest.Item):
             result = context.conclude(error)
         finally:
             context.guest.__exit__(None, None, None)
+
         # Only now, so that the memory of only one guest is in use.
-        hunt = Hunt(self.target, deeds, lambda: TestContext("leak hunt", self.target, context.seed), clock, self._say)
+        def fresh() -> TestContext:
+            return TestContext("leak hunt", self.target, context.seed, sequential=context.sequential)
+
+        hunt = Hunt(self.target, deeds, fresh, clock, self._say)
         findings = hunt.find(result.findings)
         if not hunt.steps:
             return result

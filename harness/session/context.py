@@ -62,11 +62,13 @@ class TestContext:
 
     __test__ = False  # nothing that pytest collects
 
-    def __init__(self, test_id: str, target: Target, seed: int) -> None:
+    def __init__(self, test_id: str, target: Target, seed: int, *, sequential: bool = False) -> None:
         self.test_id = test_id
         self.target = target
         self.seed = seed
-        self.guest: Guest = target.restore()
+        self.sequential = sequential
+        """Whether what it does needs no two CPUs at the same instant."""
+        self.guest: Guest = target.restore(sequential=sequential)
         self.expected: list[str] = []
         self.summaries: list[FaultSummary] = []
         self.model = ModelSummary()
@@ -117,7 +119,7 @@ class TestContext:
                     self.kept = Kept(why="it was never restored")
                     raise
                 self.retried(Retry(self.target.machine.spec.name, error.line()[:WORDS]))
-                self.guest = self.target.restore()
+                self.guest = self.target.restore(sequential=self.sequential)
 
     def retried(self, retry: Retry) -> None:
         """Record that a guest of this test was lost and is restored once more."""
@@ -238,7 +240,7 @@ class TestContext:
     def unreferenced(self) -> list[Finding]:
         """kmemleak's findings, after its whole protocol. Raises Inconclusive where it did not complete its scan."""
         try:
-            text = kmemleak.report(self.guest.agent)
+            text = kmemleak.report(self.guest.agent, self.target.pristine.age_ms)
         except kmemleak.Refused as error:
             seen = kmemleak_oracle.watched("", self.log()[0], error.reason)
             raise Inconclusive(f"{seen.oracle} did not watch: {seen.why}") from error
@@ -268,6 +270,7 @@ class TestContext:
             outcome=outcome,
             seconds=time.monotonic() - self.started,
             attempts=self.attempts,
+            turns=self.target.takes_turns(self.sequential),
             why=why,
             faults=total(self.summaries) if self.summaries else FaultSummary(),
             model=self.model,

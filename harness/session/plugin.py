@@ -45,6 +45,8 @@ from harness.suite.interface import Suite
 
 pytest_plugins = ("harness.session.fixtures",)
 
+SEQUENTIAL = "sequential"
+
 WORDS = 400
 """Characters of an exception's first line that are reported."""
 
@@ -63,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "solo: what it does to its guest is not repeated in the leak batch")
+    config.addinivalue_line("markers", f"{SEQUENTIAL}: no two CPUs need to run at the same instant; TCG is faster so")
     config.addinivalue_line("markers", HELP)
     if path := config.getoption("--kharness-plan"):
         shard, shards = (int(part) for part in config.getoption("--kharness-shard").split("/"))
@@ -252,7 +255,8 @@ def target(request: pytest.FixtureRequest) -> Target:
 def context(request: pytest.FixtureRequest, target: Target, test_session: TestSession) -> Iterator[TestContext]:
     """A pristine guest and the record of what is done on it."""
     item = request.node
-    context = TestContext(canonical(item.nodeid, target), target, test_session.session.seed)
+    sequential = item.get_closest_marker(SEQUENTIAL) is not None
+    context = TestContext(canonical(item.nodeid, target), target, test_session.session.seed, sequential=sequential)
     test_session.equip(context)
     item.stash[BENCH] = context
     _started(test_session, target, context.test_id)

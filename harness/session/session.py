@@ -135,9 +135,14 @@ class Target:
         """Resolves addresses in its guests to functions."""
         return Addresses(self.symbols, self.pristine.own)
 
-    def restore(self) -> Guest:
-        """A pristine guest, not yet entered."""
-        return Guest(self.pristine, self._toolchain, linger=self._linger)
+    def takes_turns(self, sequential: bool) -> bool:
+        """Whether the CPUs of a guest for something `sequential` take turns: only TCG can do that."""
+        return sequential and self.machine.accelerator == "tcg"
+
+    def restore(self, *, sequential: bool = False) -> Guest:
+        """A pristine guest, not yet entered. `sequential`: its CPUs may take turns."""
+        turns = self.takes_turns(sequential)
+        return Guest(self.pristine, self._toolchain, linger=self._linger, sequential=turns)
 
 
 class TestSession:

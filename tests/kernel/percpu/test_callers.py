@@ -15,6 +15,8 @@ from harness.faults.sweep import Faults
 from harness.session.context import TestContext
 from percpu.operations import OPERATIONS
 
+pytestmark = pytest.mark.sequential
+
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_fails_once(context: TestContext, faults: Faults, policy: Policy, name: str) -> None:

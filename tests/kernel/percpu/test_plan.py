@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.core.errors import Inconclusive
 from harness.core.plan import FaultPlan
 from harness.faults import plans
@@ -10,6 +12,8 @@ from harness.faults.endings import words
 from harness.faults.policy import Policy
 from harness.faults.sweep import Faults
 from percpu.operations import OPERATIONS
+
+pytestmark = pytest.mark.sequential
 
 
 def test_plan(faults: Faults, policy: Policy, fault_plan: FaultPlan) -> None:

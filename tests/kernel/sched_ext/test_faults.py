@@ -16,6 +16,8 @@ from sched_ext.dsq import CREATE, Dsqs
 from sched_ext.model.state import Features
 from sched_ext.operations import FIRST, action
 
+pytestmark = pytest.mark.sequential
+
 PERCPU = ("pcpu_alloc_noprof",)
 OWN_KTHREAD = "enabling in a kthread of its own"
 

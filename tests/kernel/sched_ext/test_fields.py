@@ -14,6 +14,8 @@ from sched_ext.fields import Fields
 from sched_ext.model import ids
 from sched_ext.model.case import ERRORS, INT_MAX, INT_MIN, SLICE_INF, SWITCH_PARTIAL, Case, Insert
 
+pytestmark = pytest.mark.sequential
+
 USER = 7
 """The user DSQ that ops.init creates, where a case has one."""
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.faults.sweep import Faults
 from harness.guest import kmemleak
 from harness.session.context import TestContext
 from harness.suite.needs import need
 from sched_ext.dsq import Dsqs
 from sched_ext.operations import FIRST
+
+pytestmark = pytest.mark.sequential
 
 OWN = "mem_pool_alloc"
 """From where kmemleak asks for the object that it keeps of each allocation (mm/kmemleak.c)."""

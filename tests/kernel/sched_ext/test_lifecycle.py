@@ -11,6 +11,8 @@ from harness.session.context import TestContext
 from sched_ext.dsq import Dsqs
 from sched_ext.model import ids
 
+pytestmark = pytest.mark.sequential
+
 U64_MAX = (1 << 64) - 1
 
 

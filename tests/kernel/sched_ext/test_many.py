@@ -8,12 +8,14 @@ import pytest
 from sched_ext.dsq import Dsqs
 
 
+@pytest.mark.sequential
 @pytest.mark.parametrize("count", [1, 1000, 10_000])
 def test_ops_init_creates_many(dsq: Dsqs, count: int) -> None:
     create_and_free(dsq, count)
 
 
 @pytest.mark.full
+@pytest.mark.sequential
 @pytest.mark.machines("default", "cpu64")
 def test_ops_init_creates_a_hundred_thousand(dsq: Dsqs) -> None:
     """Each with percpu data for every possible CPU."""
@@ -31,6 +33,7 @@ def create_and_free(dsq: Dsqs, count: int) -> None:
     dsq.check_objects()
 
 
+@pytest.mark.sequential
 def test_create_many_one_by_one(dsq: Dsqs) -> None:
     dsq.attach("dsq_many", [(0, -1)], nr_dsqs=1)
     dsq.create_range(1, 5000)

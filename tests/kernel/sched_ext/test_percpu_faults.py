@@ -20,6 +20,8 @@ from sched_ext.model.trace import FaultAt
 from sched_ext.operations import ENABLE, ENABLER, FIRST
 from sched_ext.sub import CGROUP_ROOT
 
+pytestmark = pytest.mark.sequential
+
 NO_DATA = "percpu data in its DSQs"
 OWN_KTHREAD = "enabling in a kthread of its own"
 CREATES = [(FIRST, -1), (FIRST + 1, -1)]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.core.errors import Inconclusive
 from harness.core.plan import FaultPlan
 from harness.faults import plans
@@ -13,6 +15,8 @@ from harness.guest.guest import Guest
 from harness.session.context import TestContext
 from sched_ext.dsq import STATE, Dsqs
 from sched_ext.operations import action
+
+pytestmark = pytest.mark.sequential
 
 REPORTED = (r"failed \(-12\)", r"error -12", r"ops\.init\(\) failed \(-22\)")
 """What the kernel says when enabling fails, for want of memory or because ops.init did."""

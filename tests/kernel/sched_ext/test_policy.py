@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
+
 from harness.core.errors import Inconclusive
 from harness.core.plan import FaultPlan
 from harness.core.records import Fault
@@ -14,6 +16,8 @@ from harness.session.context import TestContext
 from harness.suite.needs import need
 from sched_ext.dsq import Dsqs
 from sched_ext.operations import ENABLER, action
+
+pytestmark = pytest.mark.sequential
 
 TRIES = 6
 

@@ -19,6 +19,8 @@ from sched_ext.model.state import Features
 from sched_ext.model.trace import FaultAt
 from sched_ext.operations import ENABLE, ENABLER, FIRST
 
+pytestmark = pytest.mark.sequential
+
 OWN_KTHREAD = "enabling in a kthread of its own"
 CREATES = [(FIRST, -1)]
 

@@ -163,12 +163,13 @@ def symbols(frame: Frame) -> Sequence[Frame]:
 def made(config: str = "") -> tuple[TestContext, FakeGuest]:
     guest = FakeGuest()
     target = SimpleNamespace(
-        restore=lambda: guest,
+        restore=lambda sequential: guest,
+        takes_turns=lambda sequential: sequential,
         symbols=symbols,
         addresses=lambda found: tuple(FUNCTIONS.get(address, ()) for address in found),
         kernel=SimpleNamespace(arch="x86_64", id="tree-x86_64-1"),
         machine=SimpleNamespace(spec=MachineSpec("x86_64")),
-        pristine=SimpleNamespace(next_seq=FIRST_SEQ, percpu=percpu_stats(100), missed={}, blind=""),
+        pristine=SimpleNamespace(next_seq=FIRST_SEQ, percpu=percpu_stats(100), missed={}, blind="", age_ms=300),
         suite=PLAIN,
         code=default().code,
         allocates_once=default().allocates_once,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from harness.core.plan import Survey
 from harness.core.records import Event, EventKind
 from harness.run.survey import ROOT
 from harness.session import plugin
+from harness.session.session import Target
 
 SESSION = """
 import sys
@@ -53,8 +55,9 @@ class Restored(FakeGuest):
 class FakeTarget(Target):
     def __init__(self):
         context, _ = made()
-        self.__dict__.update(vars(context.target), restore=Restored)
-        self.kernel.role, self.machine, self.first = Role.TREE, SimpleNamespace(spec=SimpleNamespace(name="default")), True
+        self.__dict__.update(vars(context.target), restore=lambda sequential: Restored())
+        self.machine = SimpleNamespace(spec=SimpleNamespace(name="default"), accelerator="tcg")
+        self.kernel.role, self.first = Role.TREE, True
 
 class Session(TestSession):
     def __init__(self, session, shard, shards):
@@ -165,6 +168,34 @@ def test_with_fail_fast_the_first_failure_is_the_last_test(tmp_path: Path) -> No
 
 def test_without_it_all_tests_are_run(tmp_path: Path) -> None:
     assert list(Run(tmp_path, FAILS_FIRST).results) == ["test_a", "test_b"]
+
+
+def test_the_cpus_take_turns_where_a_test_allows_it(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        """
+@pytest.mark.sequential
+def test_in_turn(context):
+    assert context.sequential
+
+def test_at_once(context):
+    assert not context.sequential
+""",
+    )
+    (batch,) = [event for event in run.of(EventKind.TEST_END) if "batch::" in event.test]
+    assert not batch.data["turns"], "it repeats both"
+    assert {name: found["turns"] for name, found in run.results.items()} == {
+        "test_in_turn": True,
+        "test_at_once": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "asked", "turns"), [("tcg", True, True), ("tcg", False, False), ("kvm", True, False)]
+)
+def test_only_tcg_can_have_the_cpus_take_turns(accelerator: str, asked: bool, turns: bool) -> None:
+    target: Any = SimpleNamespace(machine=SimpleNamespace(accelerator=accelerator))
+    assert Target.takes_turns(target, asked) is turns
 
 
 def test_what_a_test_did_before_it_skips_is_looked_at(tmp_path: Path) -> None:
