@@ -50,11 +50,12 @@ def scan(agent: Agent) -> None:
 
 
 def shorten(agent: Agent, variables: Set[int]) -> int:
-    """Shorten the minimum age, if this kernel has one variable of the name MIN_AGE; returns the age in milliseconds."""
-    if len(variables) != 1:
-        return MIN_AGE_MS
-    agent.call("write", record=False, path=LEAK_AGE, data=f"{min(variables):#x} {SHORT_AGE_MS}")
-    return SHORT_AGE_MS
+    """Shorten the minimum age, if one of the addresses `variables` has it; returns the age in milliseconds."""
+    for at in sorted(variables):
+        data = f"{at:#x} {MIN_AGE_MS} {SHORT_AGE_MS}"
+        if agent.call("write", check=False, record=False, path=LEAK_AGE, data=data)["ok"]:
+            return SHORT_AGE_MS
+    return MIN_AGE_MS
 
 
 def baseline(agent: Agent, age_ms: int) -> None:

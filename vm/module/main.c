@@ -70,22 +70,24 @@ static const struct file_operations workqueue_fops = {
 };
 
 /*
- * Sets kmemleak's minimum age of a leak (jiffies_min_age, mm/kmemleak.c) to so many milliseconds; the host knows the
- * variable's address. Written are both numbers.
+ * Sets kmemleak's minimum age of a leak (jiffies_min_age, mm/kmemleak.c). Written are the variable's address, which the
+ * host knows, the milliseconds that it has and those that it gets: what has another value is not changed.
  */
 static ssize_t leak_age_write(struct file *file, const char __user *from, size_t len, loff_t *pos)
 {
 	unsigned long at;
-	unsigned int ms;
+	unsigned int before, after;
 	char text[64] = "";
 
 	if (len >= sizeof(text))
 		return -EINVAL;
 	if (copy_from_user(text, from, len))
 		return -EFAULT;
-	if (sscanf(text, "%lx %u", &at, &ms) != 2)
+	if (sscanf(text, "%lx %u %u", &at, &before, &after) != 3)
 		return -EINVAL;
-	WRITE_ONCE(*(unsigned long *)at, msecs_to_jiffies(ms));
+	if (READ_ONCE(*(unsigned long *)at) != msecs_to_jiffies(before))
+		return -ENXIO;
+	WRITE_ONCE(*(unsigned long *)at, msecs_to_jiffies(after));
 	return len;
 }
 

@@ -66,8 +66,20 @@ def test_whether_it_is_on(takes: int, answer: str) -> None:
     assert kmemleak.refusal(cast(Agent, Knob(takes))) == answer
 
 
-@pytest.mark.parametrize(("variables", "wanted"), [({0xFFFF8000}, 300), (set(), 5000), ({1, 2}, 5000)])
-def test_the_age_is_shortened_where_the_kernel_has_the_variable(variables: set[int], wanted: int) -> None:
-    knob = Knob(0)
-    assert kmemleak.shorten(cast(Agent, knob), variables) == wanted
-    assert knob.asked == ([f"write {kmemleak.LEAK_AGE} 0xffff8000 300"] if wanted == 300 else [])
+@pytest.mark.parametrize(
+    ("variables", "right", "asked"),
+    [({0xFFFF8000}, 0xFFFF8000, ["0xffff8000"]), ({1, 2}, 2, ["0x1", "0x2"]), ({1}, 2, ["0x1"]), (set(), 2, [])],
+)
+def test_the_age_is_shortened_where_the_kernel_has_the_variable(
+    variables: set[int], right: int, asked: list[str]
+) -> None:
+    written: list[str] = []
+
+    class Module:
+        def call(self, verb: str, /, *, path: str, data: str, **args: Any) -> dict[str, Any]:
+            assert (verb, path) == ("write", kmemleak.LEAK_AGE)
+            written.append(data)
+            return {"ok": int(data.partition(" ")[0], 16) == right, "error": "No such device or address"}
+
+    assert kmemleak.shorten(cast(Agent, Module()), variables) == (300 if right in variables else 5000)
+    assert written == [f"{at} 5000 300" for at in asked]
