@@ -54,7 +54,7 @@ def test_unknown_architecture_lists_what_there_is() -> None:
     [
         ("possible_cpus: 2", "possible_cpus: two", "possible_cpus"),
         ("  virtio: device", "  #", "virtio"),
-        ("cpu: {tcg: max, kvm: host}", "cpu: max", "cpu"),
+        ("kvm: host}", "kvm: [host]}", "cpu"),
         ("fragments: [base", "fragments: [[base]", "fragments"),
     ],
 )
