@@ -235,8 +235,13 @@ def dies(kind: str, name: str, where: str = "") -> Callable[[Guest, KernelTarget
 
     def plant(guest: Guest, target: KernelTarget) -> dict[str, bool]:
         try:
-            guest.agent.call("write", seconds=HANG_SECONDS, path=CANARY, data=name)
-            guest.agent.call("ping", seconds=HANG_SECONDS)
+            try:
+                guest.agent.call("write", seconds=HANG_SECONDS, path=CANARY, data=name)
+                guest.agent.call("ping", seconds=HANG_SECONDS)
+            except MachineEnded as error:
+                if error.ended.how is not How.STOPPED:
+                    raise
+                guest.agent.call("ping", seconds=HANG_SECONDS)  # QEMU was stopped from outside: the guest had no time
         except MachineEnded as error:
             ended = look_into(guest.vm, error, target.pristine.scale, target.readers)
             found = of(ended, target.symbols, resolve=target.addresses)

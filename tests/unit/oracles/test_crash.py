@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from harness.core.errors import KernelFailure, MachineLost
-from harness.core.records import Frame
+from harness.core.errors import KernelFailure, MachineEnded, MachineLost
+from harness.core.records import Finding, Frame
+from harness.guest.guest import Guest
+from harness.oracles import crash
 from harness.oracles.crash import Ended, How, classify, findings
+from harness.oracles.registry import KernelTarget
 from harness.oracles.splat.log import parse_kmsg
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -178,3 +183,30 @@ def test_arm64_panic_is_not_blamed_on_what_prints_the_trace() -> None:
     (found,) = findings(lines, RESET, False, symbolize=symbolize)
     assert (found.kind, found.function) == ("panic", "kharness_panic")
     assert found.signature.startswith("crash:panic:kharness_panic<canary_write")
+
+
+@pytest.mark.parametrize(
+    ("ends", "caught"),
+    [(["stopped", "hangs"], True), (["hangs"], True), (["stopped"], False), (["stopped"] * 2, False)],
+)
+def test_a_canary_whose_qemu_was_stopped_waits_once_more(
+    monkeypatch: pytest.MonkeyPatch, ends: list[str], caught: bool
+) -> None:
+    """A guest that was stopped from outside when its time was over had none."""
+    left = list(ends)
+
+    def call(verb: str, /, **args: object) -> dict[str, Any]:
+        if not left:
+            return {"ok": True}
+        how = How.STOPPED if left.pop(0) == "stopped" else How.RUNNING
+        raise MachineEnded("no answer", Ended(how), (), how is How.RUNNING)
+
+    def shown(error: MachineEnded, *args: object, **named: object) -> list[Finding]:
+        hangs = error.ended.how is How.RUNNING
+        return [Finding("hang", "hang", "it hangs", "hang", function="hang_here")] if hangs else []
+
+    monkeypatch.setattr(crash, "look_into", lambda vm, error, scale, readers: error)
+    monkeypatch.setattr(crash, "of", shown)
+    guest = SimpleNamespace(agent=SimpleNamespace(call=call), vm=None)
+    target = SimpleNamespace(pristine=SimpleNamespace(scale=1.0), readers=(), symbols=None, addresses=None)
+    assert crash.dies("hang", "hang", "hang_here")(cast(Guest, guest), cast(KernelTarget, target)) == {"hang": caught}
