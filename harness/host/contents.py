@@ -136,7 +136,8 @@ def _file_hash(path: Path, like: str = "") -> str:
     """The SHA-256 of a file, or of its data if it consists mostly of holes. `like` is an earlier answer for it."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as file:
         found = os.fstat(file.fileno())
-        if like.startswith(_HOLES) if like else found.st_blocks * 512 < found.st_size // 2:
+        holes = like.startswith(_HOLES) if like else found.st_blocks * 512 < found.st_size // 2
+        if holes:
             return _HOLES + _hash_of_data(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
